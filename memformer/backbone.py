@@ -1,0 +1,232 @@
+"""Where a family of decoders keeps its attention: one table, and nothing else knows.
+
+A `Family` says how to reach a decoder layer's projections; `Backbone` applies it to one model.
+To teach memformer another family, see `register_backbone`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Corrections = tuple[Tensor, Tensor, Tensor] | None
+Projected = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where one family of decoders keeps things.
+
+    Args:
+        layers: path from the causal model to its list of decoder layers.
+        attention: name of the attention module in a decoder layer.
+        output: name of the output projection in the attention module.
+        project: `(attention, x, corrections) -> queries, keys, values` as the attention module
+            computes them, with all biases and norms, without rotary positions; each
+            `[entries, tokens, heads or kv_heads, width]`. `corrections` are added to the three
+            projections' outputs, before any norm.
+        rotary: path to the rotary embedding module, None for backbones without one.
+    """
+
+    layers: str
+    attention: str
+    output: str
+    project: Callable[[nn.Module, Tensor, Corrections], Projected]
+    rotary: str | None = None
+
+
+class Backbone:
+    """A causal model seen through its family: projections, rotation, scales and sizes."""
+
+    def __init__(self, model: nn.Module, family: Family) -> None:
+        config: Any = model.config
+        self.model = model
+        self.family = family
+        self.layers = list(model.get_submodule(family.layers))
+        self.rotary = model.get_submodule(family.rotary) if family.rotary else None
+        self.hidden: int = config.hidden_size
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads
+        self.width: int = getattr(config, "head_dim", None) or self.hidden // self.heads
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Backbone:
+        """Finds the family of a model.
+
+        Raises:
+            ValueError: the family is not known; the sentence lists those that are.
+        """
+        config: Any = getattr(model, "config", None)
+        model_type = getattr(config, "model_type", type(model).__name__)
+        if model_type not in _FAMILIES:
+            raise ValueError(
+                f"memformer does not know backbones of type {model_type!r}; it knows "
+                f"{', '.join(sorted(_FAMILIES))}. Another decoder can be taught with "
+                "memformer.register_backbone(model_type, Family(...))."
+            )
+        family = _FAMILIES[model_type]
+        try:
+            model.get_submodule(family.layers)
+        except AttributeError:
+            raise ValueError(
+                f"A backbone must be a causal language model with its layers at "
+                f"{family.layers!r}; got {type(model).__name__}. "
+                "Load it with AutoModelForCausalLM."
+            ) from None
+        return cls(model, family)
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention module of a decoder layer."""
+        module: nn.Module = getattr(self.layers[layer], self.family.attention)
+        return module
+
+    def output(self, attention: nn.Module) -> nn.Module:
+        """The output projection of an attention module."""
+        module: nn.Module = getattr(attention, self.family.output)
+        return module
+
+    def project(
+        self,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        corrections: Corrections = None,
+    ) -> Projected:
+        """Queries, keys and values without positions; see `Family.project`."""
+        queries, keys, values = self.family.project(attention, x, corrections)
+        shape = (*x.shape[:-1], -1, self.width)
+        return queries.reshape(shape), keys.reshape(shape), values.reshape(shape)
+
+    def rotate(
+        self,
+        layer: int,
+        x: Float[Tensor, "entries tokens heads width"],
+        positions: Int[Tensor, "rows columns"],
+    ) -> Float[Tensor, "entries tokens heads width"]:
+        """Rotates by positions; identity without rotary positions.
+
+        `rows` is 1 or entries, `columns` is 1 or tokens.
+        """
+        if self.rotary is None or not getattr(self.attention(layer), "use_rope", True):
+            return x
+        arguments: tuple[Any, ...] = (x, positions)
+        if "layer_type" in inspect.signature(self.rotary.forward).parameters:
+            arguments += (self.attention(layer).layer_type,)
+        cos, sin = self.rotary(*arguments)
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        first, second = turning.chunk(2, dim=-1)
+        turned = turning * cos + torch.cat([-second, first], -1) * sin
+        return torch.cat([turned.to(x.dtype), still], -1)
+
+    def scale(self, layer: int) -> float:
+        """What the layer multiplies q . k with."""
+        return float(self.attention(layer).scaling)
+
+    def softcap(self, layer: int) -> float | None:
+        """Magnitude at which the layer caps its attention logits, if it does."""
+        return getattr(self.attention(layer), "attn_logit_softcapping", None)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the config's shape and a sample of every weight.
+
+        Equal for the same weights in float32 and in bfloat16; cheap enough to compute each time.
+        """
+        config: Any = self.model.config
+        keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        shape = {key: getattr(config, key, None) for key in keys}
+        digest = hashlib.sha256(json.dumps([shape, config.vocab_size]).encode())
+        for name, weight in self.model.named_parameters():
+            plain = name.replace("base_layer.", "")
+            if "lora_" in plain:
+                continue
+            digest.update(f"{plain}{tuple(weight.shape)}".encode())
+            sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+            digest.update(sample.to(torch.bfloat16).float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def register_backbone(model_type: str, family: Family) -> None:
+    """Teaches memformer a family of decoders.
+
+    Args:
+        model_type: `config.model_type` of the causal model.
+        family: where it keeps things. Its forward must hand unknown keyword arguments down to
+            its attention modules, as all decoders of transformers 5 do.
+    """
+    _FAMILIES[model_type] = family
+
+
+def _corrected(outputs: Projected, corrections: Corrections) -> Projected:
+    if corrections is None:
+        return outputs
+    query, key, value = (
+        out + change for out, change in zip(outputs, corrections, strict=True)
+    )
+    return query, key, value
+
+
+def _separate(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
+    a: Any = attention
+    return _corrected((a.q_proj(x), a.k_proj(x), a.v_proj(x)), corrections)
+
+
+def _separate_head_norms(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
+    a: Any = attention
+    queries, keys, values = _separate(attention, x, corrections)
+    shape = (*x.shape[:-1], -1, a.head_dim)
+    return a.q_norm(queries.view(shape)), a.k_norm(keys.view(shape)), values
+
+
+def _separate_whole_norms(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
+    a: Any = attention
+    queries, keys, values = _separate(attention, x, corrections)
+    return a.q_norm(queries), a.k_norm(keys), values
+
+
+def _phi3(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
+    a: Any = attention
+    queries = a.config.num_attention_heads * a.head_dim
+    keys = a.num_key_value_heads * a.head_dim
+    return _corrected(a.qkv_proj(x).split([queries, keys, keys], dim=-1), corrections)
+
+
+def _gpt2(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
+    a: Any = attention
+    return _corrected(a.c_attn(x).split(a.split_size, dim=-1), corrections)
+
+
+def _gpt_neox(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
+    a: Any = attention
+    fused = a.query_key_value(x).view(*x.shape[:-1], -1, 3 * a.head_size)
+    queries, keys, values = (part.flatten(-2) for part in fused.chunk(3, dim=-1))
+    return _corrected((queries, keys, values), corrections)
+
+
+def _llama_like(project: Callable[[nn.Module, Tensor, Corrections], Projected]) -> Family:
+    return Family("model.layers", "self_attn", "o_proj", project, "model.rotary_emb")
+
+
+_FAMILIES: dict[str, Family] = {
+    "gemma2": _llama_like(_separate),
+    "gemma3_text": _llama_like(_separate_head_norms),
+    "gpt2": Family("transformer.h", "attn", "c_proj", _gpt2),
+    "gpt_neox": Family(
+        "gpt_neox.layers", "attention", "dense", _gpt_neox, "gpt_neox.rotary_emb"
+    ),
+    "llama": _llama_like(_separate),
+    "mistral": _llama_like(_separate),
+    "olmo2": _llama_like(_separate_whole_norms),
+    "opt": Family("model.decoder.layers", "self_attn", "out_proj", _separate),
+    "phi3": _llama_like(_phi3),
+    "qwen2": _llama_like(_separate),
+    "qwen3": _llama_like(_separate_head_norms),
+    "smollm3": _llama_like(_separate),
+}

@@ -1,0 +1,121 @@
+"""`MemoryCache`: what generation carries from step to step.
+
+A `DynamicCache` with the keys and values of the current segment only, the memory of everything
+before it, and the current segment's tokens, which go to memory when the segment is full. Rows are
+independent: each has its own segment border.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from memformer.memory.state import MemoryState
+
+
+class MemoryCache(DynamicCache):
+    """The state of a generation.
+
+    Args:
+        memory: what is remembered when generation starts; its open segment is closed.
+        num_seen: columns of the input that are in `memory` already for every row.
+        first_column: `[batch]`, the column at which each row's own unread text begins.
+    """
+
+    # transformers asks the cache; a memory that was written to can't be rolled back
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(
+        self,
+        memory: MemoryState,
+        num_seen: int = 0,
+        first_column: Int[Tensor, " batch"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.memory = memory.closed()
+        self.num_seen = num_seen
+        batch = memory.batch_size
+        self.first_column = torch.zeros_like(memory.clock) if first_column is None else first_column
+        self.ids: Int[Tensor, "batch columns"] = memory.clock.new_zeros(batch, 0)
+        self.real: Bool[Tensor, "batch columns"] = self.ids.bool()
+
+    @property
+    def segment(self) -> DynamicCache:
+        """The current segment's keys and values, as the backbone wants them."""
+        segment = DynamicCache()
+        segment.layers = self.layers
+        return segment
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Tokens in each row's current segment."""
+        return self.real.sum(-1)
+
+    def append(
+        self, ids: Int[Tensor, "batch columns"], real: Bool[Tensor, "batch columns"]
+    ) -> None:
+        """Notes the tokens that the backbone has just seen."""
+        self.ids = torch.cat([self.ids, ids], 1)
+        self.real = torch.cat([self.real, real], 1)
+        self.num_seen += ids.shape[1]
+
+    def turn_page(self, rows: Int[Tensor, " rows"], memory: MemoryState) -> None:
+        """Starts a new segment in some rows, whose finished segment is now in `memory`."""
+        self.memory = self.memory.put(rows, memory)
+        self.real = self.real.index_fill(0, rows, False)
+        unused = int((~self.real).all(0).long().cumprod(0).sum())
+        if unused:
+            self.ids, self.real = self.ids[:, unused:], self.real[:, unused:]
+            for layer in self.layers:
+                layer.keys = layer.keys[:, :, unused:]
+                layer.values = layer.values[:, :, unused:]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of the input consumed so far, as `generate` counts them."""
+        return self.num_seen
+
+    def _choose_rows(self, rows: Int[Tensor, " rows"]) -> None:
+        self.memory = self.memory.select(rows)
+        rows = rows.to(self.ids.device)
+        self.first_column = self.first_column[rows]
+        self.ids, self.real = self.ids[rows], self.real[rows]
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
+        """Beams change places; their memories go with them."""
+        super().reorder_cache(beam_idx)
+        self._choose_rows(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the given rows."""
+        super().batch_select_indices(indices)
+        self._choose_rows(torch.arange(self.memory.batch_size, device=indices.device)[indices])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every row, for beams and several answers."""
+        super().batch_repeat_interleave(repeats)
+        rows = torch.arange(self.memory.batch_size, device=self.memory.device)
+        self._choose_rows(rows.repeat_interleave(repeats))
+
+    def crop(self, *_: Any) -> NoReturn:
+        """Refused.
+
+        Raises:
+            ValueError: always; clone the memory before generating instead.
+        """
+        raise ValueError(
+            "A MemoryCache can't be cropped: finished segments are in memory already. "
+            "Keep a clone of the memory and start again from it."
+        )
+
+    def reset(self) -> None:
+        """Back to an empty memory and an empty segment."""
+        super().reset()
+        self.layers.clear()
+        self.memory = self.memory.clone().reset()
+        self.ids, self.real = self.ids[:, :0], self.real[:, :0]
+        self.num_seen = 0

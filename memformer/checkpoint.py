@@ -1,0 +1,212 @@
+"""Saving and opening models: the memory path and a reference to the backbone, nothing more.
+
+A checkpoint is a folder with `config.json`, `model.safetensors` (memory weights only) and
+`generation_config.json`. Where the backbone has no name to find it by, or its weights are no
+longer those it was loaded with, it is saved too, in the folder `backbone`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from memformer.backbone import Backbone
+from memformer.config import MemformerConfig, MemoryConfig
+from memformer.memory.file import write_atomically
+from memformer.memory.state import IncompatibleMemory
+from memformer.pretrained import DEFAULT_MODEL, local_path
+
+if TYPE_CHECKING:
+    from memformer.model import MemformerForCausalLM
+
+WEIGHTS = "model.safetensors"
+OWN_BACKBONE = "backbone"
+# what transformers leaves on a model read from GGUF, and refuses to save
+QUANTISED = ("hf_quantizer", "is_quantized", "quantization_method")
+
+
+def save_model(
+    model: MemformerForCausalLM,
+    directory: str | Path,
+    *,
+    is_main_process: bool = True,
+    state_dict: dict[str, Tensor] | None = None,
+    push_to_hub: bool = False,
+    **_: Any,
+) -> None:
+    """Writes a checkpoint.
+
+    Args:
+        model: to be saved.
+        directory: made if it does not exist.
+        is_main_process: only that one writes.
+        state_dict: weights gathered elsewhere (FSDP); the model's own if None.
+        push_to_hub: refused; call `model.push_to_hub(name)`.
+
+    Raises:
+        ValueError: `directory` is a file, or `push_to_hub` was asked for.
+    """
+    target = Path(directory)
+    if push_to_hub:
+        raise ValueError("save_pretrained writes to a folder; call model.push_to_hub(name) after.")
+    if target.is_file():
+        raise ValueError(f"A checkpoint is a folder, but {target} is a file.")
+    if not is_main_process:
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    reference = dict(model.config.backbone or {})
+    fingerprint = Backbone.of(model.backbone).fingerprint()
+    if not reference.get("name") or reference.get("fingerprint") != fingerprint:
+        model.backbone.save_pretrained(target / OWN_BACKBONE)
+        reference = {"name": "", "revision": None}
+    reference["fingerprint"] = fingerprint
+    model.config.backbone = reference
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in (state_dict or model.state_dict()).items()
+        if name.startswith("memory.")
+    }
+    write_atomically(target / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(target)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(target)
+
+
+def load_model(
+    cls: type[MemformerForCausalLM],
+    name: str | Path,
+    *,
+    memory_config: MemoryConfig | None = None,
+    backbone: PreTrainedModel | str | Path | None = None,
+    tokenizer: Any | None = None,
+    config: MemformerConfig | None = None,
+    **kwargs: Any,
+) -> MemformerForCausalLM:
+    """Opens a memformer checkpoint, or attaches and calibrates a memory on a plain decoder.
+
+    Args:
+        cls: the model class.
+        name: hub id or folder. The default model's id means its fetched copy, if there is one.
+        memory_config: for a plain decoder.
+        backbone: for a checkpoint: another place to load the backbone from, or the loaded model.
+        tokenizer: to calibrate with; looked for at `name` if left out.
+        config: the checkpoint's config, if it is already loaded.
+        **kwargs: for loading the backbone (`dtype`, `revision`, `device_map`, `gguf_file`,
+            `attn_implementation`, ...).
+
+    Raises:
+        OSError: nothing to load there.
+        ValueError: damaged weights, or arguments that do not go together.
+        IncompatibleMemory: the backbone is not the one that the memory was made for.
+    """
+    folder = Path(local_path(str(name)) or name)
+    source = str(folder) if folder.exists() else str(name)
+    if source == DEFAULT_MODEL and "gguf_file" not in kwargs:
+        raise OSError(
+            f"The default model {DEFAULT_MODEL} is not on this machine; fetch it with "
+            "`memformer fetch`."
+        )
+    if config is None and "gguf_file" not in kwargs:
+        lookup = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+        config = AutoConfig.from_pretrained(source, **lookup)
+    if isinstance(config, MemformerConfig):
+        if memory_config is not None:
+            raise ValueError(
+                f"{name} is a memformer checkpoint and brings its own memory_config; "
+                "leave memory_config out."
+            )
+        return _open(cls, folder, source, config, backbone, kwargs)
+    if backbone is not None:
+        raise ValueError(f"{name} is a plain decoder; backbone= is for memformer checkpoints.")
+    kwargs.pop("attn_implementation", None) if kwargs.get("attn_implementation") is None else None
+    model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    if "gguf_file" in kwargs:
+        del model.config.quantization_config
+        for attribute in QUANTISED:
+            if hasattr(model, attribute):
+                delattr(model, attribute)
+        model.config._name_or_path = ""  # a GGUF file cannot be named by its folder alone
+    if tokenizer is None:
+        lookup = {key: kwargs[key] for key in ("revision", "gguf_file") if key in kwargs}
+        tokenizer = _tokenizer(source, lookup)
+    return cls.from_backbone(model, memory_config, tokenizer)
+
+
+def _open(
+    cls: type[MemformerForCausalLM],
+    folder: Path,
+    source: str,
+    config: MemformerConfig,
+    backbone: PreTrainedModel | str | Path | None,
+    kwargs: dict[str, Any],
+) -> MemformerForCausalLM:
+    reference = config.backbone or {}
+    if not isinstance(backbone, PreTrainedModel):
+        own = {} if reference.get("name") else {"subfolder": OWN_BACKBONE}
+        place = backbone or reference.get("name")
+        if backbone is not None or not own:
+            if reference.get("revision") and backbone is None:
+                own["revision"] = reference["revision"]
+            place = str(local_path(str(place)) or place)
+        else:
+            place = source
+        if isinstance(place, Path):
+            place = str(place)
+        if "subfolder" in own and folder.exists():
+            place, own = str(folder / OWN_BACKBONE), {}
+        try:
+            backbone = AutoModelForCausalLM.from_pretrained(place, **own, **kwargs)
+        except OSError as error:
+            raise OSError(
+                f"The backbone of {source} was expected at {place} but could not be loaded "
+                f"({str(error).splitlines()[0]}); pass backbone= with another place."
+            ) from None
+    fingerprint = Backbone.of(backbone).fingerprint()
+    if fingerprint != reference.get("fingerprint"):
+        raise IncompatibleMemory(
+            f"The memory in {source} was made for a backbone with fingerprint "
+            f"{reference.get('fingerprint')}, but this one has {fingerprint}; pass the right one "
+            "with backbone=."
+        )
+    model = cls(config, backbone)
+    weights = _weights(folder, source, kwargs)
+    expected = {name for name in model.state_dict() if name.startswith("memory.")}
+    if set(weights) != expected:
+        raise ValueError(
+            f"The memory weights in {source} do not fit their config: "
+            f"{len(expected ^ set(weights))} names differ; the checkpoint is damaged."
+        )
+    model.load_state_dict(weights, strict=False)
+    model.memory.to(backbone.device)
+    return model.eval()
+
+
+def _weights(folder: Path, source: str, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    if folder.exists():
+        path = folder / WEIGHTS
+    else:
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(source, WEIGHTS, revision=kwargs.get("revision")))
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(
+            f"The memory weights {path} can't be read ({error}); the checkpoint is damaged."
+        ) from None
+    return {name: value.to(torch.float32) for name, value in weights.items()}
+
+
+def _tokenizer(source: str, lookup: dict[str, Any]) -> Any | None:
+    """The tokenizer beside a decoder; None where there is none, which calibration can do without."""
+    try:
+        return AutoTokenizer.from_pretrained(source, **lookup)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

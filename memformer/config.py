@@ -1,0 +1,146 @@
+"""What a memory is made of: :class:`MemoryConfig`, and the model config that carries it.
+
+`MemoryConfig` holds every choice a user makes about the memory; `MemformerConfig` is the Hugging
+Face config of the whole model (backbone, memory, where the backbone came from). Next: `model.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+KEY_POSITIONS = ("none", "segment")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Every choice about a memory, validated on construction.
+
+    Args:
+        num_slots: how many tokens a full memory keeps; the least used are evicted for new ones.
+            None: nothing is ever evicted, the memory grows with the text.
+        segment_tokens: tokens the backbone sees at once; between segments only memory is shared.
+        memory_layers: which decoder layers read and write. `"auto"` measures where retrieval
+            happens, `"all"`, a list of layer numbers, or a fraction of the depth (a band of that
+            many layers that ends at nine tenths of the depth). After attaching: the layer numbers.
+        projection_rank: rank of the trainable corrections to the memory path's query, key and
+            value projections. None: full matrices.
+        key_positions: `"segment"` keeps the order of tokens inside their segment in the stored
+            keys, `"none"` stores keys without any position. No effect on backbones without rotary
+            positions.
+        read_distance: how far away, in tokens, memory looks to every query: all of it with
+            `"none"`, the end of each stored segment with `"segment"`.
+        null_offset: added to the calibrated null logit of every head; higher reads less.
+
+    Raises:
+        ValueError: a value out of range; the sentence names the field.
+    """
+
+    num_slots: int | None = 4096
+    segment_tokens: int = 512
+    memory_layers: str | float | tuple[int, ...] = "auto"
+    projection_rank: int | None = 8
+    key_positions: str = "none"
+    read_distance: int = 64
+    null_offset: float = -1.0
+
+    def __post_init__(self) -> None:
+        for field, least, optional in (
+            ("num_slots", 1, True),
+            ("segment_tokens", 2, False),
+            ("projection_rank", 1, True),
+            ("read_distance", 0, False),
+        ):
+            _check_int(field, getattr(self, field), least, optional)
+        if self.key_positions not in KEY_POSITIONS:
+            raise ValueError(
+                f"key_positions must be one of {', '.join(KEY_POSITIONS)}; "
+                f"got {self.key_positions!r}."
+            )
+        if isinstance(self.null_offset, bool) or not isinstance(self.null_offset, int | float):
+            raise ValueError(f"null_offset must be a number; got {self.null_offset!r}.")
+        object.__setattr__(self, "memory_layers", _check_layers(self.memory_layers))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MemoryConfig:
+        """Builds a config from plain data.
+
+        Raises:
+            ValueError: an unknown key; the sentence names the nearest valid one.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+                raise ValueError(
+                    f"MemoryConfig has no key {key!r}; the nearest valid key is {near!r}."
+                )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` and JSON read back."""
+        values = dataclasses.asdict(self)
+        if isinstance(self.memory_layers, tuple):
+            values["memory_layers"] = list(self.memory_layers)
+        return values
+
+
+class MemformerConfig(PreTrainedConfig):
+    """Config of a backbone with a memory.
+
+    Args:
+        text_config: config of the backbone.
+        memory_config: a `MemoryConfig` as plain data.
+        backbone: where the backbone's weights are: `name` (hub id or folder, empty where they
+            are saved beside the memory), `revision`, `fingerprint`.
+    """
+
+    model_type = "memformer"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")
+    }
+    keys_to_ignore_at_inference = ["past_key_values", "memory"]
+
+    text_config: Any = None
+    memory_config: dict[str, Any] | None = None
+    backbone: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.text_config, dict):
+            data = dict(self.text_config)
+            self.text_config = AutoConfig.for_model(data.pop("model_type", "llama"), **data)
+        elif self.text_config is None:
+            self.text_config = AutoConfig.for_model("llama")
+        self.memory_config = MemoryConfig.from_dict(self.memory_config or {}).to_dict()
+        self.backbone = dict(self.backbone or {})
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
+            kwargs.setdefault(key, getattr(self.text_config, key, None))
+        super().__post_init__(**kwargs)
+
+
+def _check_int(field: str, value: Any, least: int, optional: bool) -> None:
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        none = " or None" if optional else ""
+        raise ValueError(f"{field} must be a whole number >= {least}{none}; got {value!r}.")
+
+
+def _check_layers(layers: Any) -> str | float | tuple[int, ...]:
+    if layers in ("auto", "all"):
+        return str(layers)
+    if isinstance(layers, float) and 0.0 < layers <= 1.0:
+        return layers
+    if isinstance(layers, list | tuple | range) and len(layers) > 0:
+        if all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
+            return tuple(sorted(set(layers)))
+    raise ValueError(
+        "memory_layers must be 'auto', 'all', a list of layer numbers or a fraction in (0, 1]; "
+        f"got {layers!r}."
+    )

@@ -1,0 +1,163 @@
+"""`MemoryLayer`: beside one attention module of the backbone, it writes and reads the memory.
+
+It hooks the attention module's input and the input of its output projection, and changes no
+weight and no name of the backbone. The memory arrives as the keyword argument `memory_pass` of
+the backbone's forward; without it the layer does nothing at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memformer.backbone import Backbone
+from memformer.memory.segment import MemoryPass
+
+# write gates start at sigmoid(4) = 0.98: before training, everything is written
+WRITE_GATE_BIAS = 4.0
+
+
+class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
+    """Raised inside the backbone once the last write of an ingestion is done."""
+
+
+class Correction(nn.Module):
+    """A trainable change of one projection, zero at the start: x W^T with W low-rank or full."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int | None) -> None:
+        super().__init__()
+        if rank is None:
+            self.full = nn.Parameter(torch.zeros(outputs, inputs))
+        else:
+            self.down = nn.Parameter(torch.empty(rank, inputs))
+            self.up = nn.Parameter(torch.zeros(outputs, rank))
+            nn.init.normal_(self.down, std=inputs**-0.5)
+        self.rank = rank
+
+    def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """The change of the projection's output."""
+        if self.rank is None:
+            return x @ self.full.T.to(x.dtype)
+        return (x @ self.down.T.to(x.dtype)) @ self.up.T.to(x.dtype)
+
+
+class MemoryLayer(nn.Module):
+    """Reads and writes at one decoder layer (MEMORY.md, section 2).
+
+    | parameter | shape | starts at |
+    |---|---|---|
+    | query, key, value corrections | of the backbone's projections | 0: the backbone's own |
+    | log_key_strength | heads | 0: the backbone's own scale |
+    | age_slope | heads | 0: all ages alike |
+    | null_logit | heads | calibrated when the memory is attached |
+    | write_gate (lowest layer only) | hidden + 1 | weight 0, bias 4: everything is written |
+
+    Args:
+        backbone: how to reach the projections.
+        layer: number of the decoder layer.
+        index: place among the memory layers.
+        rank: of the corrections; None: full matrices.
+        key_positions: `"segment"` or `"none"`.
+        read_distance: position of every query; stored keys end at position 0.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layer: int,
+        index: int,
+        *,
+        rank: int | None,
+        key_positions: str,
+        read_distance: int,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.index = index
+        self.key_positions = key_positions
+        self.read_distance = read_distance
+        self._backbone = [backbone]  # in a list: not a submodule, its weights are not ours
+        heads, kv_heads, width = backbone.heads, backbone.kv_heads, backbone.width
+        hidden = backbone.hidden
+        self.query_correction = Correction(hidden, heads * width, rank)
+        self.key_correction = Correction(hidden, kv_heads * width, rank)
+        self.value_correction = Correction(hidden, kv_heads * width, rank)
+        self.log_key_strength = nn.Parameter(torch.zeros(heads))
+        self.age_slope = nn.Parameter(torch.zeros(heads))
+        self.null_logit = nn.Parameter(torch.zeros(heads))
+        if index == 0:
+            self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
+            self.write_gate_bias = nn.Parameter(torch.tensor(WRITE_GATE_BIAS))
+        attention = backbone.attention(layer)
+        attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
+
+    def _before_attention(
+        self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        memory_pass: MemoryPass | None = kwargs.pop("memory_pass", None)
+        if memory_pass is not None:
+            x = args[0] if args else kwargs["hidden_states"]
+            read = self.visit(attention, x, memory_pass)
+            if memory_pass.stop_after == self.index:
+                raise StopBackbone
+            if read is not None:
+                self._mix_into_output(attention, *read)
+        return args, kwargs
+
+    def visit(
+        self, attention: nn.Module, x: Float[Tensor, "entries tokens hidden"], memory: MemoryPass
+    ) -> tuple[Tensor, Tensor] | None:
+        """Writes what the tokens are, then reads what earlier segments left for them."""
+        backbone = self._backbone[0]
+        reads = memory.stop_after != self.index
+        corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
+        queries, keys, values = backbone.project(attention, x, corrections)
+        if memory.writes:
+            positions = x.new_zeros(1, 1, dtype=torch.long)
+            if self.key_positions == "segment":
+                positions = memory.positions_before_end()
+            memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
+            if self.index == 0:
+                logit = x.float() @ self.write_gate_weight.float() + self.write_gate_bias.float()
+                memory.gate(logit.sigmoid())
+        if not reads:
+            return None
+        far = torch.tensor([[self.read_distance]], device=x.device)
+        queries = backbone.rotate(self.layer, queries, far).float()
+        strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
+        with torch.autocast(x.device.type, enabled=False):
+            return memory.read(
+                self.index,
+                queries * strength[:, None],
+                self.age_slope.float(),
+                self.null_logit.float(),
+                backbone.softcap(self.layer),
+            )
+
+    def _mix_into_output(self, attention: nn.Module, words: Tensor, evidence: Tensor) -> None:
+        """Arranges that this call's output projection sees (1 - g) o_local + r.
+
+        The hook is looked up and set anew for each call, so that it finds whatever module, a peft
+        layer for instance, is the output projection now.
+        """
+        output = self._backbone[0].output(attention)
+
+        def mix(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            handle.remove()
+            local = args[0]
+            heads = local.view(*local.shape[:-1], *evidence.shape[-1:], -1)
+            mixed = (1.0 - evidence)[..., None] * heads.float() + words
+            return (mixed.to(local.dtype).view_as(local), *args[1:])
+
+        handle = output.register_forward_pre_hook(mix)
+
+
+def drop_memory_argument(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Hook for attention modules without a memory: their kernels must not see the argument."""
+    kwargs.pop("memory_pass", None)
+    return args, kwargs

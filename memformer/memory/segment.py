@@ -1,0 +1,256 @@
+"""One chunk of text meets one memory: `MemoryPass`.
+
+The chunk is S segments of T tokens. Segment s reads what was in the memory before the chunk and
+what segments 0..s-1 of the chunk write; it never reads itself. With S = 1 this is the recurrent
+form, with S > 1 the parallel form of the same computation. The pass collects what the memory
+layers write; `finish` turns it into the next `MemoryState`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from memformer.memory.addressing import aged_usage, content_read, least_used, slot_bias
+from memformer.memory.state import EMPTY, TABLE, MemoryState
+
+
+class MemoryPass:
+    """Carries one memory through the backbone's layers, as an explicit argument of its forward.
+
+    The backbone sees the segments that hold text as one batch of `len(rows)` sequences.
+
+    Args:
+        state: the memory before the chunk, its open segment closed or taken out.
+        real: `[batch, segments, tokens]`, False at padding.
+        sequences: `(rows, segments)` of the backbone's batch entries. None: one segment, entry i
+            is row i.
+        writes: whether memory layers shall write. A decoding step only reads.
+        stop_after: the layer after whose write the rest of the backbone is not needed.
+    """
+
+    def __init__(
+        self,
+        state: MemoryState,
+        real: Bool[Tensor, "batch segments tokens"],
+        sequences: tuple[Int[Tensor, " entries"], Int[Tensor, " entries"]] | None = None,
+        *,
+        segment_tokens: int = 0,
+        writes: bool = True,
+        stop_after: int | None = None,
+    ) -> None:
+        self.state = state
+        self.real = real
+        self.sequences = sequences
+        self.segment_tokens = segment_tokens
+        self.writes = writes
+        self.stop_after = stop_after
+        self.strength: Float[Tensor, "batch new"] | None = None
+        batch, segments, tokens = real.shape
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._mass: dict[int, list[Tensor | None]] = {}
+        counts = real.sum(-1)
+        # write clock at the start of every segment, and of every new token
+        self.segment_clock = state.clock[:, None] + counts.cumsum(-1) - counts
+        self.written_at = state.clock[:, None] + real.view(batch, -1).long().cumsum(-1) - 1
+
+    def gather(self, entries: Float[Tensor, "entries tokens ..."]) -> Tensor:
+        """Backbone entries to `[batch, segments, tokens, ...]`, zero where there is no text."""
+        batch, segments, tokens = self.real.shape
+        if self.sequences is None:
+            full = entries.unsqueeze(1)
+        else:
+            full = entries.new_zeros(batch, segments, *entries.shape[1:])
+            full = full.index_put(self.sequences, entries)
+        mask = self.real.view(*self.real.shape, *[1] * (full.dim() - 3))
+        return torch.where(mask, full, torch.zeros((), dtype=full.dtype, device=full.device))
+
+    def scatter(self, full: Float[Tensor, "batch segments tokens ..."]) -> Tensor:
+        """The inverse of `gather`, for results that go back into the backbone."""
+        return full.squeeze(1) if self.sequences is None else full[self.sequences]
+
+    def positions_before_end(self) -> Int[Tensor, "entries tokens"]:
+        """Position of every token counted from the end of its segment: ..., -2, -1."""
+        real = self.scatter(self.real[..., None])[..., 0].long()
+        return real.cumsum(-1) - 1 - real.sum(-1, keepdim=True)
+
+    def write(
+        self,
+        layer: int,
+        keys: Float[Tensor, "entries tokens kv_heads width"],
+        values: Float[Tensor, "entries tokens kv_heads width"],
+    ) -> None:
+        """Takes what one memory layer writes; later segments of the chunk read it at once."""
+        self._keys[layer] = self.gather(keys).flatten(1, 2)
+        self._values[layer] = self.gather(values).flatten(1, 2)
+
+    def gate(self, strength: Float[Tensor, "entries tokens"]) -> None:
+        """Takes the write gates, which all layers share."""
+        self.strength = self.gather(strength).flatten(1, 2)
+
+    def read(
+        self,
+        layer: int,
+        queries: Float[Tensor, "entries tokens heads width"],
+        age_slope: Float[Tensor, " heads"],
+        null_logit: Float[Tensor, " heads"],
+        softcap: float | None,
+    ) -> (
+        tuple[
+            Float[Tensor, "entries tokens heads width"], Float[Tensor, "entries tokens heads"]
+        ]
+        | None
+    ):
+        """Reads for every token of the chunk.
+
+        Returns:
+            Read words and evidence; None where no segment has anything to read, so that an empty
+            memory costs nothing and changes nothing.
+        """
+        state, (_, segments, tokens) = self.state, self.real.shape
+        stored = state.token.shape[1]
+        if stored == 0 and segments == 1:
+            return None
+        keys, values = state.keys[layer], state.values[layer]
+        strength, written_at = state.strength, state.written_at
+        if segments > 1:
+            assert self.strength is not None
+            keys = torch.cat([keys, self._keys[layer].to(keys.dtype)], 1)
+            values = torch.cat([values, self._values[layer].to(values.dtype)], 1)
+            strength = torch.cat([strength, self.strength], 1)
+            written_at = torch.cat([written_at, self.written_at], 1)
+        full = self.gather(queries)
+        words, evidence, mass = [], [], []
+        for segment in range(segments):
+            seen = stored + segment * tokens
+            query = full[:, segment]
+            if seen == 0:
+                words.append(torch.zeros_like(query, dtype=torch.float32))
+                evidence.append(query.new_zeros(query.shape[:-1], dtype=torch.float32))
+                mass.append(None)
+                continue
+            age = (self.segment_clock[:, segment, None] - written_at[:, :seen]).clamp_min(0)
+            bias = slot_bias(strength[:, :seen], age.float(), age_slope)
+            read, found, weights = content_read(
+                query, keys[:, :seen], values[:, :seen], bias, null_logit, softcap
+            )
+            words.append(read)
+            evidence.append(found)
+            if self.writes:
+                tokens_read = self.real[:, segment, None, :, None]
+                mass.append((weights.detach() * tokens_read).sum(2).mean(1))
+        if self.writes:
+            self._mass[layer] = mass
+        return self.scatter(torch.stack(words, 1)), self.scatter(torch.stack(evidence, 1))
+
+    def read_mass(self, segment: int, slots: int) -> Float[Tensor, "batch slots"]:
+        """Read weight that one segment put on each slot: summed over tokens, mean over heads."""
+        rows = [mass[segment] for mass in self._mass.values() if mass[segment] is not None]
+        if not rows:
+            return self.state.usage.new_zeros(self.state.batch_size, slots)
+        mean = torch.stack(rows).mean(0)  # type: ignore[arg-type]
+        return torch.nn.functional.pad(mean, (0, slots - mean.shape[1]))
+
+    def finish(
+        self,
+        ids: Int[Tensor, "batch segments tokens"],
+        turns: Int[Tensor, "batch segments tokens"],
+    ) -> MemoryState:
+        """The memory after the chunk.
+
+        A segment that is full is closed; a row's last, shorter segment stays open.
+
+        Args:
+            ids: token ids, for provenance.
+            turns: the turn each token belongs to.
+        """
+        state, real = self.state, self.real
+        batch, segments, tokens = real.shape
+        stored, new = state.token.shape[1], segments * tokens
+        assert self.strength is not None
+        counts = real.sum(-1)
+        full = counts == self.segment_tokens
+        number = state.num_segments[:, None] + full.long().cumsum(-1) - full.long()
+        fresh = real.flatten(1)
+        strength = torch.where(fresh, self.strength, 0.0)
+        table = {
+            "strength": torch.cat([state.strength, strength], 1),
+            "usage": torch.cat([state.usage, torch.zeros_like(strength)], 1),
+            "reads": torch.cat([state.reads, torch.zeros_like(strength)], 1),
+            "open_reads": torch.zeros(batch, stored + new, device=strength.device),
+        }
+        provenance = {
+            "written_at": self.written_at,
+            "token": ids.flatten(1),
+            "segment": number[:, :, None].expand_as(ids).flatten(1),
+            "turn": turns.flatten(1),
+        }
+        for name, column in provenance.items():
+            column = column.masked_fill(~fresh, EMPTY)
+            table[name] = torch.cat([getattr(state, name), column], 1)
+        for segment in range(segments):
+            closes = full[:, segment, None]
+            mass = self.read_mass(segment, stored + new)
+            aged = aged_usage(table["usage"], mass, counts[:, segment], state.usage_half_life)
+            table["usage"] = torch.where(closes, aged, table["usage"])
+            table["reads"] = table["reads"] + mass
+            table["open_reads"] = torch.where(closes, table["open_reads"], table["open_reads"] + mass)
+            begin = stored + segment * tokens
+            table["usage"][:, begin : begin + tokens] = strength.detach()[
+                :, segment * tokens : (segment + 1) * tokens
+            ]
+        after = dataclasses.replace(
+            state,
+            **table,
+            keys=state.keys.new_zeros(0),
+            values=state.values.new_zeros(0),
+            clock=state.clock + counts.sum(-1),
+            num_segments=state.num_segments + full.sum(-1),
+        )
+        return self._place(after, stored)
+
+    def _place(self, after: MemoryState, stored: int) -> MemoryState:
+        """Gives every surviving new token a slot that is free or was just evicted."""
+        keep = after.occupied
+        if after.num_slots is not None:
+            settled = keep & ~after.is_open
+            excess = (settled.sum(-1) - after.num_slots).clamp_min(0)
+            keep = keep & ~least_used(after.usage, settled, excess)
+        size = max(int(keep.sum(-1).max()), stored)
+        columns = torch.arange(keep.shape[1], device=keep.device)
+        # free slots in order of their number, then the surviving new tokens in order of writing
+        free = torch.nn.functional.pad(~keep[:, :stored], (0, size - stored), value=True)
+        slots = (~free).long().argsort(dim=-1, stable=True)
+        newcomers = keep & (columns >= stored)
+        comers = (~newcomers).long().argsort(dim=-1, stable=True)[:, :size]
+        comers = torch.nn.functional.pad(comers, (0, size - comers.shape[1]))
+        wanted = torch.arange(size, device=keep.device)[None] < newcomers.sum(-1, keepdim=True)
+        # source of every slot: itself, a newcomer, or nothing (-1)
+        source = torch.arange(size, device=keep.device).expand_as(free).masked_fill(free, EMPTY)
+        source = source.scatter(1, slots, torch.where(wanted, comers, source.gather(1, slots)))
+        taken = source.clamp_min(0)
+        nothing = source == EMPTY
+        table = {
+            name: getattr(after, name).gather(1, taken).masked_fill(nothing, fill)
+            for name, fill in TABLE.items()
+        }
+        contents = {
+            name: torch.stack(
+                [
+                    self._arrange(getattr(self.state, name)[layer], new[layer], taken, nothing)
+                    for layer in range(len(new))
+                ]
+            )
+            for name, new in (("keys", self._keys), ("values", self._values))
+        }
+        return dataclasses.replace(after, **table, **contents)
+
+    @staticmethod
+    def _arrange(old: Tensor, new: Tensor, source: Tensor, nothing: Tensor) -> Tensor:
+        pool = torch.cat([old, new.to(old.dtype)], 1)
+        rows = [pool[row].index_select(0, source[row]) for row in range(pool.shape[0])]
+        return torch.stack(rows).masked_fill(nothing[..., None, None], 0.0)

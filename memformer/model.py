@@ -1,0 +1,723 @@
+"""`MemformerForCausalLM`: a pretrained decoder with a memory between its segments of text.
+
+Everything goes through one function, `_run`: a chunk of segments, the memory before it, the
+memory after it. `forward`, `memorize` and `generate` differ in what they feed it and what they
+keep. Saving and loading: `checkpoint.py`. The memory's own computation: `memory/segment.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from memformer import calibrate
+from memformer.backbone import Backbone
+from memformer.cache import MemoryCache
+from memformer.config import MemformerConfig, MemoryConfig
+from memformer.layers import MemoryLayer, StopBackbone, drop_memory_argument
+from memformer.memory.segment import MemoryPass
+from memformer.memory.state import EMPTY, IncompatibleMemory, MemoryState
+from memformer.segments import Segments, cut
+
+# tokens that one parallel pass encodes at most outside training; more gains nothing on a CPU
+PARALLEL_TOKENS = 2048
+IGNORED_LABEL = -100
+
+
+@dataclass
+class MemformerOutput(CausalLMOutputWithPast):
+    """Output of `MemformerForCausalLM.forward`: the usual fields, and the memory afterwards."""
+
+    memory: MemoryState | None = None
+
+
+class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal language model that reads and writes an explicit memory.
+
+    Make one with `from_pretrained` or `from_backbone`. The backbone's weights are frozen and never
+    changed; only the memory path trains, unless you unfreeze `model.backbone`.
+    """
+
+    config_class = MemformerConfig
+    config: MemformerConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _is_stateful = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values", "memory"]
+    _no_split_modules: list[str] = []
+
+    def __init__(self, config: MemformerConfig, backbone: PreTrainedModel | None = None) -> None:
+        if backbone is None:
+            backbone = AutoModelForCausalLM.from_config(config.text_config)
+        # the config of the whole must not overrule the kernel that the backbone was loaded with
+        kernel = backbone.config._attn_implementation
+        config.text_config = backbone.config
+        config._attn_implementation = kernel
+        super().__init__(config)
+        backbone.config._attn_implementation = kernel
+        self.backbone = backbone
+        self.memory_config = MemoryConfig.from_dict(config.memory_config or {})
+        self._family = [Backbone.of(backbone)]  # in a list: a view of the backbone, no submodule
+        family = self._family[0]
+        layers = calibrate.choose_layers(
+            self.memory_config.memory_layers, len(family.layers), None
+        )
+        self.memory_config = dataclasses.replace(self.memory_config, memory_layers=layers)
+        config.memory_config = self.memory_config.to_dict()
+        self.memory = nn.ModuleList(
+            MemoryLayer(
+                family,
+                layer,
+                index,
+                rank=self.memory_config.projection_rank,
+                key_positions=self.memory_config.key_positions,
+                read_distance=self.memory_config.read_distance,
+            )
+            for index, layer in enumerate(layers)
+        )
+        for layer in set(range(len(family.layers))) - set(layers):
+            family.attention(layer).register_forward_pre_hook(
+                drop_memory_argument, with_kwargs=True
+            )
+        self.memory.to(backbone.device)
+        backbone.requires_grad_(False)
+        self.generation_config = backbone.generation_config
+        self._fingerprint: tuple[int, dict[str, str]] | None = None
+        self.post_init()
+
+    def init_weights(self) -> None:
+        """Nothing to do: backbone and memory layers come initialised."""
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: PreTrainedModel,
+        memory_config: MemoryConfig | None = None,
+        tokenizer: Any | None = None,
+    ) -> MemformerForCausalLM:
+        """Attaches a warm-started, calibrated memory to a loaded model.
+
+        Args:
+            backbone: a causal language model of a known family. It is wrapped, not copied.
+            memory_config: choices about the memory.
+            tokenizer: used to calibrate on plain prose and to measure where retrieval happens.
+                Without one, the memory is calibrated on text sampled from the backbone, and
+                `memory_layers="auto"` takes two thirds of the depth.
+
+        Raises:
+            ValueError: unknown family, or a memory layer that the backbone does not have.
+        """
+        wanted = memory_config or MemoryConfig()
+        view = Backbone.of(backbone)
+        measured = None
+        if wanted.memory_layers == "auto" and tokenizer is not None:
+            measured = calibrate.retrieval(view, tokenizer)
+        layers = calibrate.choose_layers(wanted.memory_layers, len(view.layers), measured)
+        nulls = calibrate.null_logits(view, calibrate.plain_text(view, tokenizer))
+        config = MemformerConfig(
+            text_config=copy.deepcopy(backbone.config),  # the model puts the real one in
+            memory_config=dataclasses.replace(wanted, memory_layers=layers).to_dict(),
+            backbone={
+                "name": getattr(backbone.config, "_name_or_path", ""),
+                "revision": getattr(backbone.config, "_commit_hash", None),
+                "fingerprint": view.fingerprint(),
+            },
+        )
+        model = cls(config, backbone)
+        with torch.no_grad():
+            for layer in model.memory:
+                layer.null_logit.copy_(nulls[layer.layer] + wanted.null_offset)
+        return model.train(backbone.training)
+
+    # ---- memory ----------------------------------------------------------------------------
+
+    def init_memory(self, batch_size: int = 1, num_slots: int | None = -1) -> MemoryState:
+        """An empty memory for this model.
+
+        Args:
+            batch_size: how many independent memories.
+            num_slots: capacity; the config's if left out, None for unbounded.
+        """
+        family = self._family[0]
+        return MemoryState.empty(
+            batch_size,
+            len(self.memory),
+            family.kv_heads,
+            family.width,
+            num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
+            fingerprint=self.fingerprint,
+            dtype=self.backbone.dtype,
+            device=self.device,
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What a memory must have in common with the model that reads it."""
+        parameters = list(self.parameters())
+        version = sum(parameter._version for parameter in parameters)
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            family, memory = self._family[0], hashlib.sha256()
+            for name, weight in self.memory.state_dict().items():
+                memory.update(name.encode() + weight.float().cpu().numpy().tobytes())
+            shape = (
+                f"{self.config.text_config.model_type}, memory layers "
+                f"{','.join(str(layer.layer) for layer in self.memory)}, "  # type: ignore[union-attr]
+                f"{family.kv_heads} key heads of width {family.width}, "
+                f"key positions {self.memory_config.key_positions}"
+            )
+            self._fingerprint = version, {
+                "architecture": shape,
+                "backbone": family.fingerprint(),
+                "memory": memory.hexdigest()[:16],
+            }
+        return dict(self._fingerprint[1])
+
+    def check_memory(self, memory: MemoryState, *, source: str = "") -> None:
+        """Refuses a memory that another model wrote.
+
+        Args:
+            memory: to be read by this model.
+            source: the file it came from; only then weights are compared too, since a memory may
+                be carried through a training run that changes them.
+
+        Raises:
+            IncompatibleMemory: the sentence lists each difference with both values.
+        """
+        mine = self.fingerprint
+        parts = mine if source else {"architecture": mine["architecture"]}
+        different = [
+            f"{part} is {memory.fingerprint.get(part, 'unknown')!r} there and {mine[part]!r} here"
+            for part in parts
+            if memory.fingerprint.get(part) != mine[part]
+        ]
+        if different:
+            raise IncompatibleMemory(
+                f"The memory{' in ' + source if source else ''} was written by another model: "
+                f"{'; '.join(different)}. Load the model that wrote it, or start a new memory."
+            )
+        if memory.dtype != self.backbone.dtype:
+            raise IncompatibleMemory(
+                f"The memory{' in ' + source if source else ''} holds {memory.dtype} and the model "
+                f"computes in {self.backbone.dtype}; convert it with memory.to(dtype=model.dtype)."
+            )
+
+    def calibration_report(self) -> list[dict[str, float]]:
+        """Per memory layer: its number, and its null logits' mean over heads."""
+        return [
+            {"layer": layer.layer, "null_logit_mean": float(layer.null_logit.mean())}  # type: ignore[misc, arg-type, union-attr, operator]
+            for layer in self.memory
+        ]
+
+    def memorize(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        memory: MemoryState | None = None,
+        *,
+        segments_per_chunk: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> MemoryState:
+        """Reads text into memory: no logits, and no layer above the top memory layer is run.
+
+        Text continues the memory's last segment if that is still open: a document interrupted
+        anywhere and continued gives the memory of one pass.
+
+        Args:
+            input_ids: any number of tokens, padded on either side.
+            attention_mask: 0 at padding, which is never written.
+            memory: what is remembered so far; None: nothing.
+            segments_per_chunk: encode this many segments at once. By default as many as fit
+                without an eviction among them, so that the result is that of the recurrent form;
+                while training, all.
+            progress: called with the number of new tokens per row done so far.
+
+        Returns:
+            The memory afterwards. The one passed in is unchanged.
+
+        Raises:
+            ValueError: shapes, token ids or memory that do not fit.
+        """
+        real = self._check(input_ids, attention_mask, memory)
+        memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
+        return self._ingest(
+            input_ids, real, memory, segments_per_chunk=segments_per_chunk, progress=progress
+        )
+
+    def _ingest(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        memory: MemoryState,
+        *,
+        same_turn: bool = False,
+        segments_per_chunk: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> MemoryState:
+        state, open_ids, open_turns = memory.reopened()
+        state, turn = self._begin_turn(state, real, same_turn)
+        turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
+        ids = torch.cat([open_ids.clamp_min(0), ids], 1)
+        real = torch.cat([open_turns != EMPTY, real], 1)
+        segments = cut(ids, real, self.memory_config.segment_tokens)
+        turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
+        done = 0
+        for begin, end in self._chunks(segments, lambda: state, segments_per_chunk):
+            part = segments.part(begin, end)
+            _, state = self._run(part, turns[:, begin:end, : part.ids.shape[2]], state)
+            done += int(part.real.sum((1, 2)).max())
+            if progress is not None:
+                progress(max(0, done - open_ids.shape[1]))
+        return state
+
+    def _begin_turn(
+        self, state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
+    ) -> tuple[MemoryState, Int[Tensor, " batch"]]:
+        begins = real.any(-1).long() * (0 if same_turn else 1)
+        after = dataclasses.replace(state, num_turns=state.num_turns + begins)
+        return after, (after.num_turns - 1).clamp_min(0)
+
+    def _chunks(
+        self,
+        segments: Segments,
+        state: Callable[[], MemoryState],
+        segments_per_chunk: int | None,
+    ) -> Iterator[tuple[int, int]]:
+        """How many segments to encode at once: all that need no eviction in between."""
+        if segments_per_chunk is not None and segments_per_chunk < 1:
+            raise ValueError(f"segments_per_chunk must be at least 1; got {segments_per_chunk}.")
+        tokens = self.memory_config.segment_tokens
+        begin, total = 0, len(segments)
+        while begin < total:
+            count = segments_per_chunk
+            if count is None and self.training:
+                count = total
+            elif count is None:
+                now = state()
+                count = PARALLEL_TOKENS // tokens
+                if now.num_slots is not None:
+                    most = int(now.occupied.sum(-1).max())
+                    count = min(count, (now.num_slots - most) // tokens)
+            end = min(total, begin + max(1, count))
+            yield begin, end
+            begin = end
+
+    def _run(
+        self,
+        part: Segments,
+        turns: Int[Tensor, "batch segments tokens"],
+        state: MemoryState,
+        *,
+        logits: bool = False,
+    ) -> tuple[Float[Tensor, "entries tokens vocabulary"] | None, MemoryState]:
+        """One chunk: the segments that hold text go through the backbone as one batch."""
+        sequences = part.sequences
+        if sequences[0].numel() == 0:
+            return None, state
+        memory_pass = MemoryPass(
+            state,
+            part.real,
+            sequences,
+            segment_tokens=self.memory_config.segment_tokens,
+            stop_after=None if logits else len(self.memory) - 1,
+        )
+        real = part.real[sequences]
+        mask = None if bool(real.all()) else real.long()
+        outputs = None
+        try:
+            outputs = self.backbone(
+                input_ids=part.ids[sequences],
+                attention_mask=mask,
+                use_cache=False,
+                memory_pass=memory_pass,
+            ).logits
+        except StopBackbone:
+            pass
+        after = memory_pass.finish(part.ids, turns)
+        return outputs, dataclasses.replace(after, fingerprint=self.fingerprint)
+
+    # ---- language modelling ----------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch tokens"] | None = None,
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        position_ids: Int[Tensor, "batch tokens"] | None = None,
+        past_key_values: MemoryCache | None = None,
+        labels: Int[Tensor, "batch tokens"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        memory: MemoryState | None = None,
+        segments_per_chunk: int | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> MemformerOutput | tuple[Any, ...]:
+        """Logits for text of any length, given a memory.
+
+        The text begins a new segment; where it is longer than one, it is cut into segments, which
+        share nothing but the memory. With an empty memory and text of at most one segment, the
+        logits are the backbone's, bit for bit.
+
+        Args:
+            input_ids: token ids, padded on either side.
+            attention_mask: 0 at padding.
+            position_ids: handed to the backbone for text of at most one segment; positions start
+                anew in every segment.
+            past_key_values: a `MemoryCache`, in generation; it carries the memory then.
+            labels: token ids to predict, -100 where there is nothing to predict; padding is
+                ignored too. Shifted over the whole text: no target is lost at a segment border.
+            use_cache: in generation: start a `MemoryCache`.
+            logits_to_keep: compute logits for the last so many positions only; 0: all.
+            memory: what is remembered so far; None: nothing.
+            segments_per_chunk: see `memorize`; 1 is the recurrent form.
+            return_dict: False returns a tuple.
+            **kwargs: handed to the backbone (text of at most one segment) and to the loss.
+
+        Raises:
+            ValueError: shapes, token ids or memory that do not fit.
+        """
+        if input_ids is None:
+            raise ValueError(
+                "memformer needs input_ids, because a memory keeps which tokens it was written "
+                "from; inputs_embeds alone are not supported."
+            )
+        if past_key_values is not None and not isinstance(past_key_values, MemoryCache):
+            raise ValueError(
+                f"past_key_values must be a MemoryCache; got {type(past_key_values).__name__}. "
+                "Pass memory= instead, and generate makes the cache itself."
+            )
+        carried = past_key_values.memory if past_key_values is not None else memory
+        items = kwargs.pop("num_items_in_batch", None)
+        if past_key_values is not None or (use_cache and labels is None):
+            real = self._check(input_ids, attention_mask, carried)
+            cache = past_key_values
+            if cache is None:  # an empty cache is falsy
+                cache = MemoryCache(
+                    self.init_memory(input_ids.shape[0]) if memory is None else memory
+                )
+            logits = self._forward_cached(input_ids, real, cache, logits_to_keep)
+            output = MemformerOutput(logits=logits, past_key_values=cache, memory=cache.memory)
+        else:
+            real = self._check(input_ids, attention_mask, carried)
+            state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
+            state, turn = self._begin_turn(state, real)
+            if input_ids.shape[1] <= self.memory_config.segment_tokens:
+                output = self._forward_segment(
+                    input_ids,
+                    real,
+                    state,
+                    turn,
+                    attention_mask=attention_mask,
+                    position_ids=position_ids,
+                    logits_to_keep=logits_to_keep,
+                    **kwargs,
+                )
+            else:
+                output = self._forward_long(input_ids, real, state, turn, segments_per_chunk)
+                output.logits = output.logits[:, -logits_to_keep:]
+        if labels is not None:
+            labels = labels.masked_fill(~real, IGNORED_LABEL)
+            output.loss = self.loss_function(
+                logits=output.logits,
+                labels=labels,
+                vocab_size=output.logits.shape[-1],
+                shift_labels=nn.functional.pad(labels, (0, 1), value=IGNORED_LABEL)[:, 1:],
+                num_items_in_batch=items,
+            )
+        return output.to_tuple() if return_dict is False else output
+
+    def _forward_segment(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        state: MemoryState,
+        turn: Int[Tensor, " batch"],
+        **backbone_arguments: Any,
+    ) -> MemformerOutput:
+        memory_pass = MemoryPass(
+            state, real[:, None], segment_tokens=self.memory_config.segment_tokens
+        )
+        outputs = self.backbone(
+            input_ids=ids, use_cache=False, memory_pass=memory_pass, **backbone_arguments
+        )
+        after = memory_pass.finish(ids[:, None], turn[:, None, None].expand_as(real[:, None]))
+        return MemformerOutput(
+            logits=outputs.logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            memory=dataclasses.replace(after, fingerprint=self.fingerprint),
+        )
+
+    def _forward_long(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        state: MemoryState,
+        turn: Int[Tensor, " batch"],
+        segments_per_chunk: int | None,
+    ) -> MemformerOutput:
+        segments = cut(ids, real, self.memory_config.segment_tokens)
+        logits: Tensor | None = None
+        for begin, end in self._chunks(segments, lambda: state, segments_per_chunk):
+            part = segments.part(begin, end)
+            outputs, state = self._run(
+                part, turn[:, None, None].expand_as(part.ids), state, logits=True
+            )
+            if outputs is None:
+                continue
+            if logits is None:
+                logits = outputs.new_zeros(*ids.shape, outputs.shape[-1])
+            rows, numbers = part.sequences
+            entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
+            columns = part.column[rows, numbers][entry, place]
+            logits = logits.index_put((rows[entry], columns), outputs[entry, place])
+        return MemformerOutput(logits=logits, memory=state)
+
+    def _forward_cached(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        cache: MemoryCache,
+        logits_to_keep: int,
+    ) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Feeds new columns to the current segments, turning pages where rows are full."""
+        tokens = self.memory_config.segment_tokens
+        columns = torch.arange(ids.shape[1], device=ids.device) + cache.num_seen
+        real = real & (columns[None] >= cache.first_column[:, None])
+        logits = []
+        begin = 0
+        while begin < ids.shape[1]:
+            full = (cache.lengths >= tokens).nonzero().flatten()
+            if full.numel():
+                memory = self._ingest(
+                    cache.ids[full], cache.real[full], cache.memory.select(full)
+                )
+                cache.turn_page(full, memory.closed())
+            fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
+            end = begin + int(fits.long().cumprod(0).sum())
+            new, new_real = ids[:, begin:end], real[:, begin:end]
+            mask = torch.cat([cache.real, new_real], 1).long()
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
+            memory_pass = MemoryPass(cache.memory, new_real[:, None], writes=False)
+            outputs = self.backbone(
+                input_ids=new,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache.segment,
+                use_cache=True,
+                logits_to_keep=logits_to_keep,
+                memory_pass=memory_pass,
+            )
+            cache.append(new, new_real)
+            logits.append(outputs.logits)
+            begin = end
+        return torch.cat(logits, 1)[:, -logits_to_keep:]
+
+    # ---- generation ------------------------------------------------------------------------
+
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Int[Tensor, "batch tokens"] | None = None,
+        *,
+        memory: MemoryState | None = None,
+        return_memory: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """`GenerationMixin.generate`, with a memory.
+
+        The prompt begins a new segment. Generation may outgrow its segment, which then goes to
+        memory. Prompts in a batch are padded on the left.
+
+        Args:
+            inputs: the prompt's token ids; also as `input_ids=`.
+            memory: what is remembered so far. With beams or several answers a prompt, each gets a
+                copy.
+            return_memory: also return the memory in which the prompt and what was said are
+                remembered, up to and with the end-of-text token; one row an answer.
+            **kwargs: as in transformers.
+
+        Returns:
+            What transformers returns; with `return_memory`, a pair of that and the memory.
+
+        Raises:
+            ValueError: an empty prompt, or a memory that does not fit.
+        """
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
+        if inputs is None or inputs.dim() != 2 or inputs.shape[1] == 0:
+            raise ValueError(
+                "The prompt is empty: generate needs input_ids of shape [batch, tokens] with at "
+                "least one token a row."
+            )
+        if kwargs.get("past_key_values") is not None:
+            raise ValueError("Pass memory= to generate instead of past_key_values.")
+        config, _ = self._prepare_generation_config(kwargs.get("generation_config"), **kwargs)
+        attention_mask = kwargs.get("attention_mask")
+        if attention_mask is None:
+            attention_mask = self._guess_mask(inputs, config)
+            kwargs["attention_mask"] = attention_mask
+        real = self._check(inputs, attention_mask, memory)
+        if not bool(real.any(-1).all()):
+            row = int((~real.any(-1)).nonzero()[0])
+            raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
+        before = (self.init_memory(inputs.shape[0]) if memory is None else memory).closed()
+        before, _ = self._begin_turn(before, real)
+        # whole segments of the prompt go to memory at once; the rest is the current segment
+        lengths = real.sum(-1)
+        tokens = self.memory_config.segment_tokens
+        rest = (lengths - 1) % tokens + 1
+        place = real.long().cumsum(-1) - 1
+        finished = real & (place < (lengths - rest)[:, None])
+        with torch.no_grad():
+            before = self._ingest(inputs, finished, before, same_turn=True)
+        unread = real & ~finished
+        first_column = unread.long().argmax(-1)
+        if config.use_cache is False:
+            kwargs["memory"] = memory
+        else:
+            kwargs["past_key_values"] = MemoryCache(before, int(first_column.min()), first_column)
+        result = super().generate(inputs, **kwargs)
+        structured = not isinstance(result, Tensor)
+        if not (return_memory or structured):
+            return result
+        sequences = result.sequences if structured else result
+        with torch.no_grad():
+            after = self._remember(sequences, unread, before, config)
+        if structured and result.past_key_values is not None:
+            result.past_key_values.memory = after
+        return (result, after) if return_memory else result
+
+    def _remember(
+        self,
+        sequences: Int[Tensor, "answers tokens"],
+        unread: Bool[Tensor, "batch prompt"],
+        memory: MemoryState,
+        config: Any,
+    ) -> MemoryState:
+        """Writes the rest of the prompt and each answer, up to and with its end-of-text token."""
+        answers = sequences.shape[0] // unread.shape[0]
+        rows = torch.arange(unread.shape[0], device=sequences.device).repeat_interleave(answers)
+        said = sequences[:, unread.shape[1] :]
+        ends = torch.zeros_like(said, dtype=torch.bool)
+        if config.eos_token_id is not None:
+            eos = torch.as_tensor(config.eos_token_id, device=said.device).flatten()
+            ends = torch.isin(said, eos)
+        spoken = ends.long().cumsum(-1) - ends.long() == 0
+        return self._ingest(
+            sequences, torch.cat([unread[rows], spoken], 1), memory.select(rows), same_turn=True
+        )
+
+    def _guess_mask(self, ids: Int[Tensor, "batch tokens"], config: Any) -> Tensor:
+        """As transformers does without a mask: padding is where the pad token is, unless it may
+        also end a text."""
+        pad, eos = config.pad_token_id, config.eos_token_id
+        ends = [eos] if isinstance(eos, int) else list(eos or [])
+        if pad is None or pad in ends:
+            return torch.ones_like(ids)
+        return (ids != pad).long()
+
+    def _expand_inputs_for_generation(  # type: ignore[override]
+        self, expand_size: int = 1, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        if expand_size > 1:
+            if isinstance(cache := kwargs.get("past_key_values"), MemoryCache):
+                cache.batch_repeat_interleave(expand_size)
+            if isinstance(memory := kwargs.get("memory"), MemoryState):
+                rows = torch.arange(memory.batch_size).repeat_interleave(expand_size)
+                kwargs["memory"] = memory.select(rows)
+        expanded: tuple[Any, dict[str, Any]] = super()._expand_inputs_for_generation(
+            expand_size=expand_size, **kwargs
+        )
+        return expanded
+
+    # ---- checks and conventions ------------------------------------------------------------
+
+    def _check(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch all_tokens"] | None,
+        memory: MemoryState | None,
+    ) -> Bool[Tensor, "batch tokens"]:
+        """Checks an input; returns where it is text rather than padding."""
+        if ids.dim() != 2 or ids.shape[1] == 0:
+            raise ValueError(
+                "input_ids must be of shape [batch, tokens] with at least one token; "
+                f"got {tuple(ids.shape)}."
+            )
+        vocabulary = self.config.text_config.vocab_size
+        # a decoding step feeds tokens that the model chose itself
+        if ids.shape[1] > 1 and not (0 <= int(ids.min()) and int(ids.max()) < vocabulary):
+            wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
+            raise ValueError(
+                f"Token id {int(wrong)} is out of range: the backbone's vocabulary has "
+                f"{vocabulary} tokens. Use the tokenizer of the backbone."
+            )
+        if memory is not None:
+            if not isinstance(memory, MemoryState):
+                raise ValueError(f"memory must be a MemoryState; got {type(memory).__name__}.")
+            if memory.batch_size != ids.shape[0]:
+                raise ValueError(
+                    f"The memory has {memory.batch_size} rows and input_ids has {ids.shape[0]}; "
+                    "they must be equal. memory.select(rows) repeats or drops rows."
+                )
+            self.check_memory(memory)
+        if attention_mask is None:
+            return torch.ones_like(ids, dtype=torch.bool)
+        if attention_mask.dim() != 2 or (
+            attention_mask.shape[0] != ids.shape[0] or attention_mask.shape[1] < ids.shape[1]
+        ):
+            raise ValueError(
+                "attention_mask must have the shape of input_ids; got "
+                f"{tuple(attention_mask.shape)} for {tuple(ids.shape)}."
+            )
+        return attention_mask[:, -ids.shape[1] :].bool()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """The backbone's."""
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The backbone's."""
+        return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """The backbone's."""
+        self.backbone.set_output_embeddings(new_embeddings)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Saves the memory path and a reference to the backbone; see `checkpoint.save_model`."""
+        from memformer.checkpoint import save_model
+
+        save_model(self, save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+    ) -> MemformerForCausalLM:
+        """Opens a memformer checkpoint, or attaches a memory to a plain decoder.
+
+        See `checkpoint.load_model` for the arguments.
+        """
+        from memformer.checkpoint import load_model
+
+        return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+
+__all__ = ["IncompatibleMemory", "MemformerForCausalLM", "MemformerOutput"]

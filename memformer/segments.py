@@ -1,0 +1,63 @@
+"""Cutting text into segments: padded rows in, equal segments of each row's own tokens out.
+
+A row's borders depend on its own tokens alone, never on the padding or on its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Text cut into segments, and the way back.
+
+    Args:
+        ids: token ids, 0 at padding.
+        real: False at padding, which stands only at the end of a row.
+        column: where each token stood in the input.
+    """
+
+    ids: Int[Tensor, "batch segments tokens"]
+    real: Bool[Tensor, "batch segments tokens"]
+    column: Int[Tensor, "batch segments tokens"]
+
+    def __len__(self) -> int:
+        return self.ids.shape[1]
+
+    def part(self, begin: int, end: int) -> Segments:
+        """Segments `begin` to `end - 1`, as wide as the longest of them."""
+        width = max(1, int(self.real[:, begin:end].sum(-1).max()))
+        cut = (slice(None), slice(begin, end), slice(width))
+        return Segments(self.ids[cut], self.real[cut], self.column[cut])
+
+    @property
+    def sequences(self) -> tuple[Int[Tensor, " entries"], Int[Tensor, " entries"]]:
+        """Rows and segments that hold any text."""
+        rows, segments = self.real.any(-1).nonzero(as_tuple=True)
+        return rows, segments
+
+
+def cut(
+    ids: Int[Tensor, "batch columns"],
+    real: Bool[Tensor, "batch columns"],
+    segment_tokens: int,
+) -> Segments:
+    """Moves each row's padding to its end and cuts the row every `segment_tokens` tokens."""
+    batch, columns = ids.shape
+    order = (~real).long().argsort(dim=-1, stable=True)
+    longest = int(real.sum(-1).max()) if real.numel() else 0
+    num_segments = max(1, -(-longest // segment_tokens))
+    missing = num_segments * segment_tokens - columns
+    order = torch.nn.functional.pad(order, (0, max(0, missing)))[:, : num_segments * segment_tokens]
+    place = torch.arange(order.shape[1], device=ids.device)[None]
+    kept = place < real.sum(-1, keepdim=True)
+    moved = ids.gather(1, order) if columns else order
+    shape = (batch, num_segments, segment_tokens)
+    return Segments(
+        moved.masked_fill(~kept, 0).view(shape), kept.view(shape), order.view(shape)
+    )
