@@ -27,8 +27,8 @@ class MemoryConfig:
             None: nothing is ever evicted, the memory grows with the text.
         segment_tokens: tokens the backbone sees at once; between segments only memory is shared.
         memory_layers: which decoder layers read and write. `"auto"` measures where retrieval
-            happens, `"all"`, a list of layer numbers, or a fraction of the depth (a band of that
-            many layers that ends at nine tenths of the depth). After attaching: the layer numbers.
+            happens, `"all"`, a list of layer numbers, or a fraction of the depth (that share of
+            the layers, the upper ones). After attaching: the layer numbers.
         projection_rank: rank of the trainable corrections to the memory path's query, key and
             value projections. None: full matrices.
         key_positions: `"segment"` keeps the order of tokens inside their segment in the stored
@@ -46,9 +46,9 @@ class MemoryConfig:
     segment_tokens: int = 512
     memory_layers: str | float | tuple[int, ...] = "auto"
     projection_rank: int | None = 8
-    key_positions: str = "none"
-    read_distance: int = 64
-    null_offset: float = -1.0
+    key_positions: str = "segment"
+    read_distance: int = 100
+    null_offset: float = 0.5
 
     def __post_init__(self) -> None:
         for field, least, optional in (

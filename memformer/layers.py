@@ -7,6 +7,7 @@ the backbone's forward; without it the layer does nothing at all.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from memformer.memory.segment import MemoryPass
 
 # write gates start at sigmoid(4) = 0.98: before training, everything is written
 WRITE_GATE_BIAS = 4.0
+# memory is matched a little more sharply than the window: among many more tokens, that is better
+KEY_STRENGTH = 1.2
 
 
 class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
@@ -50,7 +53,7 @@ class MemoryLayer(nn.Module):
     | parameter | shape | starts at |
     |---|---|---|
     | query, key, value corrections | of the backbone's projections | 0: the backbone's own |
-    | log_key_strength | heads | 0: the backbone's own scale |
+    | log_key_strength | heads | log 1.2: a little sharper than the backbone's own scale |
     | age_slope | heads | 0: all ages alike |
     | null_logit | heads | calibrated when the memory is attached |
     | write_gate (lowest layer only) | hidden + 1 | weight 0, bias 4: everything is written |
@@ -85,7 +88,7 @@ class MemoryLayer(nn.Module):
         self.query_correction = Correction(hidden, heads * width, rank)
         self.key_correction = Correction(hidden, kv_heads * width, rank)
         self.value_correction = Correction(hidden, kv_heads * width, rank)
-        self.log_key_strength = nn.Parameter(torch.zeros(heads))
+        self.log_key_strength = nn.Parameter(torch.full((heads,), math.log(KEY_STRENGTH)))
         self.age_slope = nn.Parameter(torch.zeros(heads))
         self.null_logit = nn.Parameter(torch.zeros(heads))
         if index == 0:
@@ -112,7 +115,6 @@ class MemoryLayer(nn.Module):
     ) -> tuple[Tensor, Tensor] | None:
         """Writes what the tokens are, then reads what earlier segments left for them."""
         backbone = self._backbone[0]
-        reads = memory.stop_after != self.index
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
         if memory.writes:
@@ -123,8 +125,6 @@ class MemoryLayer(nn.Module):
             if self.index == 0:
                 logit = x.float() @ self.write_gate_weight.float() + self.write_gate_bias.float()
                 memory.gate(logit.sigmoid())
-        if not reads:
-            return None
         far = torch.tensor([[self.read_distance]], device=x.device)
         queries = backbone.rotate(self.layer, queries, far).float()
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)

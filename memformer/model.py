@@ -116,7 +116,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             memory_config: choices about the memory.
             tokenizer: used to calibrate on plain prose and to measure where retrieval happens.
                 Without one, the memory is calibrated on text sampled from the backbone, and
-                `memory_layers="auto"` takes two thirds of the depth.
+                `memory_layers="auto"` takes the upper three quarters of the depth.
 
         Raises:
             ValueError: unknown family, or a memory layer that the backbone does not have.
@@ -434,7 +434,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 logits=output.logits,
                 labels=labels,
                 vocab_size=output.logits.shape[-1],
-                shift_labels=nn.functional.pad(labels, (0, 1), value=IGNORED_LABEL)[:, 1:],
+                shift_labels=torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL),
                 num_items_in_batch=items,
             )
         return output.to_tuple() if return_dict is False else output
@@ -652,9 +652,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         memory: MemoryState | None,
     ) -> Bool[Tensor, "batch tokens"]:
         """Checks an input; returns where it is text rather than padding."""
-        if ids.dim() != 2 or ids.shape[1] == 0:
+        if ids.dim() != 2 or ids.numel() == 0:
             raise ValueError(
-                "input_ids must be of shape [batch, tokens] with at least one token; "
+                "input_ids must be of shape [batch, tokens] with at least one row and one token; "
                 f"got {tuple(ids.shape)}."
             )
         vocabulary = self.config.text_config.vocab_size

@@ -193,7 +193,7 @@ class MemoryState:
             One dict a slot with keys `row, slot, text, strength, usage, age, reads, turn,
             segment`.
         """
-        age = self.age
+        age, strength = self.age, self.strength.detach()
         rows: list[dict[str, Any]] = []
         for row in range(self.batch_size):
             slots = self.occupied[row].nonzero().flatten()
@@ -204,7 +204,7 @@ class MemoryState:
                         "row": row,
                         "slot": slot,
                         "text": tokenizer.decode([int(self.token[row, slot])]),
-                        "strength": float(self.strength[row, slot]),
+                        "strength": float(strength[row, slot]),
                         "usage": float(self.usage[row, slot]),
                         "age": int(age[row, slot]),
                         "reads": float(self.reads[row, slot]),

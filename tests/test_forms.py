@@ -1,0 +1,227 @@
+"""Parallel and recurrent form, empty memories, independence of rows, reach of the gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import FAMILIES, random_ids, tiny_backbone
+
+from memformer import MemformerForCausalLM, MemoryConfig
+
+SEGMENT = 8
+
+
+def attached(model_type: str = "llama", **config) -> MemformerForCausalLM:
+    """A tiny model with memory at every layer, its learned scalars away from neutral."""
+    backbone = tiny_backbone(model_type, **config.pop("backbone", {}))
+    settings = {"num_slots": None, "segment_tokens": SEGMENT, "memory_layers": "all", **config}
+    model = MemformerForCausalLM.from_backbone(backbone, MemoryConfig(**settings))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.memory.named_parameters():
+            if "null_logit" not in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_empty_memory_leaves_logits_bit_equal(family, kernel):
+    if family == "gemma2" and kernel == "sdpa":
+        pytest.skip("transformers has no sdpa kernel for gemma2")
+    backbone = tiny_backbone(family, attn_implementation=kernel)
+    ids = random_ids(3, SEGMENT - 1)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    with torch.no_grad():
+        plain, padded = backbone(ids).logits, backbone(ids, attention_mask=mask).logits
+    keys = set(backbone.state_dict())
+    model = MemformerForCausalLM.from_backbone(
+        backbone, MemoryConfig(segment_tokens=SEGMENT, memory_layers="all")
+    )
+    assert model.backbone.config._attn_implementation == kernel
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, plain)
+        assert torch.equal(model(ids, memory=model.init_memory(3)).logits, plain)
+        assert torch.equal(model(ids, attention_mask=mask).logits, padded)
+        assert torch.equal(model.backbone(ids).logits, plain)
+    assert set(model.backbone.state_dict()) == keys
+
+
+def test_row_with_empty_memory_is_bit_equal_beside_a_row_that_remembers():
+    model = attached()
+    ids = random_ids(2, 7)
+    with torch.no_grad():
+        plain = model.backbone(ids).logits
+        memory = model.init_memory(2).put(torch.tensor([1]), model.memorize(random_ids(1, 20)))
+        logits = model(ids, memory=memory).logits
+    assert torch.equal(logits[0], plain[0])
+    assert (logits[1] - plain[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["none", "segment"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parallel_form_equals_recurrent_form(family, positions):
+    model = attached(family, key_positions=positions)
+    ids = random_ids(2, 4 * SEGMENT + 3)
+    start = model.memorize(random_ids(2, 13, seed=5))
+    with torch.no_grad():
+        recurrent = model(ids, memory=start, segments_per_chunk=1)
+        parallel = model(ids, memory=start, segments_per_chunk=5)
+    assert (recurrent.logits - parallel.logits).abs().max() < 1e-4
+    for name, tensor in recurrent.memory._tensors().items():
+        torch.testing.assert_close(tensor, getattr(parallel.memory, name), rtol=0, atol=1e-4)
+    # the memory matters: without it the last segment reads differently
+    with torch.no_grad():
+        alone = model.backbone(ids[:, -3:]).logits
+    assert (alone - parallel.logits[:, -3:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("projection_rank", [3, None])
+def test_every_segment_of_a_chunk_receives_gradient_and_none_beyond_a_detach(projection_rank):
+    model = attached(projection_rank=projection_rank).train()
+    embeddings = model.get_input_embeddings()
+    seen = []
+    embeddings.register_forward_hook(
+        lambda module, args, out: seen.append(out.requires_grad_()) or None
+    )
+    first, second = random_ids(1, 2 * SEGMENT, seed=1), random_ids(1, 4 * SEGMENT, seed=2)
+    labels = second.clone()
+    labels[:, : 3 * SEGMENT + 1] = -100  # loss on the last segment only
+    for detach in (False, True):
+        seen.clear()
+        memory = model.memorize(first)
+        loss = model(second, labels=labels, memory=memory.detach() if detach else memory).loss
+        before, chunk = torch.autograd.grad(loss, seen, allow_unused=True)
+        assert (chunk.abs().amax((1, 2)) > 0).all()
+        if detach:
+            assert before is None
+        else:
+            assert (before.abs().amax((1, 2)) > 0).all()
+
+
+def test_every_memory_parameter_learns():
+    model = attached().train()
+    ids = random_ids(2, 4 * SEGMENT)
+    model(ids, labels=ids).loss.backward()
+    for name, parameter in model.memory.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    ids = random_ids(2, 3 * SEGMENT)
+    grads = []
+    for checkpointing in (False, True):
+        model = attached().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        model(ids, labels=ids).loss.backward()
+        grads.append([parameter.grad for parameter in model.memory.parameters()])
+    for plain, checkpointed in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, checkpointed, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_counts_every_target_once_across_segments_and_padding():
+    model = attached()
+    ids = random_ids(2, 21)
+    mask = torch.ones_like(ids)
+    mask[0, :6] = 0
+    out = model(ids, attention_mask=mask, labels=ids)
+    losses = torch.nn.functional.cross_entropy(
+        out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    ).view(2, 20)
+    targets = mask[:, 1:].bool()
+    torch.testing.assert_close(out.loss, losses[targets].mean())
+    # one target a token, but for the first that padding does not hide
+    assert int(targets.sum()) == 20 + 15
+    counted = model(ids, attention_mask=mask, labels=ids, num_items_in_batch=7).loss
+    torch.testing.assert_close(counted, losses[targets].sum() / 7)
+
+
+def test_rows_never_influence_one_another():
+    model = attached()
+    ids = random_ids(3, 29)
+    mask = torch.ones_like(ids)
+    mask[1, :11] = 0
+    mask[2, 20:] = 0
+    with torch.no_grad():
+        together = model(ids, attention_mask=mask)
+        memory = model.memorize(ids, attention_mask=mask)
+        for row in range(3):
+            real = mask[row].bool()
+            alone = model(ids[row : row + 1, real])
+            torch.testing.assert_close(
+                together.logits[row : row + 1, real], alone.logits, rtol=0, atol=1e-5
+            )
+            own = model.memorize(ids[row : row + 1, real])
+            slots = own.token.shape[1]
+            picked = memory.select([row])
+            assert torch.equal(picked.token[:, :slots], own.token)
+            assert not picked.occupied[:, slots:].any()
+            torch.testing.assert_close(picked.keys[:, :, :slots], own.keys, rtol=0, atol=1e-5)
+        shuffled = model(ids[[2, 0, 1]], attention_mask=mask[[2, 0, 1]])
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(shuffled.logits, together.logits[order], rtol=0, atol=1e-5)
+
+
+def test_padding_is_never_written():
+    model = attached()
+    ids = random_ids(2, 19)
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    mask[1, :] = 0
+    memory = model.memorize(ids, attention_mask=mask)
+    assert memory.num_written.tolist() == [5, 0]
+    assert memory.occupied.sum(-1).tolist() == [5, 0]
+    assert memory.num_turns.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("num_slots", [None, 12, 40])
+@pytest.mark.parametrize("first", [1, 7, 8, 9, 23, 36])
+def test_interrupted_document_gives_the_memory_of_one_pass(num_slots, first, tmp_path):
+    model = attached(num_slots=num_slots)
+    ids = random_ids(2, 37)
+    with torch.no_grad():
+        whole = model.memorize(ids)
+        part = model.memorize(ids[:, :first])
+        part.save(tmp_path / "part")
+        part = type(part).load(tmp_path / "part", model=model)
+        part = model.memorize(ids[:, first:], memory=part)
+    question = random_ids(2, 6, seed=9)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(question, memory=part).logits,
+            model(question, memory=whole).logits,
+            rtol=0,
+            atol=1e-4,
+        )
+    for row in range(2):
+        # all but the turn: the two calls are two turns
+        for name in ("token", "written_at", "segment", "usage", "reads", "strength"):
+            torch.testing.assert_close(
+                in_order(part, name, row), in_order(whole, name, row), rtol=0, atol=1e-4
+            )
+    assert torch.equal(part.clock, whole.clock)
+
+
+def in_order(memory, name, row):
+    """One column of the slot table in the order of writing; slot numbers may differ."""
+    slots = memory.occupied[row].nonzero().flatten()
+    slots = slots[memory.written_at[row, slots].argsort()]
+    return getattr(memory, name)[row, slots].float()
+
+
+def test_long_text_needs_no_more_slots_than_allowed():
+    model = attached(num_slots=20)
+    memory = model.init_memory(2)
+    for seed in range(6):
+        memory = model.memorize(random_ids(2, 13, seed=seed), memory=memory)
+        closed = memory.occupied & ~memory.is_open
+        assert int(closed.sum(-1).max()) <= 20
+        assert memory.token.shape[1] <= 20 + SEGMENT
+    assert memory.num_written.tolist() == [78, 78]
+    assert memory.closed().occupied.sum(-1).tolist() == [20, 20]
+    assert torch.isfinite(model(random_ids(2, 5), memory=memory).logits).all()

@@ -1,0 +1,179 @@
+"""Generation: with and without cache, beams, padding, segment borders, what is remembered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backbones import FAMILIES, random_ids
+from test_forms import SEGMENT, attached, in_order
+from transformers import DynamicCache, TextStreamer
+
+from memformer import MemoryCache
+
+NEVER_ENDS = {"eos_token_id": None, "pad_token_id": 0}
+
+
+def left_padded(lengths, seed=0):
+    ids = random_ids(len(lengths), max(lengths), seed=seed)
+    mask = torch.ones_like(ids)
+    for row, length in enumerate(lengths):
+        mask[row, : max(lengths) - length] = 0
+    return ids.masked_fill(mask == 0, 0), mask
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_logits_equal_uncached_beyond_a_segment(family):
+    model = attached(family)
+    memory = model.memorize(random_ids(2, 11, seed=4))
+    ids = random_ids(2, 27)
+    cache = MemoryCache(memory)
+    with torch.no_grad():
+        full = model(ids, memory=memory).logits
+        steps = [model(ids[:, :5], past_key_values=cache).logits]
+        steps += [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(5, 27)]
+    assert (torch.cat(steps, 1) - full).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 2, "num_slots": 12}])
+def test_generation_with_cache_equals_generation_without(settings):
+    settings = dict(settings)
+    model = attached(num_slots=settings.pop("num_slots", None))
+    memory = model.memorize(random_ids(3, 11, seed=4))
+    ids, mask = left_padded([21, 6, 13])
+    common = {"attention_mask": mask, "memory": memory, "max_new_tokens": 20, **NEVER_ENDS}
+    common |= {"do_sample": False, **settings}
+    cached = model.generate(ids, **common)
+    uncached = model.generate(ids, use_cache=False, **common)
+    assert torch.equal(cached, uncached)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}])
+def test_left_padding_and_neighbours_change_no_answer(settings):
+    model = attached()
+    memory = model.memorize(random_ids(3, 11, seed=4))
+    lengths = [21, 6, 13]
+    ids, mask = left_padded(lengths)
+    common = {"max_new_tokens": 20, "do_sample": False, **NEVER_ENDS, **settings}
+    together = model.generate(ids, attention_mask=mask, memory=memory, **common)
+    for row, length in enumerate(lengths):
+        alone = model.generate(ids[row : row + 1, -length:], memory=memory.select([row]), **common)
+        assert torch.equal(alone[0, length:], together[row, max(lengths) :])
+
+
+def test_sampling_is_reproducible_and_chunked_prefill_changes_nothing():
+    model = attached()
+    ids = random_ids(2, 30)
+    common = {"do_sample": True, "max_new_tokens": 15, **NEVER_ENDS}
+    answers = []
+    for extra in ({}, {}, {"prefill_chunk_size": 7}):
+        torch.manual_seed(5)
+        answers.append(model.generate(ids, **common, **extra))
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3, "num_return_sequences": 2}])
+@pytest.mark.parametrize("prompt", [5, 8, 21])
+def test_returned_memory_is_the_memory_of_what_was_said(settings, prompt):
+    model = attached()
+    before = model.memorize(random_ids(2, 11, seed=4))
+    ids = random_ids(2, prompt)
+    kept = before.clone()
+    said, memory = model.generate(
+        ids, memory=before, max_new_tokens=17, return_memory=True, **NEVER_ENDS, **settings
+    )
+    rows = torch.arange(2).repeat_interleave(settings.get("num_return_sequences", 1))
+    wanted = model.memorize(said, memory=before.closed().select(rows))
+    for row in range(len(rows)):
+        assert torch.equal(in_order(memory, "token", row), in_order(wanted, "token", row))
+        for name in ("usage", "reads", "turn"):
+            torch.testing.assert_close(in_order(memory, name, row), in_order(wanted, name, row))
+    assert all(torch.equal(a, b) for a, b in zip(
+        kept._tensors().values(), before._tensors().values(), strict=True
+    ))
+
+
+def test_finished_rows_write_their_end_token_and_no_padding():
+    model = attached()
+    ids = random_ids(2, 4)
+    free = model.generate(ids, max_new_tokens=12, do_sample=False, **NEVER_ENDS)
+    end = int(free[0, 6])  # row 0 ends after three new tokens at the latest
+    said, memory = model.generate(
+        ids,
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=0,
+        return_memory=True,
+    )
+    for row in range(2):
+        new = said[row, 4:].tolist()
+        spoken = new[: new.index(end) + 1] if end in new else new
+        assert in_order(memory, "token", row).int().tolist() == ids[row].tolist() + spoken
+
+
+def test_structured_output_carries_the_memory_in_its_cache():
+    model = attached()
+    out, memory = model.generate(
+        random_ids(1, 5),
+        max_new_tokens=9,
+        return_dict_in_generate=True,
+        output_scores=True,
+        return_memory=True,
+        **NEVER_ENDS,
+    )
+    assert out.past_key_values.memory is memory
+    assert memory.num_written.tolist() == [14]
+    assert len(out.scores) == 9
+
+
+def test_streamer_sees_every_token(tmp_path):
+    class Collect(TextStreamer):
+        def __init__(self):
+            self.seen = []
+
+        def put(self, value):
+            self.seen += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    model, streamer = attached(), Collect()
+    said = model.generate(
+        random_ids(1, 20), max_new_tokens=12, do_sample=False, streamer=streamer, **NEVER_ENDS
+    )
+    assert streamer.seen == said[0].tolist() and streamer.ended
+
+
+def test_a_memory_cache_is_not_cropped():
+    model = attached()
+    cache = MemoryCache(model.init_memory(1))
+    model(random_ids(1, 5), past_key_values=cache)
+    with pytest.raises(ValueError, match="can't be cropped"):
+        cache.crop(2)
+    assert not cache.is_croppable and not cache.is_compileable
+    cache.reset()
+    assert cache.get_seq_length() == 0 and cache.memory.is_empty
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"inputs": torch.zeros(1, 0, dtype=torch.long)}, "prompt is empty"),
+        ({"inputs": None}, "prompt is empty"),
+        (
+            {"inputs": torch.ones(2, 3, dtype=torch.long),
+             "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])},
+            "prompt in row 1 is empty",
+        ),
+        ({"inputs": torch.ones(1, 3, dtype=torch.long), "past_key_values": DynamicCache()},
+         "memory="),
+    ],
+)
+def test_bad_prompts_get_a_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        attached().generate(**arguments)
+
+
+def test_segment_length_used_here_is_crossed():
+    assert SEGMENT < 20
