@@ -186,6 +186,8 @@ def _local_scores(
         scores = torch.einsum("bthw,bnhw->bhtn", queries, keys) * backbone.scale(layer)
         if (cap := backbone.softcap(layer)) is not None:
             scores = cap * torch.tanh(scores / cap)
-        window = getattr(attention, "sliding_window", None) or tokens
+        # a layer says whether it slides; in families where all do, the config alone says it
+        whole = getattr(attention.config, "sliding_window", None)
+        window = getattr(attention, "sliding_window", whole) or tokens
         results.append((scores, (distance >= 0) & (distance < window)))
     return results

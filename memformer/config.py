@@ -48,7 +48,7 @@ class MemoryConfig:
     projection_rank: int | None = 8
     key_positions: str = "segment"
     read_distance: int = 100
-    null_offset: float = 0.5
+    null_offset: float = 0.0
 
     def __post_init__(self) -> None:
         for field, least, optional in (

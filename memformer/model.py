@@ -96,7 +96,6 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         self.memory.to(backbone.device)
         backbone.requires_grad_(False)
         self.generation_config = backbone.generation_config
-        self._fingerprint: tuple[int, dict[str, str]] | None = None
         self.post_init()
 
     def init_weights(self) -> None:
@@ -165,26 +164,33 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
     @property
+    def architecture(self) -> str:
+        """What decides the shape and the meaning of slots, weights aside."""
+        family = self._family[0]
+        return (
+            f"{self.config.text_config.model_type}, memory layers "
+            f"{','.join(str(layer) for layer in self._layer_numbers)}, "
+            f"{family.kv_heads} key heads of width {family.width}, "
+            f"key positions {self.memory_config.key_positions}"
+        )
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """What a memory must have in common with the model that reads it."""
-        parameters = list(self.parameters())
-        version = sum(parameter._version for parameter in parameters)
-        if self._fingerprint is None or self._fingerprint[0] != version:
-            family, memory = self._family[0], hashlib.sha256()
-            for name, weight in self.memory.state_dict().items():
-                memory.update(name.encode() + weight.float().cpu().numpy().tobytes())
-            shape = (
-                f"{self.config.text_config.model_type}, memory layers "
-                f"{','.join(str(layer.layer) for layer in self.memory)}, "  # type: ignore[union-attr]
-                f"{family.kv_heads} key heads of width {family.width}, "
-                f"key positions {self.memory_config.key_positions}"
-            )
-            self._fingerprint = version, {
-                "architecture": shape,
-                "backbone": family.fingerprint(),
-                "memory": memory.hexdigest()[:16],
-            }
-        return dict(self._fingerprint[1])
+        memory = hashlib.sha256()
+        for name, weight in self.memory.state_dict().items():
+            memory.update(name.encode() + weight.float().cpu().numpy().tobytes())
+        return {
+            "architecture": self.architecture,
+            "backbone": self._family[0].fingerprint(),
+            "memory": memory.hexdigest()[:16],
+        }
+
+    @property
+    def _layer_numbers(self) -> tuple[int, ...]:
+        layers = self.memory_config.memory_layers
+        assert isinstance(layers, tuple)
+        return layers
 
     def check_memory(self, memory: MemoryState, *, source: str = "") -> None:
         """Refuses a memory that another model wrote.
@@ -197,12 +203,11 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             IncompatibleMemory: the sentence lists each difference with both values.
         """
-        mine = self.fingerprint
-        parts = mine if source else {"architecture": mine["architecture"]}
+        mine = self.fingerprint if source else {"architecture": self.architecture}
         different = [
-            f"{part} is {memory.fingerprint.get(part, 'unknown')!r} there and {mine[part]!r} here"
-            for part in parts
-            if memory.fingerprint.get(part) != mine[part]
+            f"{part} is {memory.fingerprint.get(part, 'unknown')!r} there and {value!r} here"
+            for part, value in mine.items()
+            if memory.fingerprint.get(part) != value
         ]
         if different:
             raise IncompatibleMemory(
@@ -217,9 +222,10 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
 
     def calibration_report(self) -> list[dict[str, float]]:
         """Per memory layer: its number, and its null logits' mean over heads."""
+        means = [float(layer.null_logit.detach().mean()) for layer in self.memory]
         return [
-            {"layer": layer.layer, "null_logit_mean": float(layer.null_logit.mean())}  # type: ignore[misc, arg-type, union-attr, operator]
-            for layer in self.memory
+            {"layer": number, "null_logit_mean": mean}
+            for number, mean in zip(self._layer_numbers, means, strict=True)
         ]
 
     def memorize(
@@ -281,7 +287,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             done += int(part.real.sum((1, 2)).max())
             if progress is not None:
                 progress(max(0, done - open_ids.shape[1]))
-        return state
+        return dataclasses.replace(state, fingerprint=self.fingerprint)
 
     def _begin_turn(
         self, state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
@@ -346,8 +352,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             ).logits
         except StopBackbone:
             pass
-        after = memory_pass.finish(part.ids, turns)
-        return outputs, dataclasses.replace(after, fingerprint=self.fingerprint)
+        return outputs, memory_pass.finish(part.ids, turns)
 
     # ---- language modelling ----------------------------------------------------------------
 
@@ -484,6 +489,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
             columns = part.column[rows, numbers][entry, place]
             logits = logits.index_put((rows[entry], columns), outputs[entry, place])
+        state = dataclasses.replace(state, fingerprint=self.fingerprint)
         return MemformerOutput(logits=logits, memory=state)
 
     def _forward_cached(

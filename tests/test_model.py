@@ -1,0 +1,289 @@
+"""Attaching, saving, opening, and working inside transformers' own tools."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from backbones import FAMILIES, random_ids, tiny_backbone
+from safetensors.torch import load_file, save_file
+from test_forms import attached
+from tiny import byte_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+import memformer
+from memformer import (
+    Family,
+    IncompatibleMemory,
+    MemformerForCausalLM,
+    MemoryConfig,
+    MemoryState,
+    register_backbone,
+)
+from memformer.backbone import Backbone
+from memformer.calibrate import choose_layers, null_logits, retrieval
+
+READ_IN_A_NEW_PROCESS = """
+import sys, torch, memformer
+from transformers import AutoModelForCausalLM
+torch.set_num_threads(1)
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder + "/model")
+memory = memformer.MemoryState.load(folder + "/memory", model=model)
+ids = torch.load(folder + "/ids.pt")
+with torch.no_grad():
+    torch.save(model(ids, memory=memory).logits, folder + "/logits.pt")
+"""
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_save_new_process_load_gives_bit_equal_logits(family, tmp_path):
+    model = attached(family)
+    memory = model.memorize(random_ids(2, 21))
+    ids = random_ids(2, 6, seed=3)
+    with torch.no_grad():
+        logits = model(ids, memory=memory).logits
+    model.save_pretrained(tmp_path / "model")
+    memory.save(tmp_path / "memory")
+    torch.save(ids, tmp_path / "ids.pt")
+    subprocess.run([sys.executable, "-c", READ_IN_A_NEW_PROCESS, tmp_path], check=True)
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), logits)
+
+
+def test_checkpoint_of_a_named_backbone_holds_the_memory_path_only(tmp_path):
+    tiny_backbone().save_pretrained(tmp_path / "base")
+    config = MemoryConfig(segment_tokens=8, memory_layers=(1, 3))
+    model = MemformerForCausalLM.from_pretrained(tmp_path / "base", memory_config=config)
+    model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out" / "backbone").exists()
+    names = set(load_file(tmp_path / "out" / "model.safetensors"))
+    assert names and all(name.startswith("memory.") for name in names)
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert saved["model_type"] == "memformer"
+    assert saved["memory_config"]["memory_layers"] == [1, 3]
+    opened = MemformerForCausalLM.from_pretrained(tmp_path / "out")
+    ids = random_ids(2, 21)
+    with torch.no_grad():
+        assert torch.equal(opened(ids).logits, model(ids).logits)
+    assert opened.fingerprint == model.fingerprint
+    assert opened.memory_config == model.memory_config
+    with pytest.raises(ValueError, match="brings its own memory_config"):
+        MemformerForCausalLM.from_pretrained(tmp_path / "out", memory_config=config)
+    # the backbone moved: said where it was expected; found where it is
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(OSError, match="pass backbone="):
+        MemformerForCausalLM.from_pretrained(tmp_path / "out")
+    again = MemformerForCausalLM.from_pretrained(tmp_path / "out", backbone=tmp_path / "moved")
+    assert again.fingerprint == model.fingerprint
+    with pytest.raises(IncompatibleMemory, match="made for a backbone with fingerprint"):
+        MemformerForCausalLM.from_pretrained(tmp_path / "out", backbone=tiny_backbone(seed=1))
+
+
+def test_a_trained_backbone_is_saved_too(tmp_path):
+    tiny_backbone().save_pretrained(tmp_path / "base")
+    model = MemformerForCausalLM.from_pretrained(
+        tmp_path / "base", memory_config=MemoryConfig(segment_tokens=8)
+    )
+    with torch.no_grad():
+        next(model.backbone.parameters()).add_(1.0)
+    model.save_pretrained(tmp_path / "out")
+    opened = MemformerForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(next(opened.backbone.parameters()), next(model.backbone.parameters()))
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    model = attached()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(dict(list(weights.items())[1:]), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="do not fit their config"):
+        MemformerForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="can't be read"):
+        MemformerForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        model.save_pretrained(tmp_path / "file")
+    with pytest.raises(OSError):
+        MemformerForCausalLM.from_pretrained(tmp_path / "nowhere")
+
+
+def test_unknown_families_are_named_with_the_cure():
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"'Linear'.*gemma2.*smollm3.*register_backbone"):
+        MemformerForCausalLM.from_backbone(model)
+    with pytest.raises(ValueError, match="AutoModelForCausalLM"):
+        MemformerForCausalLM.from_backbone(tiny_backbone().model)
+
+
+def test_a_registered_family_works():
+    backbone = tiny_backbone()
+    known = Backbone.of(backbone).family
+    backbone.config.model_type = "newcomer"
+    with pytest.raises(ValueError, match="newcomer"):
+        Backbone.of(backbone)
+    register_backbone("newcomer", Family(**vars(known)))
+    assert Backbone.of(backbone).family == known
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_scores_are_those_of_the_backbone(family):
+    """Projections, norms, rotation, scale, soft cap and window, against the model's own weights."""
+    backbone = tiny_backbone(family, attn_implementation="eager")
+    ids = random_ids(2, 9)
+    with torch.no_grad():
+        wanted = backbone(ids, output_attentions=True).attentions
+    from memformer.calibrate import _local_scores
+
+    with torch.no_grad():
+        scores = _local_scores(Backbone.of(backbone), ids)
+    for (score, visible), weights in zip(scores, wanted, strict=True):
+        mine = score.masked_fill(~visible, -torch.inf).softmax(-1)
+        torch.testing.assert_close(mine, weights, rtol=0, atol=1e-5)
+
+
+def test_calibration_sets_null_logits_and_layers():
+    backbone = tiny_backbone()
+    view, tokenizer = Backbone.of(backbone), byte_tokenizer()
+    ids = random_ids(1, 30)
+    model = MemformerForCausalLM.from_backbone(backbone, MemoryConfig(null_offset=-2.0))
+    assert len(model.memory) == 3  # three quarters of four layers
+    assert (null_logits(view, ids) > -50).all()
+    assert retrieval(Backbone.of(tiny_backbone(vocab_size=300)), tokenizer).shape == (4,)
+    again = MemformerForCausalLM.from_backbone(tiny_backbone(), MemoryConfig(null_offset=0.0))
+    difference = again.memory[0].null_logit - model.memory[0].null_logit
+    torch.testing.assert_close(difference, torch.full_like(difference, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "layers"),
+    [("all", (0, 1, 2, 3)), (0.5, (2, 3)), (0.01, (3,)), ((0, 2), (0, 2)), ("auto", (1, 2, 3))],
+)
+def test_memory_layers(wanted, layers):
+    assert choose_layers(wanted, 4, torch.tensor([0.2, 0.5, 0.2, 0.1])) == layers
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"num_slots": -1}, "num_slots must be a whole number >= 1 or None"),
+        ({"num_slots": 2.5}, "num_slots"),
+        ({"segment_tokens": 1}, "segment_tokens must be a whole number >= 2"),
+        ({"memory_layers": "some"}, "memory_layers must be"),
+        ({"memory_layers": []}, "memory_layers must be"),
+        ({"memory_layers": 1.5}, "memory_layers must be"),
+        ({"projection_rank": 0}, "projection_rank"),
+        ({"key_positions": "all"}, "key_positions must be one of none, segment"),
+        ({"read_distance": -1}, "read_distance"),
+        ({"null_offset": "low"}, "null_offset"),
+        ({"num_slot": 3}, "nearest valid key is 'num_slots'"),
+    ],
+)
+def test_bad_configs_get_a_sentence(values, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MemoryConfig.from_dict(values)
+
+
+def test_config_round_trips_through_json():
+    config = MemoryConfig(num_slots=None, memory_layers=[3, 1])
+    assert MemoryConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_copied_model_is_independent():
+    model = attached()
+    twin = copy.deepcopy(model)
+    ids = random_ids(1, 20)
+    with torch.no_grad():
+        wanted = model(ids).logits
+        for parameter in twin.memory.parameters():
+            parameter.add_(1.0)
+        assert torch.equal(model(ids).logits, wanted)
+        assert not torch.equal(twin(ids).logits, wanted)
+
+
+def test_trainer_trains_the_memory_and_leaves_the_backbone(tmp_path):
+    tokenizer = byte_tokenizer()
+    model = attached(backbone={"vocab_size": 300})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = [tokenizer("The cat sat on the mat and ate. " * n) for n in (1, 2, 3, 1)]
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=3,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            report_to=[],
+            use_cpu=True,
+            save_steps=3,
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+    trainer.train()
+    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+    assert trainer.predict(rows).predictions.shape[-1] == 300
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert changed and all(name.startswith("memory.") for name in changed)
+    opened = MemformerForCausalLM.from_pretrained(tmp_path / "checkpoint-3")
+    assert opened.fingerprint == model.fingerprint
+
+
+def test_pipeline_generates():
+    tokenizer = byte_tokenizer()
+    model = attached(backbone={"vocab_size": 300})
+    tokenizer.padding_side = "left"
+    speak = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    texts = ["Hello there, this is longer than a segment", "Short"]
+    for text, answer in zip(texts, speak(texts, max_new_tokens=12, batch_size=2), strict=True):
+        assert answer[0]["generated_text"].startswith(text)
+
+
+def test_lora_on_the_backbone_leaves_the_memory_out_and_reaches_every_projection():
+    peft = pytest.importorskip("peft")
+    model = attached()
+    ids = random_ids(1, 24)
+    with torch.no_grad():
+        plain = model(ids).logits
+    model.backbone = peft.get_peft_model(
+        model.backbone,
+        peft.LoraConfig(target_modules=["q_proj", "o_proj"], init_lora_weights=False),
+    ).base_model.model
+    with torch.no_grad():
+        assert (model(ids).logits - plain).abs().max() > 1e-3
+        recurrent, parallel = (model(ids, segments_per_chunk=n).logits for n in (1, 3))
+    assert (recurrent - parallel).abs().max() < 1e-4
+    model.train()(ids, labels=ids).loss.backward()
+    touched = {
+        name for name, p in model.backbone.named_parameters() if "lora_" in name and p.grad.any()
+    }
+    assert len(touched) == 4 * 2 * 2
+
+
+def test_importing_memformer_pulls_in_no_optional_package():
+    code = (
+        "import sys, memformer; print([m for m in "
+        "('faiss', 'datasets', 'peft', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert out.strip() == "[]"
+
+
+def test_public_names():
+    for name in memformer.__all__:
+        assert getattr(memformer, name) is not None
+    assert isinstance(attached().init_memory(), MemoryState)
+    assert AutoModelForCausalLM._model_mapping[memformer.MemformerConfig] is MemformerForCausalLM
