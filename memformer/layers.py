@@ -30,14 +30,16 @@ class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
 class Correction(nn.Module):
     """A trainable change of one projection, zero at the start: x W^T with W low-rank or full."""
 
-    def __init__(self, inputs: int, outputs: int, rank: int | None) -> None:
+    def __init__(self, inputs: int, outputs: int, rank: int | None, seed: int) -> None:
         super().__init__()
         if rank is None:
             self.full = nn.Parameter(torch.zeros(outputs, inputs))
         else:
             self.down = nn.Parameter(torch.empty(rank, inputs))
             self.up = nn.Parameter(torch.zeros(outputs, rank))
-            nn.init.normal_(self.down, std=inputs**-0.5)
+            # seeded, so that attaching twice gives one and the same model
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.normal_(self.down, std=inputs**-0.5, generator=generator)
         self.rank = rank
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
@@ -85,9 +87,9 @@ class MemoryLayer(nn.Module):
         self._backbone = [backbone]  # in a list: not a submodule, its weights are not ours
         heads, kv_heads, width = backbone.heads, backbone.kv_heads, backbone.width
         hidden = backbone.hidden
-        self.query_correction = Correction(hidden, heads * width, rank)
-        self.key_correction = Correction(hidden, kv_heads * width, rank)
-        self.value_correction = Correction(hidden, kv_heads * width, rank)
+        self.query_correction = Correction(hidden, heads * width, rank, layer)
+        self.key_correction = Correction(hidden, kv_heads * width, rank, layer)
+        self.value_correction = Correction(hidden, kv_heads * width, rank, layer)
         self.log_key_strength = nn.Parameter(torch.full((heads,), math.log(KEY_STRENGTH)))
         self.age_slope = nn.Parameter(torch.zeros(heads))
         self.null_logit = nn.Parameter(torch.zeros(heads))

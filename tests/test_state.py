@@ -13,39 +13,52 @@ from hypothesis import strategies as st
 from test_forms import attached
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
-from memformer.memory.addressing import aged_usage, content_read, least_used, slot_bias
+from memformer.memory import addressing
+from memformer.memory.addressing import aged_usage, content_read, least_used
 
 
-def test_content_read_is_a_softmax_with_a_null_slot():
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("grad", [True, False])
+def test_content_read_is_a_softmax_with_a_null_slot(softcap, grad, monkeypatch):
+    monkeypatch.setattr(addressing, "BLOCK", 40)  # several blocks
     queries = torch.randn(2, 3, 4, 5)
     keys, values = torch.randn(2, 7, 2, 5), torch.randn(2, 7, 2, 5)
     strength, age = torch.rand(2, 7), torch.randint(0, 50, (2, 7)).float()
     strength[0, 2] = 0
     slope, null = torch.rand(4), torch.randn(4)
-    words, evidence, weights = content_read(
-        queries, keys, values, slot_bias(strength, age, slope), null
-    )
+    readers = torch.tensor([[True, True, False], [True, False, True]])
+    with torch.set_grad_enabled(grad):
+        words, evidence, mass = content_read(
+            queries, keys, values, strength, age, slope, null, softcap, readers
+        )
+    expected_mass = torch.zeros(2, 7)
     for b in range(2):
         for t in range(3):
             for h in range(4):
                 logits = keys[b, :, h // 2] @ queries[b, t, h]
+                if softcap:
+                    logits = softcap * (logits / softcap).tanh()
                 logits = logits + strength[b].log() - slope[h] * (1 + age[b]).log()
                 p = torch.cat([null[h : h + 1], logits]).softmax(-1)
-                torch.testing.assert_close(weights[b, h, t], p[1:])
                 torch.testing.assert_close(evidence[b, t, h], 1 - p[0])
                 torch.testing.assert_close(words[b, t, h], p[1:] @ values[b, :, h // 2])
-    assert (weights[0, :, :, 2] == 0).all()
+                expected_mass[b] += p[1:] / 4 * readers[b, t]
+    torch.testing.assert_close(mass, expected_mass)
+    assert mass[0, 2] == 0
 
 
 def test_empty_slots_read_exactly_nothing():
-    words, evidence, weights = content_read(
+    words, evidence, mass = content_read(
         torch.randn(1, 3, 4, 5),
         torch.randn(1, 6, 2, 5),
         torch.randn(1, 6, 2, 5),
-        slot_bias(torch.zeros(1, 6), torch.zeros(1, 6), torch.zeros(4)),
+        torch.zeros(1, 6),
+        torch.zeros(1, 6),
+        torch.zeros(4),
         torch.full((4,), -50.0),
+        readers=torch.ones(1, 3, dtype=torch.bool),
     )
-    assert not words.any() and not evidence.any() and not weights.any()
+    assert not words.any() and not evidence.any() and not mass.any()
 
 
 @given(

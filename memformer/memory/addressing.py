@@ -12,72 +12,91 @@ from torch import Tensor
 
 # a finite stand-in for minus infinity: exp(x - y) is exactly 0, and no inf - inf can arise
 MASKED = -1.0e30
-
-
-def slot_bias(
-    strength: Float[Tensor, "batch slots"],
-    age: Float[Tensor, "batch slots"],
-    age_slope: Float[Tensor, " heads"],
-) -> Float[Tensor, "batch heads slots"]:
-    """What is added to a slot's content match: log strength_i - a_h log(1 + age_i).
-
-    Empty slots (strength 0) get a value that no softmax can see.
-
-    Args:
-        strength: how firmly each slot was written, in [0, 1].
-        age: tokens written since, >= 0.
-        age_slope: a_h; 0 makes every age alike.
-    """
-    log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
-    return log_strength[:, None] - age_slope[None, :, None] * torch.log1p(age)[:, None]
+# attention weights held at once where no gradient is needed: 4 MiB, which stay in a CPU's cache
+BLOCK = 2**20
 
 
 def content_read(
     queries: Float[Tensor, "batch tokens heads width"],
     keys: Float[Tensor, "batch slots kv_heads width"],
     values: Float[Tensor, "batch slots kv_heads width"],
-    bias: Float[Tensor, "batch heads slots"],
+    strength: Float[Tensor, "batch slots"],
+    age: Float[Tensor, "batch slots"],
+    age_slope: Float[Tensor, " heads"],
     null_logit: Float[Tensor, " heads"],
     softcap: float | None = None,
+    readers: Bool[Tensor, "batch tokens"] | None = None,
 ) -> tuple[
     Float[Tensor, "batch tokens heads width"],
     Float[Tensor, "batch tokens heads"],
-    Float[Tensor, "batch heads tokens slots"],
+    Float[Tensor, "batch slots"] | None,
 ]:
     """Reads by content, with a null slot that means "nothing in memory".
 
     Equation (DNC content weighting with the match of the backbone's own attention):
-        logit_i = q . k_i + bias_i;   p = softmax([c, logit]);   r = sum_i p_i v_i;   g = 1 - p_null
+        logit_i = q . k_i + log strength_i - a log(1 + age_i)
+        p = softmax([logit, c]);   r = sum_i p_i v_i;   g = 1 - p_null
 
     Args:
         queries: already multiplied by key strength and by the backbone's attention scale.
         keys: one row a slot.
         values: one row a slot.
-        bias: see `slot_bias`.
-        null_logit: c, the logit of the null slot.
+        strength: how firmly each slot was written, in [0, 1]; 0 is an empty slot.
+        age: tokens written since, >= 0.
+        age_slope: a, per head; 0 makes every age alike.
+        null_logit: c, per head.
         softcap: the backbone caps its attention logits at this magnitude.
+        readers: tokens whose reads count as use of a slot.
 
     Returns:
-        The read words, the evidence g in [0, 1] and the read weights p over the slots. Where every
-        slot is empty, all three are exactly zero.
+        The read words r, the evidence g in [0, 1], and per slot the read weight summed over
+        readers, mean over heads (None without readers). Where every slot is empty, all are
+        exactly zero.
+
+    Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
+        gradient is needed.
     """
     batch, tokens, heads, width = queries.shape
-    kv_heads = keys.shape[2]
-    grouped = queries.float().view(batch, tokens, kv_heads, heads // kv_heads, width)
-    grouped = grouped.permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, width)
-    logits = grouped @ keys.float().permute(0, 2, 3, 1)
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    logits = logits.view(batch, heads, tokens, -1) + bias[:, :, None]
-    null = null_logit.float()[None, :, None, None]
-    peak = torch.maximum(logits.detach().amax(-1, keepdim=True), null.detach())
-    weights = (logits - peak).exp()
-    total = weights.sum(-1, keepdim=True)
-    weights = weights / (total + (null - peak).exp())
-    evidence = weights.sum(-1)
-    words = weights.view(batch, kv_heads, -1, keys.shape[1]) @ values.float().permute(0, 2, 1, 3)
-    words = words.view(batch, heads, tokens, width).transpose(1, 2)
-    return words, evidence.transpose(1, 2), weights
+    slots, kv_heads = keys.shape[1], keys.shape[2]
+    groups = heads // kv_heads
+    # what is added to a match is itself a product, of three more numbers a query and a slot; the
+    # null slot comes last, with key and value zero
+    log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
+    slot_terms = torch.stack([log_strength, torch.log1p(age), torch.zeros_like(age)], -1)
+    slot_terms = torch.nn.functional.pad(slot_terms, (0, 0, 0, 1))
+    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * (
+        torch.arange(slots + 1, device=age.device)[:, None] == slots
+    )
+    query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
+    key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
+    value_rows = torch.nn.functional.pad(values.float(), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
+    slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
+    query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
+    if softcap is None:
+        key_rows = torch.cat([key_rows, slot_terms], 2)
+    block = tokens if torch.is_grad_enabled() else max(1, BLOCK // (heads * (slots + 1)))
+    words, evidence, mass = [], [], None
+    for begin in range(0, tokens, block):
+        part = queries[:, begin : begin + block].float().unflatten(2, (kv_heads, groups))
+        terms = query_terms.expand(*part.shape[:-1], 3)
+        rows = part if softcap is not None else torch.cat([part, terms], -1)
+        # rows of one key head: all its query heads, all tokens
+        shape = (batch, kv_heads, groups * part.shape[1], -1)
+        logits = rows.permute(0, 2, 3, 1, 4).reshape(shape) @ key_rows
+        if softcap is not None:
+            capped = softcap * torch.tanh(logits / softcap)
+            logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
+        weights = logits.softmax(-1)
+        read = (weights @ value_rows).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
+        words.append(read.reshape(batch, -1, heads, width))
+        found = 1.0 - weights[..., -1]
+        evidence.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
+        if readers is not None:
+            counted = readers[:, begin : begin + block].to(weights.dtype) / heads
+            counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
+            seen = (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
+            mass = seen if mass is None else mass + seen
+    return torch.cat(words, 1), torch.cat(evidence, 1), mass
 
 
 def aged_usage(

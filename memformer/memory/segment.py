@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memformer.memory.addressing import aged_usage, content_read, least_used, slot_bias
+from memformer.memory.addressing import aged_usage, content_read, least_used
 from memformer.memory.state import EMPTY, TABLE, MemoryState
 
 
@@ -134,15 +134,20 @@ class MemoryPass:
                 mass.append(None)
                 continue
             age = (self.segment_clock[:, segment, None] - written_at[:, :seen]).clamp_min(0)
-            bias = slot_bias(strength[:, :seen], age.float(), age_slope)
-            read, found, weights = content_read(
-                query, keys[:, :seen], values[:, :seen], bias, null_logit, softcap
+            read, found, used = content_read(
+                query,
+                keys[:, :seen],
+                values[:, :seen],
+                strength[:, :seen],
+                age.float(),
+                age_slope,
+                null_logit,
+                softcap,
+                self.real[:, segment] if self.writes else None,
             )
             words.append(read)
             evidence.append(found)
-            if self.writes:
-                tokens_read = self.real[:, segment, None, :, None]
-                mass.append((weights.detach() * tokens_read).sum(2).mean(1))
+            mass.append(used)
         if self.writes:
             self._mass[layer] = mass
         return self.scatter(torch.stack(words, 1)), self.scatter(torch.stack(evidence, 1))

@@ -1,0 +1,1 @@
+"""Benchmarks and measurements on top of memformer; run from the checkout."""

@@ -1,0 +1,670 @@
+"""Recall over distance: facts first, then book text, then a question about one of the facts.
+
+    python -m eval.recall MODEL --facts 6 --distances 0,512,2048,8192 --out reports/recall
+
+A document is n facts about n people in one chat turn and, after it, a turn with so many tokens of a
+novel. Each question about it is one case; up to six of the n people are asked about, so 200 cases
+are 34 documents at n = 6 (the cases of a document share its text, and the interval of an accuracy
+takes them as independent). Answers are greedy and count only if exact. The rows:
+
+- `none`: the question alone
+- `full`: the plain model with everything in its window; n/a where the window is too short
+- `truncated`: the plain model with the last `--window` tokens
+- `memformer`: facts and book were memorized, the question is asked in a new segment
+- `capped`: the same with at most `--num-slots` slots
+
+All rows see the same documents, and a document has the same facts at every distance. Names, facts
+and wordings occur nowhere else in this project: this is a test, so never tune anything on it.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import string
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from eval.haystack import Haystack
+from eval.report import Line, Panel, draw, head, numbers, open_model, write_json
+
+Item = TypeVar("Item")
+
+ROWS = ("none", "full", "truncated", "memformer", "capped")
+QUESTIONS = 6  # asked about one document at most
+MAX_NEW_TOKENS = 8  # the longest value is 3 tokens of SmolLM2; the rest shows where the answer ends
+# questions answered at once, and tokens memorized at once: both bound the memory a run needs
+QUESTION_ROWS = 12
+DOCUMENT_TOKENS = 16_384
+
+THANKS_FOR_FACTS = "Thank you, I will remember that."
+THANKS_FOR_BOOK = "Thank you, I have read it."
+
+NAMES = (
+    "Anna Peter Maria Daniel Sarah Thomas Alice James Emma Henry Lucy Andrew Sophie Martin Clara "
+    "Oliver Grace Simon Hannah Victor Olivia Albert Monica Oscar Irene Leo Sandra Philip Diana "
+    "Walter Teresa Hugo Nora Samuel Eva Bruno Marta Felix Ruth Edward Carol George Lisa Patrick "
+    "Amy Eric Carl Sylvia Ralph Ellen Roger Megan Dennis Cathy Stanley Paula Ivan Vera Max Iris "
+    "Tony Doris Louis Joan Ben Molly Keith Angela Howard Judy Marcus Wendy Arthur Bridget Norman "
+    "Stella Alan Rose Claire Elena Russell Tina"
+).split()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fact. The statement ends where the value begins, so it also starts the answer."""
+
+    statement: str
+    question: str
+    values: list[str] = field(hash=False)
+
+
+KINDS = (
+    Kind(
+        "{name} was born in",
+        "In which month was {name} born?",
+        "January February March April May June July August September October November "
+        "December".split(),
+    ),
+    Kind(
+        "{name} studies",
+        "Which subject does {name} study?",
+        "chemistry history physics biology law geography economics philosophy mathematics "
+        "psychology medicine astronomy geology".split(),
+    ),
+    Kind(
+        "{name} collects",
+        "What does {name} collect?",
+        "stamps coins shells dolls maps postcards clocks masks bottles marbles feathers posters "
+        "magnets".split(),
+    ),
+    Kind(
+        "{name} is travelling to",
+        "To which country is {name} travelling?",
+        "France Italy Spain Japan China India Brazil Egypt Mexico Canada Greece Norway Peru Kenya "
+        "Poland Turkey".split(),
+    ),
+    Kind(
+        "{name} keeps the key in the",
+        "Where does {name} keep the key?",
+        "drawer kitchen garage garden attic cellar desk cupboard basket pocket wallet shed jar "
+        "vase".split(),
+    ),
+    Kind(
+        "In the morning {name} drinks",
+        "What does {name} drink in the morning?",
+        "coffee tea milk water juice lemonade cocoa cider beer wine soda broth".split(),
+    ),
+    Kind(
+        "For the birthday {name} wants a",
+        "What does {name} want for the birthday?",
+        "watch bicycle camera scarf kite book ring necklace telescope jacket puzzle lamp tent "
+        "mirror".split(),
+    ),
+    Kind(
+        "On the way home {name} lost a",
+        "What did {name} lose on the way home?",
+        "glove hat shoe phone ticket passport suitcase pencil notebook button belt coat purse "
+        "bracelet".split(),
+    ),
+    Kind(
+        "{name} is meeting friends at the",
+        "Where is {name} meeting friends?",
+        "library museum park station harbor market theater church bridge beach cinema stadium "
+        "airport hospital".split(),
+    ),
+    Kind(
+        "{name} gets to work by",
+        "How does {name} get to work?",
+        "bus train taxi tram boat car ferry subway truck motorcycle scooter helicopter".split(),
+    ),
+    Kind(
+        "{name} is learning to speak",
+        "Which language is {name} learning to speak?",
+        "French German Spanish Italian Japanese Chinese Russian Arabic Portuguese Turkish Swedish "
+        "Dutch Korean".split(),
+    ),
+)
+
+# ---- documents -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One person and one value."""
+
+    name: str
+    kind: Kind
+    value: str
+
+    @property
+    def answer_prefix(self) -> str:
+        """How the answer begins; the model completes the value."""
+        return self.kind.statement.format(name=self.name)
+
+    @property
+    def sentence(self) -> str:
+        """The fact as it is told."""
+        return f"{self.answer_prefix} {self.value}."
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+        return self.kind.question.format(name=self.name)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Facts, and which of them are asked about."""
+
+    number: int
+    facts: Sequence[Fact]
+    asked: Sequence[Fact]
+
+    @property
+    def told(self) -> str:
+        """All facts as one text."""
+        return " ".join(fact.sentence for fact in self.facts)
+
+
+def make_documents(num_facts: int, cases: int, seed: int) -> list[Document]:
+    """Documents that hold so many facts each and so many questions in all.
+
+    The same arguments give the same documents, and more cases only append some. Names and values
+    are all different within a document.
+
+    Raises:
+        ValueError: more facts than names.
+    """
+    if not 1 <= num_facts <= len(NAMES):
+        raise ValueError(f"facts must be between 1 and {len(NAMES)}; got {num_facts}.")
+    documents = []
+    left = cases
+    while left > 0:
+        draws = random.Random(f"{seed}/{num_facts}/{len(documents)}")
+        used: set[str] = set()
+        facts = []
+        for name in draws.sample(NAMES, num_facts):
+            kinds = [kind for kind in KINDS if not used.issuperset(kind.values)]
+            kind = draws.choice(kinds)
+            value = draws.choice([value for value in kind.values if value not in used])
+            used.add(value)
+            facts.append(Fact(name, kind, value))
+        asked = draws.sample(facts, min(num_facts, QUESTIONS))[:left]
+        left -= len(asked)
+        documents.append(Document(len(documents), facts, asked))
+    return documents
+
+
+class Chat:
+    """The turns as token ids, in the chat format of a tokenizer or, if it has none, as plain text.
+
+    Raises:
+        ValueError: a chat template whose turns cannot be taken apart.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        if tokenizer.chat_template is None:
+            # what the tokenizer itself puts at the start of every text
+            self.begin: list[int] = tokenizer("").input_ids
+            self._facts, self._book = ("", "\n\n"), ("", "\n\n")
+            self._first = self._next = ("Question: ", "\nAnswer: ")
+            return
+        self.begin = []  # a template brings it along
+        marks = ("@facts@", "@book@", "@question@")
+        turns = [
+            {"role": "user", "content": marks[0]},
+            {"role": "assistant", "content": THANKS_FOR_FACTS},
+            {"role": "user", "content": marks[1]},
+            {"role": "assistant", "content": THANKS_FOR_BOOK},
+            {"role": "user", "content": marks[2]},
+        ]
+        render = tokenizer.apply_chat_template
+        whole = render(turns, tokenize=False, add_generation_prompt=True)
+        alone = render(turns[4:], tokenize=False, add_generation_prompt=True)
+        # the end of a turn is what follows the words of an assistant who speaks last
+        end = render(turns[:2], tokenize=False).partition(THANKS_FOR_FACTS)[2]
+        parts = []
+        for mark in (marks[0], THANKS_FOR_FACTS, marks[1], THANKS_FOR_BOOK, marks[2]):
+            before, found, whole = whole.partition(mark)
+            parts.append(before)
+            if not found:
+                raise ValueError(f"The chat template of the tokenizer drops the turn {mark!r}.")
+        if not (parts[2].startswith(end) and parts[4].startswith(end)):
+            raise ValueError("The chat template of the tokenizer ends a turn in different ways.")
+        self._facts = (parts[0], parts[1] + THANKS_FOR_FACTS + end)
+        self._book = (parts[2][len(end) :], parts[3] + THANKS_FOR_BOOK + end)
+        self._next = (parts[4][len(end) :], whole)
+        before, _, after = alone.partition(marks[2])
+        self._first = (before, after)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; the names of special tokens become these tokens."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        return ids
+
+    def facts(self, document: Document) -> list[int]:
+        """The first turn: what is told, and thanks for it."""
+        return self.begin + self.encode(document.told.join(self._facts))
+
+    def book(self, ids: list[int]) -> list[int]:
+        """The turn with book text; nothing if there is no text."""
+        return self.encode(self._book[0]) + ids + self.encode(self._book[1]) if ids else []
+
+    def question(self, fact: Fact, *, first: bool) -> list[int]:
+        """The turn with the question, up to where the value is expected.
+
+        Args:
+            fact: what is asked about.
+            first: begins a chat (with the system message, if the format has one) rather than
+                going on with one.
+        """
+        before, after = self._first if first else self._next
+        ids = self.encode(before + fact.question + after + fact.answer_prefix)
+        return self.begin + ids if first else ids
+
+
+# ---- scores --------------------------------------------------------------------------------
+
+
+def answer(text: str) -> str:
+    """The words before the first punctuation or line break, in lower case, without the article."""
+    words = re.split(rf"[{re.escape(string.punctuation)}“”‘’…–—\n]", text, maxsplit=1)[0]
+    return re.sub(r"^(a|an|the)\s+", "", words.strip().lower())
+
+
+def wilson_interval(correct: int, cases: int) -> tuple[float, float]:
+    """95 % confidence interval of a share (Wilson's, which stays inside 0 and 1)."""
+    z = 1.959964
+    share = correct / cases
+    middle = share + z * z / (2 * cases)
+    half = z * (share * (1 - share) / cases + z * z / (4 * cases * cases)) ** 0.5
+    scale = 1 + z * z / cases
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+# ---- rows ----------------------------------------------------------------------------------
+
+
+class WindowExceeded(Exception):
+    """The plain model cannot see so many tokens at once."""
+
+
+@dataclass
+class Bench:
+    """A model and how it is asked: one method a row, each returns the answers to all questions.
+
+    Args:
+        advance: told how many tokens more are done.
+        memory_bytes: filled by the rows with memory: the bytes for one document, on average.
+    """
+
+    model: Any
+    tokenizer: Any
+    haystack: Haystack
+    seed: int = 0
+    window: int = 512
+    num_slots: int = 4096
+    advance: Callable[[int], None] = lambda tokens: None
+    memory_bytes: float | None = None
+    chat: Chat = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chat = Chat(self.tokenizer)
+
+    def answers(self, row: str, documents: Sequence[Document], distance: int) -> list[str]:
+        """The text generated for each question, in the order of documents and questions.
+
+        Raises:
+            WindowExceeded: `full`, and the text is longer than the model's window.
+        """
+        self.memory_bytes = None
+        with torch.inference_mode():
+            match row:
+                case "none":
+                    return self._alone(documents)
+                case "full":
+                    return self._full(documents, distance)
+                case "truncated":
+                    return self._truncated(documents, distance)
+                case "memformer":
+                    return self._memory(documents, distance, None)
+                case "capped":
+                    return self._memory(documents, distance, self.num_slots)
+        raise ValueError(f"There is no row {row!r}; the rows are {', '.join(ROWS)}.")
+
+    def turns(self, document: Document, distance: int) -> tuple[list[int], list[int]]:
+        """What comes before the question: the turn with facts, and the turn with book text."""
+        book = self.haystack.tokens(distance, f"{self.seed}/book/{document.number}")
+        return self.chat.facts(document), self.chat.book(book)
+
+    def _alone(self, documents: Sequence[Document]) -> list[str]:
+        return self._plain(
+            [self.chat.question(fact, first=True) for one in documents for fact in one.asked]
+        )
+
+    def _truncated(self, documents: Sequence[Document], distance: int) -> list[str]:
+        prompts = []
+        for document in documents:
+            before = sum(self.turns(document, distance), [])
+            for fact in document.asked:
+                ids = before + self.chat.question(fact, first=False)
+                prompts.append(ids[-self.window :])
+        return self._plain(prompts)
+
+    def _plain(self, prompts: Sequence[list[int]]) -> list[str]:
+        texts = []
+        for some in _batches(prompts, QUESTION_ROWS):
+            ids, mask = self._pad(some, left=True)
+            texts += self._generate(self.model.backbone, ids, mask)
+            self.advance(sum(map(len, some)))
+        return texts
+
+    def _full(self, documents: Sequence[Document], distance: int) -> list[str]:
+        """A document is read once; its questions continue copies of that cache."""
+        backbone = self.model.backbone
+        limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+        texts = []
+        for document in documents:
+            before = sum(self.turns(document, distance), [])
+            questions = [self.chat.question(fact, first=False) for fact in document.asked]
+            needed = len(before) + max(map(len, questions)) + MAX_NEW_TOKENS
+            if limit is not None and needed > limit:
+                raise WindowExceeded(f"{needed} tokens, and the window has {limit}")
+            ids = torch.tensor([before], device=self.model.device)
+            cache = backbone(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+            for some in _batches(questions, QUESTION_ROWS):
+                own = copy.deepcopy(cache)
+                own.batch_repeat_interleave(len(some))
+                asked, mask = self._pad(some, left=True)
+                read = ids.expand(len(some), -1)
+                texts += self._generate(
+                    backbone,
+                    torch.cat([read, asked], 1),
+                    torch.cat([torch.ones_like(read), mask], 1),
+                    past_key_values=own,
+                )
+            self.advance(len(before) + sum(map(len, questions)))
+        return texts
+
+    def _memory(
+        self, documents: Sequence[Document], distance: int, num_slots: int | None
+    ) -> list[str]:
+        texts = []
+        total = 0
+        for some in _batches(documents, max(1, min(4, DOCUMENT_TOKENS // (distance + 512)))):
+            turns = [self.turns(document, distance) for document in some]
+            memory = self.model.init_memory(len(some), num_slots=num_slots)
+            memory = self.model.memorize(*self._pad([told for told, _ in turns]), memory=memory)
+            if distance:
+                book = torch.tensor([book for _, book in turns], device=self.model.device)
+                memory = self.model.memorize(book, memory=memory)
+            total += memory.nbytes
+            asked = [(row, fact) for row, one in enumerate(some) for fact in one.asked]
+            for part in _batches(asked, QUESTION_ROWS):
+                questions = [self.chat.question(fact, first=True) for _, fact in part]
+                texts += self._generate(
+                    self.model,
+                    *self._pad(questions, left=True),
+                    memory=memory.select([row for row, _ in part]),
+                )
+                self.advance(sum(map(len, questions)))
+            self.advance(sum(len(told) + len(book) for told, book in turns))
+        self.memory_bytes = total / len(documents)
+        return texts
+
+    def _generate(self, model: Any, ids: Any, mask: Any, **kwargs: Any) -> list[str]:
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=self._pad_id,
+            **kwargs,
+        )
+        special = set(self.tokenizer.all_special_ids)
+        texts = []
+        for row in made[:, ids.shape[1] :].tolist():
+            end = next((place for place, token in enumerate(row) if token in special), len(row))
+            texts.append(self.tokenizer.decode(row[:end]))
+        return texts
+
+    @property
+    def _pad_id(self) -> int:
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((token for token in known if token is not None), 0)
+
+    def _pad(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Any, Any]:
+        width = max(map(len, rows))
+        ids, mask = [], []
+        for row in rows:
+            pad, real = [self._pad_id] * (width - len(row)), [1] * len(row)
+            ids.append(pad + row if left else row + pad)
+            mask.append([0] * len(pad) + real if left else real + [0] * len(pad))
+        return (
+            torch.tensor(ids, device=self.model.device),
+            torch.tensor(mask, device=self.model.device),
+        )
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+# ---- cells and the report ------------------------------------------------------------------
+
+
+def run_cell(
+    bench: Bench, row: str, documents: Sequence[Document], distance: int
+) -> dict[str, Any]:
+    """One row at one distance: accuracy, interval and every prediction."""
+    started = time.perf_counter()
+    cell: dict[str, Any] = {
+        "row": row,
+        "facts": len(documents[0].facts),
+        "distance": distance,
+        "documents": len(documents),
+        "cases": sum(len(document.asked) for document in documents),
+    }
+    try:
+        texts = bench.answers(row, documents, distance)
+    except WindowExceeded as error:
+        return cell | {"accuracy": None, "reason": f"n/a: exceeds window ({error})"}
+    predictions = []
+    asked = [(document, fact) for document in documents for fact in document.asked]
+    for (document, fact), text in zip(asked, texts, strict=True):
+        predictions.append(
+            {
+                "document": document.number,
+                "question": fact.question,
+                "gold": fact.value,
+                "text": text,
+                "correct": answer(text) == fact.value.lower(),
+            }
+        )
+    correct = sum(one["correct"] for one in predictions)
+    return cell | {
+        "correct": correct,
+        "accuracy": correct / len(predictions),
+        "interval": wilson_interval(correct, len(predictions)),
+        "memory_bytes": bench.memory_bytes,
+        "seconds": round(time.perf_counter() - started, 2),
+        "predictions": predictions,
+    }
+
+
+def _cost(row: str, facts: int, distance: int, window: int, cases: int) -> int:
+    """Tokens that a cell reads, roughly: a fact has 11, the turns around it 60, a question 50."""
+    before = 11 * facts + 60 + distance
+    documents = -(-cases // min(facts, QUESTIONS))
+    if row == "none":
+        return 50 * cases
+    if row == "truncated":
+        return min(window, before + 50) * cases
+    return before * documents + 50 * cases
+
+
+def table(cells: Sequence[dict[str, Any]], facts: int) -> Table:
+    """Accuracies with their intervals, one row of the benchmark a line."""
+    mine = [cell for cell in cells if cell["facts"] == facts]
+    distances = sorted({cell["distance"] for cell in mine})
+    found = Table(title=f"{facts} facts, exact match in % (95 % interval)")
+    found.add_column("")
+    for distance in distances:
+        found.add_column(f"{distance:,} tokens later", justify="right")
+    for row in dict.fromkeys(cell["row"] for cell in mine):
+        line = []
+        for distance in distances:
+            here = [cell for cell in mine if (cell["row"], cell["distance"]) == (row, distance)]
+            if not here:
+                line.append("")
+            elif here[0]["accuracy"] is None:
+                line.append("n/a: exceeds window")
+            else:
+                low, high = here[0]["interval"]
+                share = 100 * here[0]["accuracy"]
+                line.append(f"{share:.1f} ({100 * low:.0f}-{100 * high:.0f})")
+        found.add_row(row, *line)
+    return found
+
+
+def plot(path: Path, model: str, cells: Sequence[dict[str, Any]]) -> None:
+    """Accuracy against distance; with several numbers of facts, accuracy against these too."""
+    scored = [cell for cell in cells if cell["accuracy"] is not None]
+    all_facts = sorted({cell["facts"] for cell in cells})
+    distances = sorted({cell["distance"] for cell in cells})
+    panels = [_panel(scored, "distance", distances, "facts", all_facts[0])]
+    if len(all_facts) > 1:
+        panels.append(_panel(scored, "facts", all_facts, "distance", distances[0]))
+    draw(path, f"Recall: {model}", panels)
+
+
+def _panel(cells: Sequence[dict[str, Any]], axis: str, at: list[int], other: str, n: int) -> Panel:
+    mine = [cell for cell in cells if cell[other] == n]
+    lines = []
+    for row in dict.fromkeys(cell["row"] for cell in mine):
+        points = sorted((c for c in mine if c["row"] == row), key=lambda cell: cell[axis])
+        lines.append(
+            Line(
+                row,
+                [at.index(cell[axis]) for cell in points],
+                [cell["accuracy"] for cell in points],
+                [cell["interval"][0] for cell in points],
+                [cell["interval"][1] for cell in points],
+            )
+        )
+    labels = {"distance": "tokens between facts and question", "facts": "facts in the document"}
+    fixed = f"{n} facts" if other == "facts" else f"{n} tokens between"
+    ticks = [f"{place:,}" for place in at]
+    return Panel(labels[axis], f"exact match ({fixed})", lines, ticks=ticks, top=1.02)
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    model: Annotated[
+        str | None, typer.Argument(help="Hub id or folder; the default model if left out.")
+    ] = None,
+    facts: Annotated[str, typer.Option(help="Facts in a document; a list runs all.")] = "6",
+    distances: Annotated[
+        str, typer.Option(help="Tokens of book text between facts and question; a list.")
+    ] = "0,512,2048,8192",
+    cases: Annotated[int, typer.Option(min=1, help="Questions in each cell.")] = 200,
+    rows: Annotated[str, typer.Option(help="What to compare; a list.")] = ",".join(ROWS),
+    num_slots: Annotated[int, typer.Option(min=1, help="Capacity of the row `capped`.")] = 4096,
+    window: Annotated[int, typer.Option(min=64, help="Tokens of the row `truncated`.")] = 512,
+    seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0,
+    book: Annotated[
+        Path | None, typer.Option(help="Text file to read from; an excerpt of a novel if left out.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
+    out: Annotated[Path, typer.Option(help="Where to write, without .json and .png.")] = Path(
+        "reports/recall"
+    ),
+) -> None:
+    all_facts = numbers(facts, 1, "--facts")
+    if max(all_facts) > len(NAMES):
+        raise typer.BadParameter(f"--facts goes up to {len(NAMES)}; got {max(all_facts)}.")
+    all_distances = numbers(distances, 0, "--distances")
+    wanted = rows.split(",")
+    if unknown := [row for row in wanted if row not in ROWS]:
+        raise typer.BadParameter(f"--rows knows {', '.join(ROWS)}; got {unknown[0]!r}.")
+    if threads:
+        torch.set_num_threads(threads)
+    started = time.perf_counter()
+    console = Console()
+    loaded, tokenizer = open_model(model, device)
+    bench = Bench(loaded, tokenizer, Haystack(tokenizer, book), seed, window, num_slots)
+    settings = {
+        "facts": all_facts,
+        "distances": all_distances,
+        "cases": cases,
+        "rows": wanted,
+        "num_slots": num_slots,
+        "window": window,
+        "seed": seed,
+        "book": book.name if book else "eval/data/thursday.txt",
+        "device": device,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "memory": loaded.memory_config.to_dict() | {"num_slots": "see the rows"},
+    }
+    report = head("recall", model, settings)
+    cells: list[dict[str, Any]] = []
+    report |= {"finished": False, "wall_seconds": 0.0, "cells": cells}
+    path = out.with_name(out.name + ".json")
+    todo = [(n, distance, row) for n in all_facts for distance in all_distances for row in wanted]
+    costs = [_cost(row, n, distance, window, cases) for n, distance, row in todo]
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=600,
+    ) as progress:
+        task = progress.add_task("", total=sum(costs))
+        for (n, distance, row), cost in zip(todo, costs, strict=True):
+            progress.update(task, description=f"{row}, {n} facts, {distance:,} tokens")
+            before = progress.tasks[0].completed
+
+            def advance(tokens: int, most: float = before + cost) -> None:
+                now = progress.tasks[0].completed
+                progress.update(task, completed=min(most, now + tokens))
+
+            bench.advance = advance
+            same = [cell for cell in cells if (cell["row"], cell["facts"]) == ("none", n)]
+            if row == "none" and same:
+                # nothing of the document is in the prompt: the answers are the same
+                cells.append(same[0] | {"distance": distance, "seconds": 0.0})
+            else:
+                cells.append(run_cell(bench, row, make_documents(n, cases, seed), distance))
+            progress.update(task, completed=before + cost)
+            report["wall_seconds"] = round(time.perf_counter() - started, 1)
+            write_json(path, report)
+    report["finished"] = True
+    write_json(path, report)
+    plot(out.with_name(out.name + ".png"), report["model"], cells)
+    for n in all_facts:
+        console.print(table(cells, n))
+    console.print(f"{path} and {out.name}.png, {report['wall_seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    app()

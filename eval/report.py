@@ -1,0 +1,204 @@
+"""What every measurement shares: opening the model, the head of a report, JSON, and plots.
+
+Nothing here knows what is measured; `recall.py` and `scaling.py` are the measurements.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import typer
+
+if TYPE_CHECKING:
+    from memformer import MemformerForCausalLM
+    from transformers import PreTrainedTokenizerBase
+
+
+def open_model(
+    name: str | None, device: str = "cpu"
+) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
+    """A model with its memory attached, and its tokenizer.
+
+    Args:
+        name: hub id or folder of a decoder or of a memformer checkpoint; None: the default model.
+        device: where to put it.
+    """
+    from memformer import MemformerForCausalLM
+    from memformer.pretrained import DEFAULT_MODEL, local_path
+    from transformers import AutoTokenizer, logging
+
+    logging.disable_progress_bar()
+    name = name or DEFAULT_MODEL
+    model = MemformerForCausalLM.from_pretrained(name).to(device).eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name)
+    except (OSError, ValueError):
+        # a checkpoint saved without one: its backbone has it
+        backbone = (model.config.backbone or {}).get("name") or name
+        tokenizer = AutoTokenizer.from_pretrained(local_path(backbone) or backbone)
+    return model, tokenizer
+
+
+def numbers(text: str, least: int, option: str) -> list[int]:
+    """Reads a list such as `0,512,2048`.
+
+    Raises:
+        typer.BadParameter: not such a list, or a number below `least`.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < least or len(set(found)) < len(found):
+        raise typer.BadParameter(
+            f"{option} takes different whole numbers from {least} up, with commas between them; "
+            f"got {text!r}."
+        )
+    return found
+
+
+def head(benchmark: str, model: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The top of a report: what was run, with what, where and when."""
+    from memformer.pretrained import DEFAULT_MODEL
+
+    return {
+        "benchmark": benchmark,
+        "command": shlex.join(["python", "-m", f"eval.{benchmark}", *sys.argv[1:]]),
+        "model": model or DEFAULT_MODEL,
+        "settings": settings,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "transformers", "memformer-lm")},
+        },
+        "machine": machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        # a checkout that was not installed
+        from memformer import __version__
+
+        return __version__
+
+
+def machine() -> dict[str, Any]:
+    """The class of machine, without its name: processor, cores, and the GPU if there is one."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    found: dict[str, Any] = {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Writes a report whole or not at all: an interrupted run leaves the report before it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(_layout(report, 4) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _layout(value: Any, levels: int, indent: str = "") -> str:
+    """JSON with one entry a line down to so many levels, so that a prediction is one line."""
+    if levels == 0 or not value or not isinstance(value, dict | list):
+        return json.dumps(value)
+    deeper = indent + " "
+    if isinstance(value, dict):
+        opening, closing = "{", "}"
+        entries = [f"{json.dumps(k)}: {_layout(v, levels - 1, deeper)}" for k, v in value.items()]
+    else:
+        opening, closing = "[", "]"
+        entries = [_layout(v, levels - 1, deeper) for v in value]
+    inside = ",\n".join(deeper + entry for entry in entries)
+    return f"{opening}\n{inside}\n{indent}{closing}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot; `low` and `high` are the ends of error bars, if there are any."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot; both axes start at 0 unless `log_x`.
+
+    Args:
+        ticks: marks of the x axis; with them the x values are places among the marks.
+        top: upper end of the y axis.
+    """
+
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    ticks: Sequence[str] | None = None
+    log_x: bool = False
+    top: float | None = None
+
+
+def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
+    """Draws panels side by side into a PNG."""
+    # without pyplot: no window, no state left behind
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for line in panel.lines:
+            bars = None
+            if line.low is not None and line.high is not None:
+                # rounding can put an end on the wrong side of its value
+                bars = [
+                    [max(0.0, y - low) for y, low in zip(line.y, line.low, strict=True)],
+                    [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)],
+                ]
+            axes.errorbar(
+                line.x, line.y, yerr=bars, marker="o", markersize=4, capsize=3, label=line.label
+            )
+        if panel.ticks is not None:
+            axes.set_xticks(range(len(panel.ticks)), panel.ticks)
+        elif panel.log_x:
+            axes.set_xscale("log", base=2)
+            places = sorted({x for line in panel.lines for x in line.x})
+            axes.set_xticks(places, [f"{x:,.0f}" for x in places], rotation=30)
+            axes.minorticks_off()
+        axes.set_ylim(bottom=0, top=panel.top)
+        axes.set_xlabel(panel.x_label)
+        axes.set_ylabel(panel.y_label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,100 @@
+"""The scaling measurement on a tiny random model; speeds are never asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from eval import scaling
+from eval.report import Line, Panel, draw, numbers, write_json
+from eval.scaling import MEMORIZE, PREFILL, read, slowdown
+from memformer import MemformerForCausalLM
+from tests.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def test_a_full_memory_has_the_same_size_at_every_length(folder: Path) -> None:
+    model = MemformerForCausalLM.from_pretrained(folder).eval()
+    # whole segments: the rest of a text stays open, beside the slots
+    short, long = (read(model, [5] * length, MEMORIZE, num_slots=100) for length in (640, 1280))
+    assert short.state_bytes == long.state_bytes > 0
+
+
+def test_the_cache_of_the_plain_model_grows_with_length(folder: Path) -> None:
+    model = MemformerForCausalLM.from_pretrained(folder).eval()
+    short, long = (read(model, [5] * length, PREFILL, num_slots=100) for length in (200, 400))
+    assert long.state_bytes == 2 * short.state_bytes > 0
+
+
+def test_a_reading_is_consistent(folder: Path) -> None:
+    model = MemformerForCausalLM.from_pretrained(folder).eval()
+    found = read(model, [5] * 300, MEMORIZE, num_slots=100)
+    assert found.length == 300 and found.peak_bytes >= 0
+    assert found.tokens_per_second == pytest.approx(300 / found.seconds)
+
+
+def _cell(what: str, length: int, speed: float) -> dict[str, Any]:
+    return {
+        "what": what,
+        "length": length,
+        "tokens_per_second": speed,
+        "peak_bytes": 10 * length,
+        "state_bytes": 3 * length,
+    }
+
+
+def test_slowdown_is_the_last_speed_over_the_first() -> None:
+    cells = [_cell(MEMORIZE, 400, 30.0), _cell(MEMORIZE, 100, 40.0), _cell(PREFILL, 100, 9.0)]
+    assert slowdown(cells, MEMORIZE) == pytest.approx(0.75)
+    assert slowdown(cells, PREFILL) is None
+
+
+def test_a_plot_is_a_png(tmp_path: Path) -> None:
+    cells = [_cell(MEMORIZE, 128, 30.0), _cell(MEMORIZE, 256, 29.0), _cell(PREFILL, 128, 20.0)]
+    scaling.plot(tmp_path / "new" / "plot.png", "tiny", 100, cells)
+    assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_error_bars_may_touch_their_value(tmp_path: Path) -> None:
+    line = Line("a", [0, 1], [0.0, 1.0], [1e-17, 0.7], [0.3, 1.0 - 1e-16])
+    draw(tmp_path / "plot.png", "ends", [Panel("x", "y", [line], ticks=["0", "512"])])
+    assert (tmp_path / "plot.png").stat().st_size > 0
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report = {"cells": [{"a": [{"b": 1}, {"b": 2}]}], "empty": [], "text": "x"}
+    write_json(path, report)
+    assert json.loads(path.read_text()) == report
+    with pytest.raises(TypeError):
+        write_json(path, {"cells": object()})
+    assert json.loads(path.read_text()) == report
+    assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "3,3", "-1,4", "1.5"])
+def test_a_list_of_numbers_is_checked(text: str) -> None:
+    with pytest.raises(Exception, match="--lengths takes different whole numbers from 0 up"):
+        numbers(text, 0, "--lengths")
+
+
+def test_the_command_measures_each_cell_in_its_own_process(folder: Path, tmp_path: Path) -> None:
+    arguments = [str(folder), "--lengths", "700,600", "--plain-max", "600"]
+    arguments += ["--num-slots", "100", "--threads", "1", "--out", str(tmp_path / "s")]
+    result = CliRunner().invoke(scaling.app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "s.json").read_text())
+    measured = [(cell["what"], cell["length"]) for cell in report["cells"]]
+    assert measured == [(MEMORIZE, 600), (PREFILL, 600), (MEMORIZE, 700)]
+    assert report["finished"] and set(report["last_to_first"]) == {MEMORIZE}
+    assert all(cell["peak_bytes"] >= 0 and cell["state_bytes"] > 0 for cell in report["cells"])
+    assert "not run" in result.output
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")

