@@ -375,24 +375,27 @@ class Bench:
         """A document is read once; its questions continue copies of that cache."""
         backbone = self.model.backbone
         limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+        read = [sum(self.turns(document, distance), []) for document in documents]
+        asked = [[self.chat.question(fact, first=False) for fact in one.asked] for one in documents]
+        needed = MAX_NEW_TOKENS + max(
+            len(before) + max(map(len, questions))
+            for before, questions in zip(read, asked, strict=True)
+        )
+        if limit is not None and needed > limit:
+            raise WindowExceeded(f"{needed} tokens, and the window has {limit}")
         texts = []
-        for document in documents:
-            before = sum(self.turns(document, distance), [])
-            questions = [self.chat.question(fact, first=False) for fact in document.asked]
-            needed = len(before) + max(map(len, questions)) + MAX_NEW_TOKENS
-            if limit is not None and needed > limit:
-                raise WindowExceeded(f"{needed} tokens, and the window has {limit}")
+        for before, questions in zip(read, asked, strict=True):
             ids = torch.tensor([before], device=self.model.device)
             cache = backbone(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
             for some in _batches(questions, QUESTION_ROWS):
                 own = copy.deepcopy(cache)
                 own.batch_repeat_interleave(len(some))
-                asked, mask = self._pad(some, left=True)
-                read = ids.expand(len(some), -1)
+                after, mask = self._pad(some, left=True)
+                rows = ids.expand(len(some), -1)
                 texts += self._generate(
                     backbone,
-                    torch.cat([read, asked], 1),
-                    torch.cat([torch.ones_like(read), mask], 1),
+                    torch.cat([rows, after], 1),
+                    torch.cat([torch.ones_like(rows), mask], 1),
                     past_key_values=own,
                 )
             self.advance(len(before) + sum(map(len, questions)))
@@ -506,8 +509,8 @@ def run_cell(
 
 
 def _cost(row: str, facts: int, distance: int, window: int, cases: int) -> int:
-    """Tokens that a cell reads, roughly: a fact has 11, the turns around it 60, a question 50."""
-    before = 11 * facts + 60 + distance
+    """Tokens that a cell reads, roughly: a fact has 8, the turns around it 60, a question 50."""
+    before = 8 * facts + 60 + distance
     documents = -(-cases // min(facts, QUESTIONS))
     if row == "none":
         return 50 * cases
@@ -554,12 +557,15 @@ def plot(path: Path, model: str, cells: Sequence[dict[str, Any]]) -> None:
 def _panel(cells: Sequence[dict[str, Any]], axis: str, at: list[int], other: str, n: int) -> Panel:
     mine = [cell for cell in cells if cell[other] == n]
     lines = []
-    for row in dict.fromkeys(cell["row"] for cell in mine):
+    rows = list(dict.fromkeys(cell["row"] for cell in mine))
+    for place, row in enumerate(rows):
+        # beside one another, where values coincide
+        shift = 0.03 * (place - (len(rows) - 1) / 2)
         points = sorted((c for c in mine if c["row"] == row), key=lambda cell: cell[axis])
         lines.append(
             Line(
                 row,
-                [at.index(cell[axis]) for cell in points],
+                [at.index(cell[axis]) + shift for cell in points],
                 [cell["accuracy"] for cell in points],
                 [cell["interval"][0] for cell in points],
                 [cell["interval"][1] for cell in points],
@@ -610,6 +616,8 @@ def main(
     console = Console()
     loaded, tokenizer = open_model(model, device)
     bench = Bench(loaded, tokenizer, Haystack(tokenizer, book), seed, window, num_slots)
+    memory = loaded.memory_config.to_dict()
+    del memory["num_slots"]  # each row has its own
     settings = {
         "facts": all_facts,
         "distances": all_distances,
@@ -621,7 +629,7 @@ def main(
         "book": book.name if book else "eval/data/thursday.txt",
         "device": device,
         "max_new_tokens": MAX_NEW_TOKENS,
-        "memory": loaded.memory_config.to_dict() | {"num_slots": "see the rows"},
+        "memory": memory,
     }
     report = head("recall", model, settings)
     cells: list[dict[str, Any]] = []

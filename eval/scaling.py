@@ -4,15 +4,20 @@ plain model's prefill beside it.
     python -m eval.scaling MODEL --lengths 2048,4096,8192,16384 --out reports/scaling
 
 Each cell is a process of its own, so that no cell inherits the memory of another: it loads the
-model, reads 512 tokens to warm up, then reads the text once and is timed. Peak memory is the
-highest resident size while reading, less what was resident after loading. Where the kernel lets a
-process reset its peak (Linux does) neither loading nor warming up counts; elsewhere they do.
+model, reads 512 tokens to warm up, then reads the text and is timed, again and again until
+`--min-seconds` are over: short texts would otherwise be at the mercy of what else the machine does.
+Peak memory is the highest resident size while reading, less what was resident after loading. Where
+the kernel lets a process reset its peak (Linux does) neither loading nor warming up counts;
+elsewhere they do.
 
 The plain model stops at `--plain-max` tokens: its window, or what the machine can hold.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import multiprocessing
 import resource
 import sys
@@ -31,7 +36,7 @@ from rich.table import Table
 from eval.haystack import Haystack
 from eval.report import Line, Panel, draw, head, numbers, open_model, write_json
 
-MEMORIZE, PREFILL = "memorize", "plain prefill"
+MEMORIZE, PREFILL = "memorize", "prefill"
 WARM_UP_TOKENS = 512
 MIB = 2**20
 
@@ -44,6 +49,7 @@ class Cell:
     model: str | None
     length: int
     num_slots: int
+    min_seconds: float
     book: Path | None = None
     threads: int | None = None
 
@@ -54,14 +60,16 @@ def measure(cell: Cell) -> dict[str, Any]:
         torch.set_num_threads(cell.threads)
     model, tokenizer = open_model(cell.model)
     haystack = Haystack(tokenizer, cell.book)
-    return asdict(read(model, haystack.tokens(cell.length), cell.what, cell.num_slots))
+    text = haystack.tokens(cell.length)
+    return asdict(read(model, text, cell.what, cell.num_slots, cell.min_seconds))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one pass over a text took; the state is the memory, or the cache of keys and values."""
+    """What a pass over a text took; the state is the memory, or the cache of keys and values."""
 
     length: int
+    passes: int
     seconds: float
     tokens_per_second: float
     peak_bytes: int
@@ -69,18 +77,27 @@ class Reading:
     peak_was_reset: bool
 
 
-def read(model: Any, ids: Sequence[int], what: str, num_slots: int) -> Reading:
-    """Reads a text once, after a warm-up, and measures it."""
+def read(
+    model: Any, ids: Sequence[int], what: str, num_slots: int, min_seconds: float = 0.0
+) -> Reading:
+    """Reads a text after a warm-up, once or until so many seconds are over, and measures it."""
     text = torch.tensor([list(ids)])
     with torch.inference_mode():
+        _release()
         loaded = _resident()
         _pass(model, text[:, :WARM_UP_TOKENS], what, num_slots)
+        _release()
         was_reset = _reset_peak()
+        passes, elapsed = 0, 0.0
         started = time.perf_counter()
-        state_bytes = _pass(model, text, what, num_slots)
-        seconds = time.perf_counter() - started
+        while passes == 0 or elapsed < min_seconds:
+            state_bytes = _pass(model, text, what, num_slots)
+            passes += 1
+            elapsed = time.perf_counter() - started
+        seconds = elapsed / passes
     return Reading(
         length=len(ids),
+        passes=passes,
         seconds=seconds,
         tokens_per_second=len(ids) / seconds,
         peak_bytes=max(0, _peak() - loaded),
@@ -129,6 +146,16 @@ def _resident() -> int:
     return _peak() if found is None else found
 
 
+def _release() -> None:
+    """Gives freed memory back to the system, where there is a call for it (glibc has one).
+
+    Otherwise what loading left free is resident already, and reading seems to need less.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _reset_peak() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -166,7 +193,7 @@ def table(cells: Sequence[dict[str, Any]], lengths: Sequence[int]) -> Table:
         ratio = slowdown(cells, what)
         ratios += ["" if ratio is None else f"x {ratio:.2f}", "", ""]
     found.add_section()
-    found.add_row("last / first", *ratios)
+    found.add_row("last/first", *ratios)
     return found
 
 
@@ -180,7 +207,7 @@ def _figures(cell: dict[str, Any]) -> list[str]:
 
 def plot(path: Path, model: str, num_slots: int, cells: Sequence[dict[str, Any]]) -> None:
     """Speed against length, and peak memory against length."""
-    labels = {MEMORIZE: f"memorize, {num_slots:,} slots", PREFILL: PREFILL}
+    labels = {MEMORIZE: f"memorize, {num_slots:,} slots", PREFILL: "plain model's prefill"}
     panels = []
     for key, y_label, unit in (
         ("tokens_per_second", "tokens per second", 1),
@@ -211,6 +238,9 @@ def main(
     plain_max: Annotated[
         int, typer.Option(min=0, help="Longest text for the plain model; 0 leaves it out.")
     ] = 8192,
+    min_seconds: Annotated[
+        float, typer.Option(min=0, help="Read a text again until so many seconds are over.")
+    ] = 10.0,
     book: Annotated[
         Path | None, typer.Option(help="Text file to read from; an excerpt of a novel if left out.")
     ] = None,
@@ -228,6 +258,7 @@ def main(
         "lengths": all_lengths,
         "num_slots": num_slots,
         "plain_max": plain_max,
+        "min_seconds": min_seconds,
         "book": book.name if book else "eval/data/thursday.txt",
         "warm_up_tokens": WARM_UP_TOKENS,
     }
@@ -240,7 +271,7 @@ def main(
             if what == PREFILL and length > plain_max:
                 continue
             with console.status(f"{what}, {length:,} tokens"):
-                cell = Cell(what, model, length, num_slots, book, threads)
+                cell = Cell(what, model, length, num_slots, min_seconds, book, threads)
                 measured = _in_fresh_process(cell)
             cells.append({"what": what, **measured})
             report["last_to_first"] = {

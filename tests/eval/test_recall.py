@@ -46,6 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(folder: Path) -> Bench:
     model = MemformerForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        for weight in model.backbone.parameters():
+            # far from uniform attention, so that answers depend on what was read
+            weight.mul_(4.0 if weight.dim() > 1 else 1.0)
     # bytes are many: the window of the tiny model must hold some of the texts below
     model.backbone.config.max_position_embeddings = 2000
     tokenizer = byte_tokenizer()
@@ -326,6 +330,12 @@ def test_a_capped_memory_takes_fewer_bytes(bench: Bench) -> None:
     bench.answers("capped", documents, 400)
     assert unbounded is not None and bench.memory_bytes is not None
     assert bench.memory_bytes < unbounded
+
+
+def test_answers_depend_on_what_each_row_can_see(bench: Bench) -> None:
+    documents = make_documents(3, 6, seed=0)
+    found = {row: tuple(bench.answers(row, documents, 400)) for row in ROWS}
+    assert len(set(found.values())) == len(ROWS)
 
 
 def test_an_unknown_row_is_an_error(bench: Bench) -> None:

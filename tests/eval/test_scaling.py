@@ -37,8 +37,15 @@ def test_the_cache_of_the_plain_model_grows_with_length(folder: Path) -> None:
 def test_a_reading_is_consistent(folder: Path) -> None:
     model = MemformerForCausalLM.from_pretrained(folder).eval()
     found = read(model, [5] * 300, MEMORIZE, num_slots=100)
-    assert found.length == 300 and found.peak_bytes >= 0
+    assert found.length == 300 and found.passes == 1 and found.peak_bytes >= 0
     assert found.tokens_per_second == pytest.approx(300 / found.seconds)
+
+
+def test_a_short_text_is_read_until_enough_seconds_are_over(folder: Path) -> None:
+    model = MemformerForCausalLM.from_pretrained(folder).eval()
+    found = read(model, [5] * 30, MEMORIZE, num_slots=100, min_seconds=0.2)
+    assert found.passes * found.seconds >= 0.2
+    assert found.seconds == pytest.approx(30 / found.tokens_per_second)
 
 
 def _cell(what: str, length: int, speed: float) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def test_a_list_of_numbers_is_checked(text: str) -> None:
 
 
 def test_the_command_measures_each_cell_in_its_own_process(folder: Path, tmp_path: Path) -> None:
-    arguments = [str(folder), "--lengths", "700,600", "--plain-max", "600"]
+    arguments = [str(folder), "--lengths", "700,600", "--plain-max", "600", "--min-seconds", "0"]
     arguments += ["--num-slots", "100", "--threads", "1", "--out", str(tmp_path / "s")]
     result = CliRunner().invoke(scaling.app, arguments)
     assert result.exit_code == 0, result.output
