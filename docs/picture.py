@@ -1,6 +1,6 @@
 """Draws `docs/how_it_works.svg`, the picture in the README.
 
-    python -m docs.picture [FILE.svg]
+    python docs/picture.py [FILE]
 
 Above: segments of text, one frozen decoder, one memory. Below: one memory layer.
 """

@@ -1,0 +1,180 @@
+"""The README says what is there: its example, its commands, its tree, its links, its picture."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from typer.main import get_command
+
+from memformer import cli
+from memformer.backbone import _FAMILIES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(memformer [a-z]|make [a-z]|python -m )")
+
+
+def blocks(language: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == language]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands in shell blocks and in code between backticks, as words without comments."""
+    shell = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in shell for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines += re.findall(r"`([^`\n]+)`", prose)
+    return [shlex.split(line, comments=True) for line in lines if COMMAND.match(line)]
+
+
+def wrong(words: list[str]) -> str | None:
+    """What a command names that is not there; None where all is."""
+    match words:
+        case ["make", target]:
+            makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+            return None if re.search(rf"^{target}:", makefile, re.MULTILINE) else target
+        case ["memformer", name, *arguments]:
+            found = getattr(get_command(cli.app), "commands")  # noqa: B009 - not in click's type
+            return wrong_option(found[name], arguments) if name in found else name
+        case ["python", "-m", module, *arguments]:
+            if importlib.util.find_spec(module) is None:
+                return module
+            if module.startswith("eval."):
+                app: typer.Typer = importlib.import_module(module).app
+                return wrong_option(get_command(app), arguments)
+            return None
+    return " ".join(words)
+
+
+def wrong_option(command: object, arguments: list[str]) -> str | None:
+    known = {option for one in getattr(command, "params") for option in one.opts}  # noqa: B009
+    given = [word for word in arguments if word.startswith("-")]
+    return next((word for word in given if word not in known), None)
+
+
+def tree(text: str) -> dict[str, str]:
+    """Path to comment of everything in the tree of the README."""
+    listed, folders = {}, []
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        name, _, comment = line.strip().partition(" ")
+        folders = folders[: indent // 2]
+        listed["".join(folders) + name] = comment.strip()
+        if name.endswith("/"):
+            folders.append(name)
+    return listed
+
+
+TREE = tree(README.partition("## The tree")[2].split("```")[1].strip("\n"))
+
+
+def test_the_example_parses_and_imports_public_names_only() -> None:
+    (example,) = blocks("python")
+    lines = [line for line in example.splitlines() if line.strip()]
+    assert len(lines) <= 16
+    for node in ast.walk(ast.parse(example)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, name.name) for name in node.names)
+            assert not any(name.name.startswith("_") for name in node.names)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    from memformer.pretrained import DEFAULT_MODEL, local_path
+
+    if local_path(DEFAULT_MODEL) is None:
+        pytest.skip("the default model is not here; `memformer fetch` gets it")
+    (example,) = blocks("python")
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    said = re.search(r"^It prints `([^`]+)`", README, re.MULTILINE)
+    assert said and ended.stdout.strip() == said[1]
+    assert (tmp_path / "ines.memory").is_file()
+
+
+def test_the_readme_names_the_commands_that_matter() -> None:
+    named = {
+        " ".join(words[:3] if words[0] == "python" else words[:2]) for words in commands(README)
+    }
+    assert {"make demo", "make test", "python -m eval.recall", "python -m eval.scaling"} <= named
+    assert {f"memformer {name}" for name in ("chat", "ask", "attach", "fetch")} <= named
+
+
+@pytest.mark.parametrize("words", commands(README), ids=" ".join)
+def test_every_command_in_the_readme_exists(words: list[str]) -> None:
+    assert wrong(words) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("make coffee", "coffee"),
+        ("memformer sing", "sing"),
+        ("memformer chat --loudly", "--loudly"),
+        ("python -m eval.nothing", "eval.nothing"),
+        ("python -m eval.recall --quickly", "--quickly"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, missing: str) -> None:
+    (words,) = commands(f"Run `{command}`.")
+    assert wrong(words) == missing
+
+
+def test_everything_in_the_tree_is_there_and_explained() -> None:
+    assert len(TREE) > 20
+    assert [path for path in TREE if not (ROOT / path).exists()] == []
+    assert [path for path, comment in TREE.items() if not comment] == []
+
+
+@pytest.mark.parametrize("folder", ["memformer", "eval"])
+def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+    assert there - TREE.keys() <= {"eval/__init__.py"}
+
+
+def test_every_link_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert "docs/how_it_works.svg" in links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_the_supported_families_are_those_of_the_table() -> None:
+    line = next(line for line in README.splitlines() if line.startswith("Supported families"))
+    families = line.partition("`memformer.register_backbone`")[0]
+    assert set(re.findall(r"`(\w+)`", families)) - {"model_type"} == set(_FAMILIES)
+
+
+def test_the_picture_is_drawn_and_is_the_one_in_the_repository(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    fresh = tmp_path / "picture.svg"
+    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", fresh], check=True, cwd=tmp_path)
+    kept = ROOT / "docs" / "how_it_works.svg"
+    drawn, committed = (ElementTree.parse(path).getroot() for path in (fresh, kept))
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+
+    # outlines may differ between versions of matplotlib; the parts and the words do not
+    def parts(root: ElementTree.Element) -> list[str | None]:
+        return [one.get("id") for one in root.iter("{http://www.w3.org/2000/svg}g")]
+
+    def words(path: Path) -> list[str]:
+        return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+
+    assert parts(drawn) == parts(committed)
+    assert words(fresh) == words(kept) != []
