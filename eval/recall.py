@@ -13,8 +13,9 @@ takes them as independent). Answers are greedy and count only if exact. The rows
 - `memformer`: facts and book were memorized, the question is asked in a new segment
 - `capped`: the same with at most `--num-slots` slots
 
-All rows see the same documents, and a document has the same facts at every distance. Names, facts
-and wordings occur nowhere else in this project: this is a test, so never tune anything on it.
+All rows see the same documents, and a document has the same facts at every distance. The recipe of
+the memory was found with other names, facts and wordings: this is a test, so never tune anything
+on it.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def make_documents(num_facts: int, cases: int, seed: int) -> list[Document]:
     """
     if not 1 <= num_facts <= len(NAMES):
         raise ValueError(f"facts must be between 1 and {len(NAMES)}; got {num_facts}.")
-    documents = []
+    documents: list[Document] = []
     left = cases
     while left > 0:
         draws = random.Random(f"{seed}/{num_facts}/{len(documents)}")
@@ -497,7 +498,7 @@ def run_cell(
                 "correct": answer(text) == fact.value.lower(),
             }
         )
-    correct = sum(one["correct"] for one in predictions)
+    correct = sum(bool(one["correct"]) for one in predictions)
     return cell | {
         "correct": correct,
         "accuracy": correct / len(predictions),

@@ -172,7 +172,7 @@ def slowdown(cells: Sequence[dict[str, Any]], what: str) -> float | None:
     mine = sorted((c for c in cells if c["what"] == what), key=lambda cell: cell["length"])
     if len(mine) < 2:
         return None
-    return mine[-1]["tokens_per_second"] / mine[0]["tokens_per_second"]
+    return float(mine[-1]["tokens_per_second"] / mine[0]["tokens_per_second"])
 
 
 def table(cells: Sequence[dict[str, Any]], lengths: Sequence[int]) -> Table:

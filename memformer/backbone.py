@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +50,7 @@ class Backbone:
         config: Any = model.config
         self.model = model
         self.family = family
-        self.layers = list(model.get_submodule(family.layers))
+        self.layers = list(cast(nn.ModuleList, model.get_submodule(family.layers)))
         self.rotary = model.get_submodule(family.rotary) if family.rotary else None
         self.hidden: int = config.hidden_size
         self.heads: int = config.num_attention_heads
@@ -128,7 +128,8 @@ class Backbone:
 
     def scale(self, layer: int) -> float:
         """What the layer multiplies q . k with."""
-        return float(self.attention(layer).scaling)
+        attention: Any = self.attention(layer)
+        return float(attention.scaling)
 
     def softcap(self, layer: int) -> float | None:
         """Magnitude at which the layer caps its attention logits, if it does."""
@@ -167,9 +168,7 @@ def register_backbone(model_type: str, family: Family) -> None:
 def _corrected(outputs: Projected, corrections: Corrections) -> Projected:
     if corrections is None:
         return outputs
-    query, key, value = (
-        out + change for out, change in zip(outputs, corrections, strict=True)
-    )
+    query, key, value = (out + change for out, change in zip(outputs, corrections, strict=True))
     return query, key, value
 
 
@@ -218,9 +217,7 @@ _FAMILIES: dict[str, Family] = {
     "gemma2": _llama_like(_separate),
     "gemma3_text": _llama_like(_separate_head_norms),
     "gpt2": Family("transformer.h", "attn", "c_proj", _gpt2),
-    "gpt_neox": Family(
-        "gpt_neox.layers", "attention", "dense", _gpt_neox, "gpt_neox.rotary_emb"
-    ),
+    "gpt_neox": Family("gpt_neox.layers", "attention", "dense", _gpt_neox, "gpt_neox.rotary_emb"),
     "llama": _llama_like(_separate),
     "mistral": _llama_like(_separate),
     "olmo2": _llama_like(_separate_whole_norms),

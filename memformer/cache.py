@@ -71,6 +71,7 @@ class MemoryCache(DynamicCache):
         unused = int((~self.real).all(0).long().cumprod(0).sum())
         if unused:
             self.ids, self.real = self.ids[:, unused:], self.real[:, unused:]
+            layer: Any
             for layer in self.layers:
                 layer.keys = layer.keys[:, :, unused:]
                 layer.values = layer.values[:, :, unused:]
@@ -85,7 +86,7 @@ class MemoryCache(DynamicCache):
         self.first_column = self.first_column[rows]
         self.ids, self.real = self.ids[rows], self.real[rows]
 
-    def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         """Beams change places; their memories go with them."""
         super().reorder_cache(beam_idx)
         self._choose_rows(beam_idx)

@@ -114,8 +114,7 @@ def load_model(
             "`memformer fetch`."
         )
     if config is None and "gguf_file" not in kwargs:
-        lookup = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
-        config = AutoConfig.from_pretrained(source, **lookup)
+        config = AutoConfig.from_pretrained(source, **_chosen(kwargs, "revision", "token"))
     if isinstance(config, MemformerConfig):
         if memory_config is not None:
             raise ValueError(
@@ -125,7 +124,6 @@ def load_model(
         return _open(cls, folder, source, config, backbone, kwargs)
     if backbone is not None:
         raise ValueError(f"{name} is a plain decoder; backbone= is for memformer checkpoints.")
-    kwargs.pop("attn_implementation", None) if kwargs.get("attn_implementation") is None else None
     model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
     if "gguf_file" in kwargs:
         del model.config.quantization_config
@@ -134,8 +132,7 @@ def load_model(
                 delattr(model, attribute)
         model.config._name_or_path = ""  # a GGUF file cannot be named by its folder alone
     if tokenizer is None:
-        lookup = {key: kwargs[key] for key in ("revision", "gguf_file") if key in kwargs}
-        tokenizer = _tokenizer(source, lookup)
+        tokenizer = _tokenizer(source, _chosen(kwargs, "revision", "gguf_file"))
     return cls.from_backbone(model, memory_config, tokenizer)
 
 
@@ -204,8 +201,12 @@ def _weights(folder: Path, source: str, kwargs: dict[str, Any]) -> dict[str, Ten
     return {name: value.to(torch.float32) for name, value in weights.items()}
 
 
+def _chosen(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: arguments[name] for name in names if name in arguments}
+
+
 def _tokenizer(source: str, lookup: dict[str, Any]) -> Any | None:
-    """The tokenizer beside a decoder; None where there is none, which calibration can do without."""
+    """The tokenizer beside a decoder; None where there is none: calibration can do without."""
     try:
         return AutoTokenizer.from_pretrained(source, **lookup)
     except (OSError, ValueError, KeyError, TypeError):

@@ -513,7 +513,7 @@ def _load(
 
         from memformer import MemformerForCausalLM
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         options = {} if memory_config is None else {"memory_config": memory_config}
         model = MemformerForCausalLM.from_pretrained(where, **options)
         if torch.cuda.is_available():

@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,9 +73,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         self.memory_config = MemoryConfig.from_dict(config.memory_config or {})
         self._family = [Backbone.of(backbone)]  # in a list: a view of the backbone, no submodule
         family = self._family[0]
-        layers = calibrate.choose_layers(
-            self.memory_config.memory_layers, len(family.layers), None
-        )
+        layers = calibrate.choose_layers(self.memory_config.memory_layers, len(family.layers), None)
         self.memory_config = dataclasses.replace(self.memory_config, memory_layers=layers)
         config.memory_config = self.memory_config.to_dict()
         self.memory = nn.ModuleList(
@@ -138,9 +136,14 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         )
         model = cls(config, backbone)
         with torch.no_grad():
-            for layer in model.memory:
+            for layer in model.memory_layers:
                 layer.null_logit.copy_(nulls[layer.layer] + wanted.null_offset)
         return model.train(backbone.training)
+
+    @property
+    def memory_layers(self) -> list[MemoryLayer]:
+        """The memory layers, lowest first."""
+        return [cast(MemoryLayer, layer) for layer in self.memory]
 
     # ---- memory ----------------------------------------------------------------------------
 
@@ -222,7 +225,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
 
     def calibration_report(self) -> list[dict[str, float]]:
         """Per memory layer: its number, and its null logits' mean over heads."""
-        means = [float(layer.null_logit.detach().mean()) for layer in self.memory]
+        means = [float(layer.null_logit.detach().mean()) for layer in self.memory_layers]
         return [
             {"layer": number, "null_logit_mean": mean}
             for number, mean in zip(self._layer_numbers, means, strict=True)
@@ -280,46 +283,45 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         real = torch.cat([open_turns != EMPTY, real], 1)
         segments = cut(ids, real, self.memory_config.segment_tokens)
         turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
-        done = 0
-        for begin, end in self._chunks(segments, lambda: state, segments_per_chunk):
+        begin = done = 0
+        while begin < len(segments):
+            end = self._chunk_end(begin, segments, state, segments_per_chunk)
             part = segments.part(begin, end)
             _, state = self._run(part, turns[:, begin:end, : part.ids.shape[2]], state)
             done += int(part.real.sum((1, 2)).max())
             if progress is not None:
                 progress(max(0, done - open_ids.shape[1]))
-        return dataclasses.replace(state, fingerprint=self.fingerprint)
+            begin = end
+        return state.replaced(fingerprint=self.fingerprint)
 
     def _begin_turn(
         self, state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
     ) -> tuple[MemoryState, Int[Tensor, " batch"]]:
         begins = real.any(-1).long() * (0 if same_turn else 1)
-        after = dataclasses.replace(state, num_turns=state.num_turns + begins)
+        after = state.replaced(num_turns=state.num_turns + begins)
         return after, (after.num_turns - 1).clamp_min(0)
 
-    def _chunks(
+    def _chunk_end(
         self,
+        begin: int,
         segments: Segments,
-        state: Callable[[], MemoryState],
+        state: MemoryState,
         segments_per_chunk: int | None,
-    ) -> Iterator[tuple[int, int]]:
-        """How many segments to encode at once: all that need no eviction in between."""
+    ) -> int:
+        """How far to encode at once: as many segments as need no eviction in between."""
         if segments_per_chunk is not None and segments_per_chunk < 1:
             raise ValueError(f"segments_per_chunk must be at least 1; got {segments_per_chunk}.")
         tokens = self.memory_config.segment_tokens
-        begin, total = 0, len(segments)
-        while begin < total:
+        if segments_per_chunk is not None:
             count = segments_per_chunk
-            if count is None and self.training:
-                count = total
-            elif count is None:
-                now = state()
-                count = PARALLEL_TOKENS // tokens
-                if now.num_slots is not None:
-                    most = int(now.occupied.sum(-1).max())
-                    count = min(count, (now.num_slots - most) // tokens)
-            end = min(total, begin + max(1, count))
-            yield begin, end
-            begin = end
+        elif self.training:
+            count = len(segments)
+        else:
+            count = PARALLEL_TOKENS // tokens
+            if state.num_slots is not None:
+                free = state.num_slots - int(state.occupied.sum(-1).max())
+                count = min(count, free // tokens)
+        return min(len(segments), begin + max(1, count))
 
     def _run(
         self,
@@ -431,9 +433,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                     **kwargs,
                 )
             else:
-                output = self._forward_long(input_ids, real, state, turn, segments_per_chunk)
-                output.logits = output.logits[:, -logits_to_keep:]
-        if labels is not None:
+                logits, state = self._forward_long(input_ids, real, state, turn, segments_per_chunk)
+                output = MemformerOutput(logits=logits[:, -logits_to_keep:], memory=state)
+        if labels is not None and output.logits is not None:
             labels = labels.masked_fill(~real, IGNORED_LABEL)
             output.loss = self.loss_function(
                 logits=output.logits,
@@ -463,7 +465,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             logits=outputs.logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            memory=dataclasses.replace(after, fingerprint=self.fingerprint),
+            memory=after.replaced(fingerprint=self.fingerprint),
         )
 
     def _forward_long(
@@ -473,24 +475,24 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         state: MemoryState,
         turn: Int[Tensor, " batch"],
         segments_per_chunk: int | None,
-    ) -> MemformerOutput:
+    ) -> tuple[Float[Tensor, "batch tokens vocabulary"], MemoryState]:
         segments = cut(ids, real, self.memory_config.segment_tokens)
-        logits: Tensor | None = None
-        for begin, end in self._chunks(segments, lambda: state, segments_per_chunk):
+        logits = torch.zeros(0)
+        begin = 0
+        while begin < len(segments):
+            end = self._chunk_end(begin, segments, state, segments_per_chunk)
             part = segments.part(begin, end)
-            outputs, state = self._run(
-                part, turn[:, None, None].expand_as(part.ids), state, logits=True
-            )
-            if outputs is None:
-                continue
-            if logits is None:
-                logits = outputs.new_zeros(*ids.shape, outputs.shape[-1])
-            rows, numbers = part.sequences
-            entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
-            columns = part.column[rows, numbers][entry, place]
-            logits = logits.index_put((rows[entry], columns), outputs[entry, place])
-        state = dataclasses.replace(state, fingerprint=self.fingerprint)
-        return MemformerOutput(logits=logits, memory=state)
+            turns = turn[:, None, None].expand_as(part.ids)
+            outputs, state = self._run(part, turns, state, logits=True)
+            if outputs is not None:
+                if logits.numel() == 0:
+                    logits = outputs.new_zeros(*ids.shape, outputs.shape[-1])
+                rows, numbers = part.sequences
+                entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
+                columns = part.column[rows, numbers][entry, place]
+                logits = logits.index_put((rows[entry], columns), outputs[entry, place])
+            begin = end
+        return logits, state.replaced(fingerprint=self.fingerprint)
 
     def _forward_cached(
         self,
@@ -508,9 +510,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         while begin < ids.shape[1]:
             full = (cache.lengths >= tokens).nonzero().flatten()
             if full.numel():
-                memory = self._ingest(
-                    cache.ids[full], cache.real[full], cache.memory.select(full)
-                )
+                memory = self._ingest(cache.ids[full], cache.real[full], cache.memory.select(full))
                 cache.turn_page(full, memory.closed())
             fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
             end = begin + int(fits.long().cumprod(0).sum())
@@ -570,7 +570,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if kwargs.get("past_key_values") is not None:
             raise ValueError("Pass memory= to generate instead of past_key_values.")
-        config, _ = self._prepare_generation_config(kwargs.get("generation_config"), **kwargs)
+        # transformers types its mixin's self as a protocol that no class of its own satisfies
+        generation: Any = super()
+        config, _ = generation._prepare_generation_config(kwargs.get("generation_config"), **kwargs)
         attention_mask = kwargs.get("attention_mask")
         if attention_mask is None:
             attention_mask = self._guess_mask(inputs, config)
@@ -595,7 +597,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs["memory"] = memory
         else:
             kwargs["past_key_values"] = MemoryCache(before, int(first_column.min()), first_column)
-        result = super().generate(inputs, **kwargs)
+        result: Any = generation.generate(inputs, **kwargs)
         structured = not isinstance(result, Tensor)
         if not (return_memory or structured):
             return result
@@ -644,7 +646,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             if isinstance(memory := kwargs.get("memory"), MemoryState):
                 rows = torch.arange(memory.batch_size).repeat_interleave(expand_size)
                 kwargs["memory"] = memory.select(rows)
-        expanded: tuple[Any, dict[str, Any]] = super()._expand_inputs_for_generation(
+        generation: Any = super()
+        expanded: tuple[Any, dict[str, Any]] = generation._expand_inputs_for_generation(
             expand_size=expand_size, **kwargs
         )
         return expanded
@@ -707,14 +710,16 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         """The backbone's."""
         self.backbone.set_output_embeddings(new_embeddings)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, **kwargs: Any
+    ) -> None:
         """Saves the memory path and a reference to the backbone; see `checkpoint.save_model`."""
         from memformer.checkpoint import save_model
 
         save_model(self, save_directory, **kwargs)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
     ) -> MemformerForCausalLM:
         """Opens a memformer checkpoint, or attaches a memory to a plain decoder.

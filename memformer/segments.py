@@ -58,6 +58,4 @@ def cut(
     kept = place < real.sum(-1, keepdim=True)
     moved = ids.gather(1, order) if columns else order
     shape = (batch, num_segments, segment_tokens)
-    return Segments(
-        moved.masked_fill(~kept, 0).view(shape), kept.view(shape), order.view(shape)
-    )
+    return Segments(moved.masked_fill(~kept, 0).view(shape), kept.view(shape), order.view(shape))

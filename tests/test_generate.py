@@ -88,9 +88,10 @@ def test_returned_memory_is_the_memory_of_what_was_said(settings, prompt):
         assert torch.equal(in_order(memory, "token", row), in_order(wanted, "token", row))
         for name in ("usage", "reads", "turn"):
             torch.testing.assert_close(in_order(memory, name, row), in_order(wanted, name, row))
-    assert all(torch.equal(a, b) for a, b in zip(
-        kept._tensors().values(), before._tensors().values(), strict=True
-    ))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(kept._tensors().values(), before._tensors().values(), strict=True)
+    )
 
 
 def test_finished_rows_write_their_end_token_and_no_padding():
@@ -162,12 +163,16 @@ def test_a_memory_cache_is_not_cropped():
         ({"inputs": torch.zeros(1, 0, dtype=torch.long)}, "prompt is empty"),
         ({"inputs": None}, "prompt is empty"),
         (
-            {"inputs": torch.ones(2, 3, dtype=torch.long),
-             "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])},
+            {
+                "inputs": torch.ones(2, 3, dtype=torch.long),
+                "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]]),
+            },
             "prompt in row 1 is empty",
         ),
-        ({"inputs": torch.ones(1, 3, dtype=torch.long), "past_key_values": DynamicCache()},
-         "memory="),
+        (
+            {"inputs": torch.ones(1, 3, dtype=torch.long), "past_key_values": DynamicCache()},
+            "memory=",
+        ),
     ],
 )
 def test_bad_prompts_get_a_sentence(arguments, sentence):

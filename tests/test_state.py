@@ -162,7 +162,15 @@ def test_inspect_tells_where_everything_came_from():
     assert [row["age"] for row in rows] == list(range(11, 0, -1))
     assert {row["segment"] for row in rows} == {0, 1} and {row["turn"] for row in rows} == {0}
     assert set(rows[0]) == {
-        "row", "slot", "text", "strength", "usage", "age", "reads", "turn", "segment",
+        "row",
+        "slot",
+        "text",
+        "strength",
+        "usage",
+        "age",
+        "reads",
+        "turn",
+        "segment",
     }
 
 

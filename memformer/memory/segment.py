@@ -8,8 +8,6 @@ layers write; `finish` turns it into the next `MemoryState`.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -100,9 +98,7 @@ class MemoryPass:
         null_logit: Float[Tensor, " heads"],
         softcap: float | None,
     ) -> (
-        tuple[
-            Float[Tensor, "entries tokens heads width"], Float[Tensor, "entries tokens heads"]
-        ]
+        tuple[Float[Tensor, "entries tokens heads width"], Float[Tensor, "entries tokens heads"]]
         | None
     ):
         """Reads for every token of the chunk.
@@ -124,7 +120,8 @@ class MemoryPass:
             strength = torch.cat([strength, self.strength], 1)
             written_at = torch.cat([written_at, self.written_at], 1)
         full = self.gather(queries)
-        words, evidence, mass = [], [], []
+        words, evidence = [], []
+        mass: list[Tensor | None] = []
         for segment in range(segments):
             seen = stored + segment * tokens
             query = full[:, segment]
@@ -154,10 +151,11 @@ class MemoryPass:
 
     def read_mass(self, segment: int, slots: int) -> Float[Tensor, "batch slots"]:
         """Read weight that one segment put on each slot: summed over tokens, mean over heads."""
-        rows = [mass[segment] for mass in self._mass.values() if mass[segment] is not None]
+        layers = [mass[segment] for mass in self._mass.values()]
+        rows = [row for row in layers if row is not None]
         if not rows:
             return self.state.usage.new_zeros(self.state.batch_size, slots)
-        mean = torch.stack(rows).mean(0)  # type: ignore[arg-type]
+        mean = torch.stack(rows).mean(0)
         return torch.nn.functional.pad(mean, (0, slots - mean.shape[1]))
 
     def finish(
@@ -203,13 +201,12 @@ class MemoryPass:
             aged = aged_usage(table["usage"], mass, counts[:, segment], state.usage_half_life)
             table["usage"] = torch.where(closes, aged, table["usage"])
             table["reads"] = table["reads"] + mass
-            table["open_reads"] = torch.where(closes, table["open_reads"], table["open_reads"] + mass)
+            table["open_reads"] = table["open_reads"] + mass.masked_fill(closes, 0.0)
             begin = stored + segment * tokens
             table["usage"][:, begin : begin + tokens] = strength.detach()[
                 :, segment * tokens : (segment + 1) * tokens
             ]
-        after = dataclasses.replace(
-            state,
+        after = state.replaced(
             **table,
             keys=state.keys.new_zeros(0),
             values=state.values.new_zeros(0),
@@ -252,7 +249,7 @@ class MemoryPass:
             )
             for name, new in (("keys", self._keys), ("values", self._values))
         }
-        return dataclasses.replace(after, **table, **contents)
+        return after.replaced(**table, **contents)
 
     @staticmethod
     def _arrange(old: Tensor, new: Tensor, source: Tensor, nothing: Tensor) -> Tensor:

@@ -216,13 +216,15 @@ class MemoryState:
 
     # ---- copies --------------------------------------------------------------------------
 
+    def replaced(self, **changes: Any) -> MemoryState:
+        """The same memory with other values for some fields."""
+        return dataclasses.replace(self, **changes)
+
     def _tensors(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("keys", "values", *TABLE, *ROW)}
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> MemoryState:
-        return dataclasses.replace(
-            self, **{name: change(tensor) for name, tensor in self._tensors().items()}
-        )
+        return self.replaced(**{name: change(tensor) for name, tensor in self._tensors().items()})
 
     def clone(self) -> MemoryState:
         """A copy that shares no tensor with this one."""
@@ -237,9 +239,8 @@ class MemoryState:
     ) -> MemoryState:
         """The same memory on another device; `dtype` changes the slot contents only."""
         moved = self._map(lambda tensor: tensor.to(device))
-        return dataclasses.replace(
-            moved, keys=moved.keys.to(dtype or self.dtype), values=moved.values.to(dtype or self.dtype)
-        )
+        dtype = dtype or self.dtype
+        return moved.replaced(keys=moved.keys.to(dtype), values=moved.values.to(dtype))
 
     def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> MemoryState:
         """The memories of the given rows, in that order; rows may repeat.
@@ -249,8 +250,7 @@ class MemoryState:
         """
         index = torch.as_tensor(rows, dtype=torch.long, device=self.device)
         self._check_rows(index)
-        return dataclasses.replace(
-            self,
+        return self.replaced(
             **{
                 name: tensor.index_select(1 if name in ("keys", "values") else 0, index)
                 for name, tensor in self._tensors().items()
@@ -261,8 +261,7 @@ class MemoryState:
         """This batch with the given rows replaced by the rows of `other`."""
         slots = max(self.token.shape[1], other.token.shape[1])
         mine, theirs = self.padded(slots), other.padded(slots)
-        return dataclasses.replace(
-            mine,
+        return mine.replaced(
             **{
                 name: tensor.index_copy(
                     1 if name in ("keys", "values") else 0, rows, getattr(theirs, name)
@@ -282,7 +281,7 @@ class MemoryState:
         }
         for name, fill in TABLE.items():
             grown[name] = pad(getattr(self, name), (0, extra), value=fill)
-        return dataclasses.replace(self, **grown)
+        return self.replaced(**grown)
 
     # ---- taking things out (in place) ----------------------------------------------------
 
@@ -352,8 +351,7 @@ class MemoryState:
         written = is_open.sum(-1)
         usage = aged_usage(self.usage, self.open_reads, written, self.usage_half_life)
         usage = torch.where(is_open, self.strength.detach(), usage)
-        state = dataclasses.replace(
-            self,
+        state = self.replaced(
             usage=torch.where(ending[:, None], usage, self.usage),
             open_reads=torch.zeros_like(self.open_reads),
             num_segments=self.num_segments + ending.long(),
@@ -383,8 +381,7 @@ class MemoryState:
         real = is_open.gather(1, order)
         ids = self.token.gather(1, order).masked_fill(~real, EMPTY)
         turns = self.turn.gather(1, order).masked_fill(~real, EMPTY)
-        state = dataclasses.replace(
-            self,
+        state = self.replaced(
             clock=self.clock - is_open.sum(-1),
             reads=(self.reads - self.open_reads).clamp_min(0.0),
             open_reads=torch.zeros_like(self.open_reads),
