@@ -178,7 +178,13 @@ class Document:
         return " ".join(fact.sentence for fact in self.facts)
 
 
-def make_documents(num_facts: int, cases: int, seed: int) -> list[Document]:
+def make_documents(
+    num_facts: int,
+    cases: int,
+    seed: int,
+    names: Sequence[str] = NAMES,
+    kinds: Sequence[Kind] = KINDS,
+) -> list[Document]:
     """Documents that hold so many facts each and so many questions in all.
 
     The same arguments give the same documents, and more cases only append some. Names and values
@@ -187,17 +193,16 @@ def make_documents(num_facts: int, cases: int, seed: int) -> list[Document]:
     Raises:
         ValueError: more facts than names.
     """
-    if not 1 <= num_facts <= len(NAMES):
-        raise ValueError(f"facts must be between 1 and {len(NAMES)}; got {num_facts}.")
+    if not 1 <= num_facts <= len(names):
+        raise ValueError(f"facts must be between 1 and {len(names)}; got {num_facts}.")
     documents: list[Document] = []
     left = cases
     while left > 0:
         draws = random.Random(f"{seed}/{num_facts}/{len(documents)}")
         used: set[str] = set()
         facts = []
-        for name in draws.sample(NAMES, num_facts):
-            kinds = [kind for kind in KINDS if not used.issuperset(kind.values)]
-            kind = draws.choice(kinds)
+        for name in draws.sample(list(names), num_facts):
+            kind = draws.choice([kind for kind in kinds if not used.issuperset(kind.values)])
             value = draws.choice([value for value in kind.values if value not in used])
             used.add(value)
             facts.append(Fact(name, kind, value))

@@ -96,12 +96,11 @@ class MemoryLayer(nn.Module):
         if index == 0:
             self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
             self.write_gate_bias = nn.Parameter(torch.tensor(WRITE_GATE_BIAS))
-        attention = backbone.attention(layer)
-        attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
 
-    def _before_attention(
+    def before_attention(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Hook on the attention module: write, read, and prepare the mix."""
         memory_pass: MemoryPass | None = kwargs.pop("memory_pass", None)
         if memory_pass is not None:
             x = args[0] if args else kwargs["hidden_states"]

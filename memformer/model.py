@@ -87,14 +87,39 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             )
             for index, layer in enumerate(layers)
         )
-        for layer in set(range(len(family.layers))) - set(layers):
-            family.attention(layer).register_forward_pre_hook(
-                drop_memory_argument, with_kwargs=True
-            )
+        self._hooks = self._attach()
         self.memory.to(backbone.device)
         backbone.requires_grad_(False)
         self.generation_config = backbone.generation_config
         self.post_init()
+
+    def _attach(self) -> list[Any]:
+        """Hooks every attention module; those without a memory only drop its argument."""
+        family = self._family[0]
+        hooks: dict[int, Any] = {
+            layer.layer: layer.before_attention for layer in self.memory_layers
+        }
+        attentions = [family.attention(layer) for layer in range(len(family.layers))]
+        for attention in attentions:
+            for hook in attention._forward_pre_hooks.values():
+                if getattr(hook, "__module__", "") == drop_memory_argument.__module__:
+                    raise ValueError(
+                        "This backbone has a memory already; take it off with "
+                        "model.unload_memory(), or load the backbone anew."
+                    )
+        return [
+            attention.register_forward_pre_hook(
+                hooks.get(layer) or drop_memory_argument, with_kwargs=True
+            )
+            for layer, attention in enumerate(attentions)
+        ]
+
+    def unload_memory(self) -> PreTrainedModel:
+        """Takes the memory off; returns the backbone as it was before."""
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+        return self.backbone
 
     def init_weights(self) -> None:
         """Nothing to do: backbone and memory layers come initialised."""

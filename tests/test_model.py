@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import memformer
+import memformer.backbone as backbones_module
 from memformer import (
     Family,
     IncompatibleMemory,
@@ -126,7 +127,8 @@ def test_unknown_families_are_named_with_the_cure():
         MemformerForCausalLM.from_backbone(tiny_backbone().model)
 
 
-def test_a_registered_family_works():
+def test_a_registered_family_works(monkeypatch):
+    monkeypatch.setattr(backbones_module, "_FAMILIES", dict(backbones_module._FAMILIES))
     backbone = tiny_backbone()
     known = Backbone.of(backbone).family
     backbone.config.model_type = "newcomer"
@@ -197,6 +199,21 @@ def test_bad_configs_get_a_sentence(values, sentence):
 def test_config_round_trips_through_json():
     config = MemoryConfig(num_slots=None, memory_layers=[3, 1])
     assert MemoryConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_backbone_takes_one_memory_at_a_time():
+    model = attached()
+    ids = random_ids(1, 20)
+    with torch.no_grad():
+        remembered = model(ids).logits
+    with pytest.raises(ValueError, match="has a memory already"):
+        MemformerForCausalLM.from_backbone(model.backbone, MemoryConfig())
+    backbone = model.unload_memory()
+    assert not any(module._forward_pre_hooks for module in backbone.modules())
+    again = MemformerForCausalLM.from_backbone(backbone, model.memory_config)
+    again.memory.load_state_dict(model.memory.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, remembered)
 
 
 def test_a_copied_model_is_independent():

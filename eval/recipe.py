@@ -1,0 +1,124 @@
+"""How memory is best attached before any training: compares settings on development questions.
+
+    python -m eval.recipe key_positions=none,read_distance=64 memory_layers=all --distances 0,2048
+
+Each argument is one setting of `MemoryConfig`, as `name=value` pairs; the defaults are always
+measured too. The people, the kinds of fact and the haystack's places are others than those of
+`eval.recall`: this is where choices are made, and that is where they are tested.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import torch
+import typer
+from memformer import MemformerForCausalLM, MemoryConfig
+from rich.console import Console
+from rich.table import Table
+
+from eval.haystack import Haystack
+from eval.recall import Bench, Kind, answer, make_documents
+from eval.report import numbers, open_model
+
+NAMES = (
+    "Robert Linda Michael Susan David Karen Richard Nancy Steven Betty Brian Helen Kevin Laura "
+    "Jason Emily Frank Rachel Gary Julia"
+).split()
+KINDS = (
+    Kind(
+        "{name} lives in",
+        "Where does {name} live?",
+        "Berlin Lisbon Cairo Oslo Lima Tokyo Dublin Madrid Vienna Athens Prague Seoul".split(),
+    ),
+    Kind(
+        "{name} works as a",
+        "What is the job of {name}?",
+        "baker lawyer pilot nurse farmer tailor plumber chemist sailor teacher dentist".split(),
+    ),
+    Kind(
+        "The favorite color of {name} is",
+        "What is the favorite color of {name}?",
+        "red blue green yellow purple orange pink brown black white gray gold".split(),
+    ),
+    Kind(
+        "{name} has a pet",
+        "What pet does {name} have?",
+        "tiger rabbit horse eagle dolphin monkey camel snake whale goat duck wolf".split(),
+    ),
+    Kind(
+        "{name} likes to eat",
+        "What does {name} like to eat?",
+        "pizza soup rice fish bread cheese salad pasta cake eggs beans corn".split(),
+    ),
+    Kind(
+        "{name} plays the",
+        "What does {name} play?",
+        "piano violin guitar drums flute harp trumpet organ".split(),
+    ),
+)
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings such as key_positions=none,null_offset=1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
+    facts: Annotated[int, typer.Option(min=1, help="Facts in a document.")] = 6,
+    distances: Annotated[str, typer.Option(help="Tokens of book text; a list.")] = "0,2048",
+    cases: Annotated[int, typer.Option(min=1, help="Questions a cell.")] = 48,
+    seed: Annotated[int, typer.Option(help="Draws the documents.")] = 1000,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    loaded, tokenizer = open_model(model, "cpu")
+    documents = make_documents(facts, cases, seed, NAMES, KINDS)
+    wanted = [fact.value for document in documents for fact in document.asked]
+    haystack = Haystack(tokenizer, None)
+    places = numbers(distances, 0, "--distances")
+    table = Table("setting", *(f"d = {distance}" for distance in places))
+    for setting in ["", *(settings or [])]:
+        backbone = loaded.unload_memory()
+        loaded = MemformerForCausalLM.from_backbone(backbone, parse(setting), tokenizer)
+        bench = Bench(loaded, tokenizer, haystack, seed)
+        row = []
+        for distance in places:
+            said = bench.answers("memformer", documents, distance)
+            right = sum(answer(text) == value for text, value in zip(said, wanted, strict=True))
+            row.append(f"{right / len(wanted):.3f}")
+        table.add_row(setting or "defaults", *row)
+    Console().print(table)
+
+
+def parse(setting: str) -> MemoryConfig:
+    """One setting, from `name=value,name=value`; lists of layers as `8-29`.
+
+    Raises:
+        typer.BadParameter: not of that form, or not a setting that `MemoryConfig` takes.
+    """
+    values: dict[str, Any] = {"num_slots": None}
+    for pair in filter(None, setting.split(",")):
+        name, found, text = pair.partition("=")
+        if not found:
+            raise typer.BadParameter(f"{pair!r} is not name=value.")
+        begin, dash, end = text.partition("-")
+        if name == "memory_layers" and dash and begin:
+            values[name] = list(range(int(begin), int(end) + 1))
+            continue
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    try:
+        return MemoryConfig.from_dict(values)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+if __name__ == "__main__":
+    app()
