@@ -108,13 +108,16 @@ def load_model(
     """
     folder = Path(local_path(str(name)) or name)
     source = str(folder) if folder.exists() else str(name)
-    if source == DEFAULT_MODEL and "gguf_file" not in kwargs:
-        raise OSError(
-            f"The default model {DEFAULT_MODEL} is not on this machine; fetch it with "
-            "`memformer fetch`."
-        )
     if config is None and "gguf_file" not in kwargs:
-        config = AutoConfig.from_pretrained(source, **_chosen(kwargs, "revision", "token"))
+        try:
+            config = AutoConfig.from_pretrained(source, **_chosen(kwargs, "revision", "token"))
+        except OSError as error:
+            if source != DEFAULT_MODEL:
+                raise
+            raise OSError(
+                f"The default model {DEFAULT_MODEL} is not on this machine and the hub did not "
+                "answer; fetch it with `memformer fetch`."
+            ) from error
     if isinstance(config, MemformerConfig):
         if memory_config is not None:
             raise ValueError(

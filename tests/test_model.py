@@ -33,6 +33,7 @@ from memformer import (
 )
 from memformer.backbone import Backbone
 from memformer.calibrate import choose_layers, null_logits, retrieval
+from memformer.pretrained import DEFAULT_MODEL
 
 READ_IN_A_NEW_PROCESS = """
 import sys, torch, memformer
@@ -117,6 +118,13 @@ def test_damaged_checkpoints_are_refused(tmp_path):
         model.save_pretrained(tmp_path / "file")
     with pytest.raises(OSError):
         MemformerForCausalLM.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_missing_default_model_says_how_to_fetch_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMFORMER_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(OSError, match="memformer fetch"):
+        MemformerForCausalLM.from_pretrained(DEFAULT_MODEL)
 
 
 def test_unknown_families_are_named_with_the_cure():
