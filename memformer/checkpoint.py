@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 OWN_BACKBONE = "backbone"
+# arguments that say where to look, for configs and tokenizers as for weights
+LOOKUP = ("revision", "token", "cache_dir", "local_files_only")
 # what transformers leaves on a model read from GGUF, and refuses to save
 QUANTISED = ("hf_quantizer", "is_quantized", "quantization_method")
 
@@ -110,7 +112,7 @@ def load_model(
     source = str(folder) if folder.exists() else str(name)
     if config is None and "gguf_file" not in kwargs:
         try:
-            config = AutoConfig.from_pretrained(source, **_chosen(kwargs, "revision", "token"))
+            config = AutoConfig.from_pretrained(source, **_chosen(kwargs, *LOOKUP))
         except OSError as error:
             if source != DEFAULT_MODEL:
                 raise
@@ -135,7 +137,7 @@ def load_model(
                 delattr(model, attribute)
         model.config._name_or_path = ""  # a GGUF file cannot be named by its folder alone
     if tokenizer is None:
-        tokenizer = _tokenizer(source, _chosen(kwargs, "revision", "gguf_file"))
+        tokenizer = _tokenizer(source, _chosen(kwargs, *LOOKUP, "gguf_file"))
     return cls.from_backbone(model, memory_config, tokenizer)
 
 
@@ -149,20 +151,19 @@ def _open(
 ) -> MemformerForCausalLM:
     reference = config.backbone or {}
     if not isinstance(backbone, PreTrainedModel):
-        own = {} if reference.get("name") else {"subfolder": OWN_BACKBONE}
-        place = backbone or reference.get("name")
-        if backbone is not None or not own:
-            if reference.get("revision") and backbone is None:
-                own["revision"] = reference["revision"]
-            place = str(local_path(str(place)) or place)
+        # a revision that was asked for is the checkpoint's
+        options = {name: value for name, value in kwargs.items() if name != "revision"}
+        if backbone is None and not reference.get("name"):
+            place = str(folder / OWN_BACKBONE)
+            if not folder.exists():
+                place, options = source, kwargs | {"subfolder": OWN_BACKBONE}
         else:
-            place = source
-        if isinstance(place, Path):
-            place = str(place)
-        if "subfolder" in own and folder.exists():
-            place, own = str(folder / OWN_BACKBONE), {}
+            place = str(backbone or reference["name"])
+            place = str(local_path(place) or place)
+            if backbone is None and reference.get("revision"):
+                options["revision"] = reference["revision"]
         try:
-            backbone = AutoModelForCausalLM.from_pretrained(place, **own, **kwargs)
+            backbone = AutoModelForCausalLM.from_pretrained(place, **options)
         except OSError as error:
             raise OSError(
                 f"The backbone of {source} was expected at {place} but could not be loaded "
@@ -194,7 +195,7 @@ def _weights(folder: Path, source: str, kwargs: dict[str, Any]) -> dict[str, Ten
     else:
         from huggingface_hub import hf_hub_download
 
-        path = Path(hf_hub_download(source, WEIGHTS, revision=kwargs.get("revision")))
+        path = Path(hf_hub_download(source, WEIGHTS, **_chosen(kwargs, *LOOKUP)))
     try:
         weights: dict[str, Tensor] = load_file(path)
     except (SafetensorError, FileNotFoundError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-KEY_POSITIONS = ("none", "segment")
+KEY_POSITIONS = ("none", "passage")
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class MemoryConfig:
             the layers, the upper ones). After attaching: the layer numbers.
         projection_rank: rank of the trainable corrections to the memory path's query, key and
             value projections. None: full matrices.
-        key_positions: `"segment"` keeps the order of tokens inside their segment in the stored
-            keys, `"none"` stores keys without any position. No effect on backbones without rotary
-            positions.
+        key_positions: `"passage"` keeps the order of tokens inside passages of 64 tokens in the
+            stored keys, `"none"` stores keys without any position. No effect on backbones without
+            rotary positions.
         read_distance: how far away, in tokens, memory looks to every query: all of it with
-            `"none"`, the end of each stored segment with `"segment"`.
+            `"none"`, the end of each stored passage with `"passage"`.
+        focus: how firmly the heads of a layer read the same passages; 0: each head on its own.
+            Without it, what one looks for drowns in a long text.
         null_offset: added to the calibrated null logit of every head; higher reads less.
 
     Raises:
@@ -46,8 +49,9 @@ class MemoryConfig:
     segment_tokens: int = 512
     memory_layers: str | float | tuple[int, ...] = "auto"
     projection_rank: int | None = 8
-    key_positions: str = "segment"
+    key_positions: str = "passage"
     read_distance: int = 100
+    focus: float = 8.0
     null_offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -63,8 +67,12 @@ class MemoryConfig:
                 f"key_positions must be one of {', '.join(KEY_POSITIONS)}; "
                 f"got {self.key_positions!r}."
             )
-        if isinstance(self.null_offset, bool) or not isinstance(self.null_offset, int | float):
-            raise ValueError(f"null_offset must be a number; got {self.null_offset!r}.")
+        for field, least in (("focus", 0.0), ("null_offset", -math.inf)):
+            value = getattr(self, field)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not least <= value < math.inf:
+                at_least = f" >= {least:g}" if least == 0.0 else ""
+                raise ValueError(f"{field} must be a number{at_least}; got {value!r}.")
         object.__setattr__(self, "memory_layers", _check_layers(self.memory_layers))
 
     @classmethod

@@ -65,8 +65,9 @@ class MemoryLayer(nn.Module):
         layer: number of the decoder layer.
         index: place among the memory layers.
         rank: of the corrections; None: full matrices.
-        key_positions: `"segment"` or `"none"`.
+        key_positions: `"passage"` or `"none"`.
         read_distance: position of every query; stored keys end at position 0.
+        focus: see `memory.addressing.focused`.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class MemoryLayer(nn.Module):
         rank: int | None,
         key_positions: str,
         read_distance: int,
+        focus: float,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.index = index
         self.key_positions = key_positions
         self.read_distance = read_distance
+        self.focus = focus
         self._backbone = [backbone]  # in a list: not a submodule, its weights are not ours
         heads, kv_heads, width = backbone.heads, backbone.kv_heads, backbone.width
         hidden = backbone.hidden
@@ -120,8 +123,8 @@ class MemoryLayer(nn.Module):
         queries, keys, values = backbone.project(attention, x, corrections)
         if memory.writes:
             positions = x.new_zeros(1, 1, dtype=torch.long)
-            if self.key_positions == "segment":
-                positions = memory.positions_before_end()
+            if self.key_positions == "passage":
+                positions = memory.places()
             memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
             if self.index == 0:
                 logit = x.float() @ self.write_gate_weight.float() + self.write_gate_bias.float()
@@ -136,6 +139,7 @@ class MemoryLayer(nn.Module):
                 self.age_slope.float(),
                 self.null_logit.float(),
                 backbone.softcap(self.layer),
+                self.focus,
             )
 
     def _mix_into_output(self, attention: nn.Module, words: Tensor, evidence: Tensor) -> None:

@@ -84,6 +84,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 rank=self.memory_config.projection_rank,
                 key_positions=self.memory_config.key_positions,
                 read_distance=self.memory_config.read_distance,
+                focus=self.memory_config.focus,
             )
             for index, layer in enumerate(layers)
         )
@@ -444,6 +445,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             output = MemformerOutput(logits=logits, past_key_values=cache, memory=cache.memory)
         else:
             real = self._check(input_ids, attention_mask, carried)
+            if not bool(real.any()):
+                raise ValueError("There is no text: attention_mask is 0 everywhere.")
             state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
             state, turn = self._begin_turn(state, real)
             if input_ids.shape[1] <= self.memory_config.segment_tokens:

@@ -11,6 +11,12 @@ from memformer import MemformerForCausalLM, MemoryConfig
 SEGMENT = 8
 
 
+@pytest.fixture(autouse=True)
+def _short_passages(monkeypatch):
+    """Many passages in little text, so that focus has something to choose from."""
+    monkeypatch.setattr("memformer.memory.segment.PASSAGE_TOKENS", 3)
+
+
 def attached(model_type: str = "llama", **config) -> MemformerForCausalLM:
     """A tiny model with memory at every layer, its learned scalars away from neutral."""
     backbone = tiny_backbone(model_type, **config.pop("backbone", {}))
@@ -59,7 +65,7 @@ def test_row_with_empty_memory_is_bit_equal_beside_a_row_that_remembers():
     assert (logits[1] - plain[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("positions", ["none", "segment"])
+@pytest.mark.parametrize("positions", ["none", "passage"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parallel_form_equals_recurrent_form(family, positions):
     model = attached(family, key_positions=positions)

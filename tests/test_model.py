@@ -193,9 +193,11 @@ def test_memory_layers(wanted, layers):
         ({"memory_layers": []}, "memory_layers must be"),
         ({"memory_layers": 1.5}, "memory_layers must be"),
         ({"projection_rank": 0}, "projection_rank"),
-        ({"key_positions": "all"}, "key_positions must be one of none, segment"),
+        ({"key_positions": "all"}, "key_positions must be one of none, passage"),
         ({"read_distance": -1}, "read_distance"),
-        ({"null_offset": "low"}, "null_offset"),
+        ({"null_offset": "low"}, "null_offset must be a number; got 'low'"),
+        ({"focus": -1.0}, "focus must be a number >= 0; got -1.0"),
+        ({"focus": float("nan")}, "focus must be a number >= 0"),
         ({"num_slot": 3}, "nearest valid key is 'num_slots'"),
     ],
 )

@@ -14,6 +14,9 @@ from torch import Tensor
 MASKED = -1.0e30
 # attention weights held at once where no gradient is needed: 4 MiB, which stay in a CPU's cache
 BLOCK = 2**20
+# passages that may be read in full, however the votes fall; one is better for a single fact in a
+# long text, more are better for many facts in a short one
+KEPT_PASSAGES = 2
 
 
 def content_read(
@@ -26,6 +29,8 @@ def content_read(
     null_logit: Float[Tensor, " heads"],
     softcap: float | None = None,
     readers: Bool[Tensor, "batch tokens"] | None = None,
+    passage: Int[Tensor, "batch slots"] | None = None,
+    focus: float = 0.0,
 ) -> tuple[
     Float[Tensor, "batch tokens heads width"],
     Float[Tensor, "batch tokens heads"],
@@ -36,6 +41,7 @@ def content_read(
     Equation (DNC content weighting with the match of the backbone's own attention):
         logit_i = q . k_i + log strength_i - a log(1 + age_i)
         p = softmax([logit, c]);   r = sum_i p_i v_i;   g = 1 - p_null
+    and, with focus, p is first narrowed to where the heads of the layer agree; see `focused`.
 
     Args:
         queries: already multiplied by key strength and by the backbone's attention scale.
@@ -47,6 +53,8 @@ def content_read(
         null_logit: c, per head.
         softcap: the backbone caps its attention logits at this magnitude.
         readers: tokens whose reads count as use of a slot.
+        passage: which passage of the text each slot is from, numbered from 0.
+        focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
 
     Returns:
         The read words r, the evidence g in [0, 1], and per slot the read weight summed over
@@ -69,12 +77,15 @@ def content_read(
     )
     query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
     key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
+    # a last value of one a slot, and of one for the null slot: its read is the sum of the weights
     value_rows = torch.nn.functional.pad(values.float(), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
+    value_rows = torch.nn.functional.pad(value_rows, (0, 1), value=1.0)
     slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
     query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
     if softcap is None:
         key_rows = torch.cat([key_rows, slot_terms], 2)
     block = tokens if torch.is_grad_enabled() else max(1, BLOCK // (heads * (slots + 1)))
+    passages = 0 if passage is None or not focus else int(passage.max()) + 1
     words, evidence, mass = [], [], None
     for begin in range(0, tokens, block):
         part = queries[:, begin : begin + block].float().unflatten(2, (kv_heads, groups))
@@ -87,16 +98,54 @@ def content_read(
             capped = softcap * torch.tanh(logits / softcap)
             logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
         weights = logits.softmax(-1)
-        read = (weights @ value_rows).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
+        if passage is not None and passages > KEPT_PASSAGES:
+            votes = weights.unflatten(2, (groups, -1)).sum((1, 2))[..., :-1]
+            kept = focused(votes, passage, passages, focus)
+            kept = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
+            shared = weights.unflatten(2, (groups, -1))
+            weights = (shared * kept if torch.is_grad_enabled() else shared.mul_(kept)).flatten(2, 3)
+        read = weights @ value_rows
+        total = read[..., -1:]
+        read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
         words.append(read.reshape(batch, -1, heads, width))
-        found = 1.0 - weights[..., -1]
+        found = 1.0 - weights[..., -1] / total[..., 0]
         evidence.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
         if readers is not None:
             counted = readers[:, begin : begin + block].to(weights.dtype) / heads
             counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
+            counted = counted / total[..., 0].detach()
             seen = (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
             mass = seen if mass is None else mass + seen
     return torch.cat(words, 1), torch.cat(evidence, 1), mass
+
+
+def focused(
+    votes: Float[Tensor, "batch tokens slots"],
+    passage: Int[Tensor, "batch slots"],
+    passages: int,
+    focus: float,
+) -> Float[Tensor, "batch tokens slots"]:
+    """By how much each slot's read weight is scaled, so that the heads of a layer read together.
+
+    Among thousands of slots every head finds something that resembles what it looks for, and most
+    of it is chance. What is asked about is where many heads find something at once:
+        s_b = votes summed over passage b;   m_b = min(1, s_b / s_(2))^focus
+    with s_(2) the second largest of all s. No trained parameter, no effect on a memory of two
+    passages or fewer.
+
+    Args:
+        votes: read weight of every slot, summed over heads; a head that finds nothing gives its
+            weight to the null slot, and so has no say.
+        passage: as in `content_read`.
+        passages: how many there are.
+        focus: an exponent; infinity would be a hard choice of two passages (sparse reads, as in
+            SAM, but by passage).
+    """
+    total = votes.new_zeros(*votes.shape[:2], passages)
+    where = passage[:, None].expand_as(votes)
+    total = total.scatter_add(-1, where, votes).clamp_min(1e-30).log()
+    best = total.topk(KEPT_PASSAGES, -1).values[..., -1:]
+    return (focus * (total - best).clamp_max(0.0)).exp().gather(-1, where)
 
 
 def aged_usage(

@@ -15,6 +15,10 @@ from torch import Tensor
 from memformer.memory.addressing import aged_usage, content_read, least_used
 from memformer.memory.state import EMPTY, TABLE, MemoryState
 
+# tokens written one after the other that are read as one passage, and whose keys keep their order:
+# a few sentences
+PASSAGE_TOKENS = 64
+
 
 class MemoryPass:
     """Carries one memory through the backbone's layers, as an explicit argument of its forward.
@@ -55,6 +59,9 @@ class MemoryPass:
         # write clock at the start of every segment, and of every new token
         self.segment_clock = state.clock[:, None] + counts.cumsum(-1) - counts
         self.written_at = state.clock[:, None] + real.view(batch, -1).long().cumsum(-1) - 1
+        # of every slot and every new token, numbered through all rows
+        self.passage = torch.cat([state.written_at, self.written_at], 1) // PASSAGE_TOKENS
+        self.passage = torch.unique(self.passage, return_inverse=True)[1]
 
     def gather(self, entries: Float[Tensor, "entries tokens ..."]) -> Tensor:
         """Backbone entries to `[batch, segments, tokens, ...]`, zero where there is no text."""
@@ -71,10 +78,10 @@ class MemoryPass:
         """The inverse of `gather`, for results that go back into the backbone."""
         return full.squeeze(1) if self.sequences is None else full[self.sequences]
 
-    def positions_before_end(self) -> Int[Tensor, "entries tokens"]:
-        """Position of every token counted from the end of its segment: ..., -2, -1."""
-        real = self.scatter(self.real[..., None])[..., 0].long()
-        return real.cumsum(-1) - 1 - real.sum(-1, keepdim=True)
+    def places(self) -> Int[Tensor, "entries tokens"]:
+        """Position of every token counted from the end of its passage: -64, ..., -2, -1."""
+        places = self.written_at.view_as(self.real) % PASSAGE_TOKENS - PASSAGE_TOKENS
+        return self.scatter(places[..., None])[..., 0]
 
     def write(
         self,
@@ -97,6 +104,7 @@ class MemoryPass:
         age_slope: Float[Tensor, " heads"],
         null_logit: Float[Tensor, " heads"],
         softcap: float | None,
+        focus: float,
     ) -> (
         tuple[Float[Tensor, "entries tokens heads width"], Float[Tensor, "entries tokens heads"]]
         | None
@@ -141,6 +149,8 @@ class MemoryPass:
                 null_logit,
                 softcap,
                 self.real[:, segment] if self.writes else None,
+                self.passage[:, :seen],
+                focus,
             )
             words.append(read)
             evidence.append(found)
