@@ -1,8 +1,7 @@
 """The `memformer` command: fetch, demo, chat, ask, attach.
 
 Reads arguments, shows progress and tables; the work is done by `chat.py`, `cli_demo.py`,
-`pretrained.py` and the model. torch and transformers are imported inside the commands, so that
-`--help` does not wait for them. Exit status: 0, 1 for an error (one line on stderr), 2 for usage.
+`pretrained.py` and the model. Exit status: 0, 1 for an error (one line on stderr), 2 for usage.
 """
 
 from __future__ import annotations
@@ -19,20 +18,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, logging
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from memformer.chat import ChatSession
-    from memformer.model import MemformerForCausalLM
+from memformer import cli_demo, pretrained
+from memformer.chat import ChatSession
+from memformer.config import MemoryConfig
+from memformer.model import MemformerForCausalLM
+from memformer.pretrained import DEFAULT_MODEL
+from memformer.store import MemoryStore
 
 PASSAGE_CHARACTERS = 400
 
@@ -102,13 +104,11 @@ def fetch(
 
     Example: `memformer fetch`
     """
-    from memformer.pretrained import DEFAULT_MODEL
-    from memformer.pretrained import fetch as fetch_model
 
     def tell(line: str) -> None:
         typer.echo(line, err=True)
 
-    path = fetch_model(tell, source=source)
+    path = pretrained.fetch(tell, source=source)
     if as_json:
         _print_json({"model": DEFAULT_MODEL, "path": str(path)})
     else:
@@ -144,8 +144,6 @@ def attach(
         base = str(Path(base).resolve())  # the checkpoint refers to it, wherever it is opened
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder; choose another one.")
-    from memformer.config import MemoryConfig
-
     config = MemoryConfig(
         num_slots=wanted_slots, segment_tokens=segment_tokens, memory_layers=wanted_layers
     )
@@ -168,15 +166,10 @@ def attach(
         )
         return
     table = Table(title=Text(f"Memory of {base}"), title_justify="left")
-    for name in ("layer", "null logit, mean", "retrieval"):
+    for name in ("layer", "null logit, mean"):
         table.add_column(name, justify="right")
     for row in report:
-        measured = row.get("retrieval")
-        table.add_row(
-            str(row["layer"]),
-            f"{row['null_logit_mean']:.3f}",
-            "-" if measured is None else f"{measured:.3f}",
-        )
+        table.add_row(str(row["layer"]), f"{row['null_logit_mean']:.3f}")
     _print(table)
     kept = "unbounded" if settings.num_slots is None else f"{settings.num_slots:,}"
     _print(f"{kept} slots, segments of {settings.segment_tokens:,} tokens")
@@ -212,9 +205,6 @@ def ask(
     if not question.strip():
         raise typer.BadParameter("the question is empty.")
     text = None if document is None else _read_document(document)
-    from memformer.chat import ChatSession
-    from memformer.store import MemoryStore
-
     store = MemoryStore()
     if user is not None and not store.exists(user) and text is None:
         raise ValueError(f"User {user!r} has no memory yet; give one with --document.")
@@ -274,9 +264,6 @@ def chat(
     """
     if temporary == (user is not None):
         raise typer.BadParameter("give either --user NAME or --temporary.")
-    from memformer.chat import ChatSession
-    from memformer.store import MemoryStore
-
     store = None
     if user is not None:
         store = MemoryStore()
@@ -312,8 +299,6 @@ def demo(model: ModelOption = None, as_json: JsonOption = False) -> None:
 
     Example: `memformer demo`
     """
-    from memformer import cli_demo
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "told.memory"
         start = time.monotonic()
@@ -364,8 +349,6 @@ def demo(model: ModelOption = None, as_json: JsonOption = False) -> None:
 @app.command("demo-recall", hidden=True)
 def demo_recall(path: Path, model: ModelOption = None) -> None:
     """Process two of the demo: opens the file, prints the answers as JSON."""
-    from memformer import cli_demo
-
     brain, tokenizer = _load(model)
     _print_json(cli_demo.recall(brain, tokenizer, path))
 
@@ -497,10 +480,8 @@ def _load(
     name: str | None, memory_config: Any = None
 ) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer, quietly, on a GPU where there is one."""
-    from memformer.pretrained import DEFAULT_MODEL, local_path
-
     where = name or DEFAULT_MODEL
-    fetched = local_path(where)
+    fetched = pretrained.local_path(where)
     if name is None and fetched is None:
         raise FileNotFoundError(
             f"The default model {DEFAULT_MODEL} is not on this machine; run `memformer fetch`."
@@ -508,11 +489,6 @@ def _load(
     if _looks_like_path(where) and not Path(where).is_dir():
         raise FileNotFoundError(f"There is no model folder {where}.")
     with _status("loading the model", shown=True):
-        import torch
-        from transformers import logging
-
-        from memformer import MemformerForCausalLM
-
         logging.disable_progress_bar()
         options = {} if memory_config is None else {"memory_config": memory_config}
         model = MemformerForCausalLM.from_pretrained(where, **options)
@@ -522,8 +498,6 @@ def _load(
 
 
 def _load_tokenizer(where: str, model: MemformerForCausalLM) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError):

@@ -67,11 +67,11 @@ class MemoryConfig:
                 f"key_positions must be one of {', '.join(KEY_POSITIONS)}; "
                 f"got {self.key_positions!r}."
             )
-        for field, least in (("focus", 0.0), ("null_offset", -math.inf)):
+        for field, lowest in (("focus", 0.0), ("null_offset", -math.inf)):
             value = getattr(self, field)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not least <= value < math.inf:
-                at_least = f" >= {least:g}" if least == 0.0 else ""
+            if not number or not lowest <= value < math.inf:
+                at_least = " >= 0" if lowest == 0.0 else ""
                 raise ValueError(f"{field} must be a number{at_least}; got {value!r}.")
         object.__setattr__(self, "memory_layers", _check_layers(self.memory_layers))
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_forms import attached
 from tiny import byte_tokenizer
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
     Trainer,
@@ -89,6 +90,29 @@ def test_checkpoint_of_a_named_backbone_holds_the_memory_path_only(tmp_path):
     assert again.fingerprint == model.fingerprint
     with pytest.raises(IncompatibleMemory, match="made for a backbone with fingerprint"):
         MemformerForCausalLM.from_pretrained(tmp_path / "out", backbone=tiny_backbone(seed=1))
+
+
+def test_each_part_is_looked_for_where_it_is(tmp_path, monkeypatch):
+    tiny_backbone().save_pretrained(tmp_path / "base")
+    model = MemformerForCausalLM.from_pretrained(
+        tmp_path / "base", memory_config=MemoryConfig(memory_layers=(1,))
+    )
+    model.config.backbone["revision"] = "fedc"
+    model.save_pretrained(tmp_path / "out")
+    asked = {}
+    for loader in (AutoConfig, AutoModelForCausalLM):
+        opened = loader.from_pretrained
+
+        def note(place, *, _opened=opened, _name=loader.__name__, **kwargs):
+            where = {key: kwargs.pop(key) for key in ("revision", "cache_dir") if key in kwargs}
+            asked.setdefault(_name, []).append(where)
+            return _opened(place, **kwargs)
+
+        monkeypatch.setattr(loader, "from_pretrained", note)
+    # the revision is the checkpoint's, the backbone has its own; the cache is both's
+    MemformerForCausalLM.from_pretrained(tmp_path / "out", revision="0123", cache_dir=tmp_path)
+    assert asked["AutoConfig"][0] == {"revision": "0123", "cache_dir": tmp_path}
+    assert asked["AutoModelForCausalLM"][-1] == {"revision": "fedc", "cache_dir": tmp_path}
 
 
 def test_a_trained_backbone_is_saved_too(tmp_path):

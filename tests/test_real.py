@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -64,6 +66,31 @@ def test_facts_are_recalled_from_memory_and_not_without_it(model, tokenizer, tmp
             recalled += right and known is not None
             guessed += right and known is None
     assert recalled >= 4 and guessed <= 1
+
+
+def test_facts_are_found_behind_a_long_text_because_heads_read_together(model, tokenizer):
+    told = [{"role": "user", "content": TOLD}]
+    book = (Path(__file__).parents[1] / "eval/data/thursday.txt").read_text(encoding="utf-8")
+    ids = tokenizer(book[:20_000], return_tensors="pt").input_ids[:, :2048]
+    memory = model.init_memory(num_slots=None)
+    memory = model.memorize(chat_ids(tokenizer, told), memory=memory)
+    memory = model.memorize(ids, memory=memory)
+    recalled = {}
+    for focus in (model.memory_config.focus, 0.0):
+        for layer in model.memory_layers:
+            layer.focus = focus
+        recalled[focus] = 0
+        for question, begun, value in ASKED:
+            asked = chat_ids(
+                tokenizer, [{"role": "user", "content": question}], reply=begun + " " + value
+            )
+            begin = len(tokenizer(" " + value, add_special_tokens=False).input_ids)
+            with torch.no_grad():
+                likeliest = model(asked, memory=memory).logits[0, :-1].argmax(-1)
+            recalled[focus] += torch.equal(likeliest[-begin:], asked[0, -begin:])
+    for layer in model.memory_layers:
+        layer.focus = model.memory_config.focus
+    assert recalled[model.memory_config.focus] >= 3 and recalled[0.0] < max(recalled.values())
 
 
 def test_empty_memory_changes_no_bit(model, tokenizer):

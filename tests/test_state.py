@@ -240,6 +240,11 @@ def test_other_versions_models_and_files_are_refused(tmp_path):
         (lambda model, ids, memory: model(ids, memory=memory.to(dtype=torch.bfloat16)), "bfloat16"),
         (lambda model, ids, memory: model(ids, memory="x"), "MemoryState"),
         (lambda model, ids, memory: model(ids, attention_mask=ids[:, :2]), "attention_mask"),
+        (lambda model, ids, memory: model(ids, attention_mask=ids * 0), "no text"),
+        (
+            lambda model, ids, memory: model(ids.repeat(1, 4), attention_mask=0 * ids.repeat(1, 4)),
+            "no text",
+        ),
         (lambda model, ids, memory: model(), "input_ids"),
         (lambda model, ids, memory: model(ids, segments_per_chunk=0), "segments_per_chunk"),
         (lambda model, ids, memory: model.init_memory(0), "batch_size"),

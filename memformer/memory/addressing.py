@@ -99,11 +99,11 @@ def content_read(
             logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
         weights = logits.softmax(-1)
         if passage is not None and passages > KEPT_PASSAGES:
-            votes = weights.unflatten(2, (groups, -1)).sum((1, 2))[..., :-1]
-            kept = focused(votes, passage, passages, focus)
+            grouped = weights.unflatten(2, (groups, -1))
+            kept = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
             kept = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
-            shared = weights.unflatten(2, (groups, -1))
-            weights = (shared * kept if torch.is_grad_enabled() else shared.mul_(kept)).flatten(2, 3)
+            grouped = grouped * kept if torch.is_grad_enabled() else grouped.mul_(kept)
+            weights = grouped.flatten(2, 3)
         read = weights @ value_rows
         total = read[..., -1:]
         read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
