@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.haystack import Haystack
-from eval.recall import Bench, Kind, answer, make_documents
+from eval.people import Kind, make_documents
+from eval.recall import Bench, answer
 from eval.report import numbers, open_model
 
 NAMES = (

@@ -40,7 +40,8 @@ def open_model(
 
     logging.disable_progress_bar()
     name = name or DEFAULT_MODEL
-    model = MemformerForCausalLM.from_pretrained(name).to(device).eval()
+    model = MemformerForCausalLM.from_pretrained(name).eval()
+    model.to(torch.device(device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name)
     except (OSError, ValueError):

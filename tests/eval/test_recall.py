@@ -12,17 +12,14 @@ import torch
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from eval import recall
+from eval import people, recall
 from eval.haystack import BOOK, Haystack, read_book
+from eval.people import KINDS, NAMES, Chat, make_documents
 from eval.recall import (
-    KINDS,
-    NAMES,
     ROWS,
     Bench,
-    Chat,
     WindowExceeded,
     answer,
-    make_documents,
     run_cell,
     wilson_interval,
 )
@@ -146,9 +143,9 @@ def test_turns_together_are_the_chat_template_of_the_whole_chat() -> None:
     book = tokenizer("Some text of a book.").input_ids
     turns = [
         {"role": "user", "content": document.told},
-        {"role": "assistant", "content": recall.THANKS_FOR_FACTS},
+        {"role": "assistant", "content": people.THANKS_FOR_FACTS},
         {"role": "user", "content": "Some text of a book."},
-        {"role": "assistant", "content": recall.THANKS_FOR_BOOK},
+        {"role": "assistant", "content": people.THANKS_FOR_BOOK},
         {"role": "user", "content": fact.question},
     ]
     whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -286,7 +283,7 @@ def test_truncated_shows_no_fact_beyond_its_window(bench: Bench) -> None:
     documents = make_documents(3, 3, seed=0)
     others = make_documents(3, 3, seed=1)
     # the same question after other facts: far away, they change nothing
-    swapped = [recall.Document(0, others[0].facts, documents[0].asked)]
+    swapped = [people.Document(0, others[0].facts, documents[0].asked)]
     distance = bench.window
     assert bench.answers("truncated", documents, distance) == bench.answers(
         "truncated", swapped, distance
