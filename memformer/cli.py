@@ -493,7 +493,7 @@ def _load(
         options = {} if memory_config is None else {"memory_config": memory_config}
         model = MemformerForCausalLM.from_pretrained(where, **options)
         if torch.cuda.is_available():
-            model.to(torch.device("cuda"))
+            model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it wrongly
         return model, _load_tokenizer(str(fetched or where), model)
 
 

@@ -2,7 +2,8 @@
 
 Everything goes through one function, `_run`: a chunk of segments, the memory before it, the
 memory after it. `forward`, `memorize` and `generate` differ in what they feed it and what they
-keep. Saving and loading: `checkpoint.py`. The memory's own computation: `memory/segment.py`.
+keep. Generation: `generation.py`; saving and loading: `checkpoint.py`; the memory's own
+computation: `memory/segment.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from memformer import calibrate
+from memformer import calibrate, generation
 from memformer.backbone import Backbone
 from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
@@ -441,7 +442,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 cache = MemoryCache(
                     self.init_memory(input_ids.shape[0]) if memory is None else memory
                 )
-            logits = self._forward_cached(input_ids, real, cache, logits_to_keep)
+            logits = generation.forward_cached(self, input_ids, real, cache, logits_to_keep)
             output = MemformerOutput(logits=logits, past_key_values=cache, memory=cache.memory)
         else:
             real = self._check(input_ids, attention_mask, carried)
@@ -522,44 +523,6 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             begin = end
         return logits, state.replaced(fingerprint=self.fingerprint)
 
-    def _forward_cached(
-        self,
-        ids: Int[Tensor, "batch tokens"],
-        real: Bool[Tensor, "batch tokens"],
-        cache: MemoryCache,
-        logits_to_keep: int,
-    ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Feeds new columns to the current segments, turning pages where rows are full."""
-        tokens = self.memory_config.segment_tokens
-        columns = torch.arange(ids.shape[1], device=ids.device) + cache.num_seen
-        real = real & (columns[None] >= cache.first_column[:, None])
-        logits = []
-        begin = 0
-        while begin < ids.shape[1]:
-            full = (cache.lengths >= tokens).nonzero().flatten()
-            if full.numel():
-                memory = self._ingest(cache.ids[full], cache.real[full], cache.memory.select(full))
-                cache.turn_page(full, memory.closed())
-            fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
-            end = begin + int(fits.long().cumprod(0).sum())
-            new, new_real = ids[:, begin:end], real[:, begin:end]
-            mask = torch.cat([cache.real, new_real], 1).long()
-            positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
-            memory_pass = MemoryPass(cache.memory, new_real[:, None], writes=False)
-            outputs = self.backbone(
-                input_ids=new,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache.segment,
-                use_cache=True,
-                logits_to_keep=logits_to_keep,
-                memory_pass=memory_pass,
-            )
-            cache.append(new, new_real)
-            logits.append(outputs.logits)
-            begin = end
-        return torch.cat(logits, 1)[:, -logits_to_keep:]
-
     # ---- generation ------------------------------------------------------------------------
 
     def generate(  # type: ignore[override]
@@ -589,81 +552,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: an empty prompt, or a memory that does not fit.
         """
-        if inputs is None:
-            inputs = kwargs.pop("input_ids", None)
-        if inputs is None or inputs.dim() != 2 or inputs.shape[1] == 0:
-            raise ValueError(
-                "The prompt is empty: generate needs input_ids of shape [batch, tokens] with at "
-                "least one token a row."
-            )
-        if kwargs.get("past_key_values") is not None:
-            raise ValueError("Pass memory= to generate instead of past_key_values.")
-        # transformers types its mixin's self as a protocol that no class of its own satisfies
-        generation: Any = super()
-        config, _ = generation._prepare_generation_config(kwargs.get("generation_config"), **kwargs)
-        attention_mask = kwargs.get("attention_mask")
-        if attention_mask is None:
-            attention_mask = self._guess_mask(inputs, config)
-            kwargs["attention_mask"] = attention_mask
-        real = self._check(inputs, attention_mask, memory)
-        if not bool(real.any(-1).all()):
-            row = int((~real.any(-1)).nonzero()[0])
-            raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
-        before = (self.init_memory(inputs.shape[0]) if memory is None else memory).closed()
-        before, _ = self._begin_turn(before, real)
-        # whole segments of the prompt go to memory at once; the rest is the current segment
-        lengths = real.sum(-1)
-        tokens = self.memory_config.segment_tokens
-        rest = (lengths - 1) % tokens + 1
-        place = real.long().cumsum(-1) - 1
-        finished = real & (place < (lengths - rest)[:, None])
-        with torch.no_grad():
-            before = self._ingest(inputs, finished, before, same_turn=True)
-        unread = real & ~finished
-        first_column = unread.long().argmax(-1)
-        if config.use_cache is False:
-            kwargs["memory"] = memory
-        else:
-            kwargs["past_key_values"] = MemoryCache(before, int(first_column.min()), first_column)
-        result: Any = generation.generate(inputs, **kwargs)
-        structured = not isinstance(result, Tensor)
-        if not (return_memory or structured):
-            return result
-        sequences = result.sequences if structured else result
-        with torch.no_grad():
-            after = self._remember(sequences, unread, before, config)
-        if structured and result.past_key_values is not None:
-            result.past_key_values.memory = after
-        return (result, after) if return_memory else result
-
-    def _remember(
-        self,
-        sequences: Int[Tensor, "answers tokens"],
-        unread: Bool[Tensor, "batch prompt"],
-        memory: MemoryState,
-        config: Any,
-    ) -> MemoryState:
-        """Writes the rest of the prompt and each answer, up to and with its end-of-text token."""
-        answers = sequences.shape[0] // unread.shape[0]
-        rows = torch.arange(unread.shape[0], device=sequences.device).repeat_interleave(answers)
-        said = sequences[:, unread.shape[1] :]
-        ends = torch.zeros_like(said, dtype=torch.bool)
-        if config.eos_token_id is not None:
-            eos = torch.as_tensor(config.eos_token_id, device=said.device).flatten()
-            ends = torch.isin(said, eos)
-        spoken = ends.long().cumsum(-1) - ends.long() == 0
-        return self._ingest(
-            sequences, torch.cat([unread[rows], spoken], 1), memory.select(rows), same_turn=True
-        )
-
-    def _guess_mask(self, ids: Int[Tensor, "batch tokens"], config: Any) -> Tensor:
-        """As transformers does without a mask: padding is where the pad token is, unless it may
-        also end a text."""
-        pad, eos = config.pad_token_id, config.eos_token_id
-        ends = [eos] if isinstance(eos, int) else list(eos or [])
-        if pad is None or pad in ends:
-            return torch.ones_like(ids)
-        return (ids != pad).long()
+        return generation.generate(self, inputs, memory, return_memory, kwargs)
 
     def _expand_inputs_for_generation(  # type: ignore[override]
         self, expand_size: int = 1, **kwargs: Any
@@ -674,8 +563,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             if isinstance(memory := kwargs.get("memory"), MemoryState):
                 rows = torch.arange(memory.batch_size).repeat_interleave(expand_size)
                 kwargs["memory"] = memory.select(rows)
-        generation: Any = super()
-        expanded: tuple[Any, dict[str, Any]] = generation._expand_inputs_for_generation(
+        mixin: Any = super()
+        expanded: tuple[Any, dict[str, Any]] = mixin._expand_inputs_for_generation(
             expand_size=expand_size, **kwargs
         )
         return expanded
