@@ -1,6 +1,6 @@
 """How memory is best attached before any training: compares settings on development questions.
 
-    python -m eval.recipe key_positions=none,read_distance=64 memory_layers=all --distances 0,2048
+    python -m eval.recipe focus=0 key_positions=none,read_distance=64 --distances 0,2048
 
 Each argument is one setting of `MemoryConfig`, as `name=value` pairs; the defaults are always
 measured too. The people, the kinds of fact and the haystack's places are others than those of
@@ -66,7 +66,7 @@ app = typer.Typer(add_completion=False)
 @app.command(help=__doc__)
 def main(
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Settings such as key_positions=none,null_offset=1.")
+        list[str] | None, typer.Argument(help="Settings such as focus=0,null_offset=1.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
     facts: Annotated[int, typer.Option(min=1, help="Facts in a document.")] = 6,
