@@ -37,7 +37,19 @@ from rich.table import Table
 
 from eval.haystack import Haystack
 from eval.people import NAMES, QUESTIONS, Chat, Document, make_documents
-from eval.report import Line, Panel, draw, head, numbers, open_model, write_json
+from eval.report import (
+    BookOption,
+    Line,
+    ModelArgument,
+    OutOption,
+    Panel,
+    ThreadsOption,
+    draw,
+    head,
+    numbers,
+    open_model,
+    write_json,
+)
 
 Item = TypeVar("Item")
 
@@ -354,9 +366,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__)
 def main(
-    model: Annotated[
-        str | None, typer.Argument(help="Hub id or folder; the default model if left out.")
-    ] = None,
+    model: ModelArgument = None,
     facts: Annotated[str, typer.Option(help="Facts in a document; a list runs all.")] = "6",
     distances: Annotated[
         str, typer.Option(help="Tokens of book text between facts and question; a list.")
@@ -366,14 +376,10 @@ def main(
     num_slots: Annotated[int, typer.Option(min=1, help="Capacity of the row `capped`.")] = 4096,
     window: Annotated[int, typer.Option(min=64, help="Tokens of the row `truncated`.")] = 512,
     seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0,
-    book: Annotated[
-        Path | None, typer.Option(help="Text file to read from; an excerpt of a novel if left out.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    book: BookOption = None,
+    threads: ThreadsOption = None,
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
-    out: Annotated[Path, typer.Option(help="Where to write, without .json and .png.")] = Path(
-        "reports/recall"
-    ),
+    out: OutOption = Path("reports/recall"),
 ) -> None:
     all_facts = numbers(facts, 1, "--facts")
     if max(all_facts) > len(NAMES):

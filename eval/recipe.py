@@ -21,7 +21,7 @@ from rich.table import Table
 from eval.haystack import Haystack
 from eval.people import Kind, make_documents
 from eval.recall import Bench, answer
-from eval.report import numbers, open_model
+from eval.report import ThreadsOption, numbers, open_model
 
 NAMES = (
     "Robert Linda Michael Susan David Karen Richard Nancy Steven Betty Brian Helen Kevin Laura "
@@ -73,7 +73,7 @@ def main(
     distances: Annotated[str, typer.Option(help="Tokens of book text; a list.")] = "0,2048",
     cases: Annotated[int, typer.Option(min=1, help="Questions a cell.")] = 48,
     seed: Annotated[int, typer.Option(help="Draws the documents.")] = 1000,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     if threads:
         torch.set_num_threads(threads)

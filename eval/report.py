@@ -1,4 +1,4 @@
-"""What every measurement shares: opening the model, the head of a report, JSON, and plots.
+"""What every measurement shares: options, opening the model, the head of a report, JSON, and plots.
 
 Nothing here knows what is measured; `recall.py` and `scaling.py` are the measurements.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -23,6 +23,16 @@ import typer
 if TYPE_CHECKING:
     from memformer import MemformerForCausalLM
     from transformers import PreTrainedTokenizerBase
+
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Hub id or folder; the default model if left out.")
+]
+BookOption = Annotated[
+    Path | None, typer.Option(help="Text file to read from; an excerpt of a novel if left out.")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
+OutOption = Annotated[Path, typer.Option(help="Where to write, without .json and .png.")]
 
 
 def open_model(

@@ -34,7 +34,19 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.haystack import Haystack
-from eval.report import Line, Panel, draw, head, numbers, open_model, write_json
+from eval.report import (
+    BookOption,
+    Line,
+    ModelArgument,
+    OutOption,
+    Panel,
+    ThreadsOption,
+    draw,
+    head,
+    numbers,
+    open_model,
+    write_json,
+)
 
 MEMORIZE, PREFILL = "memorize", "prefill"
 WARM_UP_TOKENS = 512
@@ -228,9 +240,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__)
 def main(
-    model: Annotated[
-        str | None, typer.Argument(help="Hub id or folder; the default model if left out.")
-    ] = None,
+    model: ModelArgument = None,
     lengths: Annotated[
         str, typer.Option(help="Tokens of text; a list.")
     ] = "2048,4096,8192,16384,32768,65536",
@@ -241,13 +251,9 @@ def main(
     min_seconds: Annotated[
         float, typer.Option(min=0, help="Read a text again until so many seconds are over.")
     ] = 10.0,
-    book: Annotated[
-        Path | None, typer.Option(help="Text file to read from; an excerpt of a novel if left out.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
-    out: Annotated[Path, typer.Option(help="Where to write, without .json and .png.")] = Path(
-        "reports/scaling"
-    ),
+    book: BookOption = None,
+    threads: ThreadsOption = None,
+    out: OutOption = Path("reports/scaling"),
 ) -> None:
     all_lengths = sorted(numbers(lengths, 1, "--lengths"))
     if threads:
