@@ -1,7 +1,7 @@
 """An external, differentiable memory for pretrained Hugging Face decoders.
 
-Reading order: `memory/addressing.py`, `memory/state.py`, `memory/segment.py`, `layers.py`,
-`backbone.py`, `model.py`.
+Reading order: `memory/dnc.py`, `memory/addressing.py`, `memory/read.py`, `memory/state.py`,
+`memory/segment.py`, `layers.py`, `backbone.py`, `model.py`.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM

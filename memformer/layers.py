@@ -67,7 +67,7 @@ class MemoryLayer(nn.Module):
         rank: of the corrections; None: full matrices.
         key_positions: `"passage"` or `"none"`.
         read_distance: position of every query; stored keys end at position 0.
-        focus: see `memory.addressing.focused`.
+        focus: see `memory.read.focused`.
     """
 
     def __init__(

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from test_forms import attached
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
-from memformer.memory import addressing
-from memformer.memory.addressing import aged_usage, content_read, least_used
+from memformer.memory import read
+from memformer.memory.addressing import aged_usage, least_used
+from memformer.memory.read import content_read
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("grad", [True, False])
 def test_content_read_is_a_softmax_with_a_null_slot(softcap, grad, monkeypatch):
-    monkeypatch.setattr(addressing, "BLOCK", 40)  # several blocks
+    monkeypatch.setattr(read, "BLOCK", 40)  # several blocks
     queries = torch.randn(2, 3, 4, 5)
     keys, values = torch.randn(2, 7, 2, 5), torch.randn(2, 7, 2, 5)
     strength, age = torch.rand(2, 7), torch.randint(0, 50, (2, 7)).float()

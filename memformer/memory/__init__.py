@@ -8,11 +8,14 @@ Axes, in the order in which they stand everywhere:
 | batch | | independent memories |
 | slots | N | rows of a memory; slot numbers are stable while a slot is occupied |
 | segments, tokens | S, T | the text of one chunk |
-| heads | R | query heads (the DNC's read heads) |
+| heads | R | query heads of a language model |
 | kv_heads | | key/value heads |
 | width | W | numbers per key or value of one head |
 
-Read `addressing.py` (one equation a function), then `state.py`, then `segment.py`.
+| reads, writes | R, K | read heads, and writes in one step, of a classic machine |
+
+Read `dnc.py` (the machine on one screen) and `addressing.py` (one equation a function) for where it
+comes from; `read.py`, `state.py` and `segment.py` for the memory of a language model.
 """
 
 from memformer.memory.segment import MemoryPass

@@ -1,151 +1,359 @@
-"""How a memory is addressed: content reads with a null slot, usage, and allocation.
+"""How a memory is addressed: one pure function for each equation of the DNC and the NTM.
 
-Free functions over plain tensors, one per equation, always in float32. They know nothing of
-layers, configs or files. Next: `state.py`, which holds what these functions work on.
+Everything in the project that decides where to read or write calls these: the classic machines one
+word at a time, the memory of a language model one segment at a time. They take tensors and return
+tensors, know nothing of layers or files, and work in float32 or better whatever autocast says.
+"..." stands for any leading axes, which never mix. Next: `dnc.py`, the DNC on one screen.
+
+Sources: A. Graves et al. 2016 (DNC, Methods); A. Graves et al. 2014 (NTM, section 3.3);
+R. Csordas and J. Schmidhuber 2019 (masks, de-allocation, sharpness).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# a finite stand-in for minus infinity: exp(x - y) is exactly 0, and no inf - inf can arise
-MASKED = -1.0e30
-# attention weights held at once where no gradient is needed: 4 MiB, which stay in a CPU's cache
-BLOCK = 2**20
-# passages that may be read in full, however the votes fall; one is better for a single fact in a
-# long text, more are better for many facts in a short one
-KEPT_PASSAGES = 2
+_F = TypeVar("_F", bound=Callable[..., Tensor])
 
 
-def content_read(
-    queries: Float[Tensor, "batch tokens heads width"],
-    keys: Float[Tensor, "batch slots kv_heads width"],
-    values: Float[Tensor, "batch slots kv_heads width"],
-    strength: Float[Tensor, "batch slots"],
-    age: Float[Tensor, "batch slots"],
-    age_slope: Float[Tensor, " heads"],
-    null_logit: Float[Tensor, " heads"],
-    softcap: float | None = None,
-    readers: Bool[Tensor, "batch tokens"] | None = None,
-    passage: Int[Tensor, "batch slots"] | None = None,
-    focus: float = 0.0,
-) -> tuple[
-    Float[Tensor, "batch tokens heads width"],
-    Float[Tensor, "batch tokens heads"],
-    Float[Tensor, "batch slots"] | None,
-]:
-    """Reads by content, with a null slot that means "nothing in memory".
+class Guards(NamedTuple):
+    """Small numbers that keep the equations finite; the papers have none.
 
-    Equation (DNC content weighting with the match of the backbone's own attention):
-        logit_i = q . k_i + log strength_i - a log(1 + age_i)
-        p = softmax([logit, c]);   r = sum_i p_i v_i;   g = 1 - p_null
-    and, with focus, p is first narrowed to where the heads of the layer agree; see `focused`.
+    The default needs only one: with it, a row of zeros matches nothing and its gradient is finite.
+    `Guards(0, 0, 0)` is the paper (0/0 is taken as 0), `Guards(0, 1e-6, 1e-6)` the DNC of Csordas
+    and Schmidhuber, `Guards(1e-6, 1e-6, 1e-6)` that of DeepMind: for weights trained with those.
+
+    Attributes:
+        norm: added to the sum of squares under each norm of a cosine.
+        product: added to the product of the two norms.
+        usage: the least usage that allocation sees.
+    """
+
+    norm: float = 1e-6
+    product: float = 0.0
+    usage: float = 0.0
+
+
+SAFE = Guards()
+
+
+def full_precision(function: _F) -> _F:
+    """Takes half-precision tensors as float32, with autocast off; float64 stays float64."""
+
+    def raised(value: Any) -> Any:
+        half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+        return value.float() if half else value
+
+    @wraps(function)
+    def run(first: Tensor, *others: Any) -> Tensor:
+        tensors = [raised(value) for value in (first, *others)]
+        # entering a context costs more than some of the equations
+        if not torch.is_autocast_enabled(first.device.type):
+            return function(*tensors)
+        with torch.autocast(first.device.type, enabled=False):
+            return function(*tensors)
+
+    return cast(_F, run)
+
+
+def oneplus(x: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
+    """1 + log(1 + e^x): how a DNC keeps its strengths at or above one."""
+    return 1.0 + torch.nn.functional.softplus(x)
+
+
+@full_precision
+def cosine_similarity(
+    memory: Float[Tensor, "... slots width"],
+    keys: Float[Tensor, "... reads width"],
+    mask: Float[Tensor, "... reads width"] | None = None,
+    guards: Guards = SAFE,
+) -> Float[Tensor, "... reads slots"]:
+    """The match of every key with every slot, in [-1, 1].
+
+    Equation (DNC, "Content-based addressing"; masked: Csordas and Schmidhuber, eq. 1):
+        D(m k, m M_i) = (m k . m M_i) / (|m k| |m M_i|)
 
     Args:
-        queries: already multiplied by key strength and by the backbone's attention scale.
-        keys: one row a slot.
-        values: one row a slot.
-        strength: how firmly each slot was written, in [0, 1]; 0 is an empty slot.
-        age: tokens written since, >= 0.
-        age_slope: a, per head; 0 makes every age alike.
-        null_logit: c, per head.
-        softcap: the backbone caps its attention logits at this magnitude.
-        readers: tokens whose reads count as use of a slot.
-        passage: which passage of the text each slot is from, numbered from 0.
-        focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
+        memory: one word a slot.
+        keys: what is looked for.
+        mask: m, which part of the word each key is about, in [0, 1]; None: all of it.
+        guards: see `Guards`.
+    """
+    if mask is None:
+        dot = keys @ memory.mT
+        slot_squares = memory.square().sum(-1).unsqueeze(-2)
+        key_squares = keys.square().sum(-1, keepdim=True)
+    else:
+        squares = mask.square()
+        dot = (keys * squares) @ memory.mT
+        slot_squares = squares @ memory.square().mT
+        key_squares = (keys * mask).square().sum(-1, keepdim=True)
+    if guards.norm:
+        norms = (slot_squares + guards.norm).sqrt() * (key_squares + guards.norm).sqrt()
+        return dot / (norms + guards.product)
+    # a norm of zero has no gradient and no direction: both are taken as zero
+    nothing = (slot_squares == 0) | (key_squares == 0)
+    norms = slot_squares.where(slot_squares > 0, 1.0).sqrt()
+    norms = norms * key_squares.where(key_squares > 0, 1.0).sqrt()
+    return (dot / (norms + guards.product)).masked_fill(nothing, 0.0)
+
+
+@full_precision
+def content_weights(
+    memory: Float[Tensor, "... slots width"],
+    keys: Float[Tensor, "... reads width"],
+    strengths: Float[Tensor, "... reads"],
+    mask: Float[Tensor, "... reads width"] | None = None,
+    guards: Guards = SAFE,
+) -> Float[Tensor, "... reads slots"]:
+    """Weights that find the slots most like a key; they sum to one.
+
+    Equation (DNC, "Content-based addressing"; NTM, eq. 5):
+        c_i = softmax_i(beta D(k, M_i))
+
+    Args:
+        memory: one word a slot.
+        keys: what is looked for.
+        strengths: beta > 0; the larger, the more the best match takes all.
+        mask: as in `cosine_similarity`.
+        guards: see `Guards`.
+    """
+    similarity = cosine_similarity(memory, keys, mask, guards)
+    return (strengths.unsqueeze(-1) * similarity).softmax(-1)
+
+
+@full_precision
+def retention(
+    free_gates: Float[Tensor, "... reads"], read_weights: Float[Tensor, "... reads slots"]
+) -> Float[Tensor, "... slots"]:
+    """How much of each slot's usage survives what the read heads let go, in [0, 1].
+
+    Equation (DNC, "Dynamic memory allocation"):
+        psi_i = prod_r (1 - f_r w_r(i))
+
+    Args:
+        free_gates: f in [0, 1]; at 0 a head frees nothing.
+        read_weights: where each head read last.
+    """
+    return (1.0 - free_gates.unsqueeze(-1) * read_weights).prod(-2)
+
+
+@full_precision
+def usage_after(
+    usage: Float[Tensor, "... slots"],
+    write_weights: Float[Tensor, "... slots"],
+    retained: Float[Tensor, "... slots"],
+) -> Float[Tensor, "... slots"]:
+    """Usage once a write is counted and the free gates have acted; in [0, 1] like its arguments.
+
+    Equation (DNC, "Dynamic memory allocation"):
+        u <- (u + w - u w) psi
+    """
+    return (usage + write_weights - usage * write_weights) * retained
+
+
+@full_precision
+def free_list(usage: Float[Tensor, "... slots"]) -> Int[Tensor, "... slots"]:
+    """Slot numbers by rising usage; slots of equal usage by rising number."""
+    return usage.argsort(dim=-1, stable=True)
+
+
+@full_precision
+def allocation(
+    usage: Float[Tensor, "... slots"], guards: Guards = SAFE
+) -> Float[Tensor, "... slots"]:
+    """Weights that send a write to the least used slots.
+
+    Equation (DNC, "Dynamic memory allocation"):
+        a[phi_j] = (1 - u[phi_j]) prod_{i<j} u[phi_i],   phi the free list
 
     Returns:
-        The read words r, the evidence g in [0, 1], and per slot the read weight summed over
-        readers, mean over heads (None without readers). Where every slot is empty, all are
-        exactly zero.
+        Weights with sum 1 - prod(u): a memory whose slots are all in full use takes no more.
 
-    Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
-        gradient is needed.
+    Gradient: through the usage values, not through their order.
+    Cost: O(slots log slots).
     """
-    batch, tokens, heads, width = queries.shape
-    slots, kv_heads = keys.shape[1], keys.shape[2]
-    groups = heads // kv_heads
-    # what is added to a match is itself a product, of three more numbers a query and a slot; the
-    # null slot comes last, with key and value zero
-    log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
-    slot_terms = torch.stack([log_strength, torch.log1p(age), torch.zeros_like(age)], -1)
-    slot_terms = torch.nn.functional.pad(slot_terms, (0, 0, 0, 1))
-    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * (
-        torch.arange(slots + 1, device=age.device)[:, None] == slots
-    )
-    query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
-    key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
-    # a last value of one a slot, and of one for the null slot: its read is the sum of the weights
-    value_rows = torch.nn.functional.pad(values.float(), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
-    value_rows = torch.nn.functional.pad(value_rows, (0, 1), value=1.0)
-    slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
-    query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
-    if softcap is None:
-        key_rows = torch.cat([key_rows, slot_terms], 2)
-    block = tokens if torch.is_grad_enabled() else max(1, BLOCK // (heads * (slots + 1)))
-    passages = 0 if passage is None or not focus else int(passage.max()) + 1
-    words, evidence, mass = [], [], None
-    for begin in range(0, tokens, block):
-        part = queries[:, begin : begin + block].float().unflatten(2, (kv_heads, groups))
-        terms = query_terms.expand(*part.shape[:-1], 3)
-        rows = part if softcap is not None else torch.cat([part, terms], -1)
-        # rows of one key head: all its query heads, all tokens
-        shape = (batch, kv_heads, groups * part.shape[1], -1)
-        logits = rows.permute(0, 2, 3, 1, 4).reshape(shape) @ key_rows
-        if softcap is not None:
-            capped = softcap * torch.tanh(logits / softcap)
-            logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
-        weights = logits.softmax(-1)
-        if passage is not None and passages > KEPT_PASSAGES:
-            grouped = weights.unflatten(2, (groups, -1))
-            kept = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
-            kept = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
-            grouped = grouped * kept if torch.is_grad_enabled() else grouped.mul_(kept)
-            weights = grouped.flatten(2, 3)
-        read = weights @ value_rows
-        total = read[..., -1:]
-        read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
-        words.append(read.reshape(batch, -1, heads, width))
-        found = 1.0 - weights[..., -1] / total[..., 0]
-        evidence.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
-        if readers is not None:
-            counted = readers[:, begin : begin + block].to(weights.dtype) / heads
-            counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
-            counted = counted / total[..., 0].detach()
-            seen = (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
-            mass = seen if mass is None else mass + seen
-    return torch.cat(words, 1), torch.cat(evidence, 1), mass
+    usage = guards.usage + (1.0 - guards.usage) * usage
+    order = free_list(usage)
+    rising = usage.gather(-1, order)
+    before = torch.nn.functional.pad(rising.cumprod(-1)[..., :-1], (1, 0), value=1.0)
+    return torch.zeros_like(usage).scatter(-1, order, (1.0 - rising) * before)
 
 
-def focused(
-    votes: Float[Tensor, "batch tokens slots"],
-    passage: Int[Tensor, "batch slots"],
-    passages: int,
-    focus: float,
-) -> Float[Tensor, "batch tokens slots"]:
-    """By how much each slot's read weight is scaled, so that the heads of a layer read together.
+@full_precision
+def write_weights(
+    content: Float[Tensor, "... slots"],
+    allocated: Float[Tensor, "... slots"],
+    allocation_gate: Float[Tensor, " *any"],
+    write_gate: Float[Tensor, " *any"],
+) -> Float[Tensor, "... slots"]:
+    """Where to write: into what matches, or into what is free, or nowhere.
 
-    Among thousands of slots every head finds something that resembles what it looks for, and most
-    of it is chance. What is asked about is where many heads find something at once:
-        s_b = votes summed over passage b;   m_b = min(1, s_b / s_(2))^focus
-    with s_(2) the second largest of all s. No trained parameter, no effect on a memory of two
-    passages or fewer.
+    Equation (DNC, "Dynamic memory allocation"):
+        w = g_w (g_a a + (1 - g_a) c)
 
     Args:
-        votes: read weight of every slot, summed over heads; a head that finds nothing gives its
-            weight to the null slot, and so has no say.
-        passage: as in `content_read`.
-        passages: how many there are.
-        focus: an exponent; infinity would be a hard choice of two passages (sparse reads, as in
-            SAM, but by passage).
+        content: c, from `content_weights` on the memory before the write.
+        allocated: a, from `allocation`.
+        allocation_gate: g_a in [0, 1].
+        write_gate: g_w in [0, 1]; at 0 nothing changes.
     """
-    total = votes.new_zeros(*votes.shape[:2], passages)
-    where = passage[:, None].expand_as(votes)
-    total = total.scatter_add(-1, where, votes).clamp_min(1e-30).log()
-    best = total.topk(KEPT_PASSAGES, -1).values[..., -1:]
-    return (focus * (total - best).clamp_max(0.0)).exp().gather(-1, where)
+    gate = allocation_gate.unsqueeze(-1)
+    return write_gate.unsqueeze(-1) * (gate * allocated + (1.0 - gate) * content)
+
+
+@full_precision
+def erase_and_add(
+    memory: Float[Tensor, "... slots width"],
+    weights: Float[Tensor, "... writes slots"],
+    erase: Float[Tensor, "... writes #width"],
+    vectors: Float[Tensor, "... writes width"],
+) -> Float[Tensor, "... slots width"]:
+    """The memory after K writes, one after the other.
+
+    Equation (DNC, "Content-based addressing"; NTM, eqs. 3 and 4), K times:
+        M <- M (1 - w_k e_k^T) + w_k v_k^T
+    as one sum (exact, for what each write adds is erased only by the later ones):
+        M_K = M prod_k (1 - w_k e_k^T) + sum_k (w_k v_k^T) prod_{l>k} (1 - w_l e_l^T)
+
+    Args:
+        memory: M, before the writes.
+        weights: w_k, in the order of writing.
+        erase: e_k in [0, 1], a vector or one number for the whole word. With one number the sum is
+            one matrix product.
+        vectors: v_k.
+    """
+    kept = memory.new_ones(erase.shape[-1])
+    shares = []
+    for write in reversed(range(weights.shape[-2])):
+        weight = weights[..., write, :].unsqueeze(-1)
+        shares.append(weight * kept)
+        kept = kept * (1.0 - weight * erase[..., write, :].unsqueeze(-2))
+    share = torch.stack(shares[::-1], -3)
+    if erase.shape[-1] == 1:
+        added = share.squeeze(-1).mT @ vectors
+    else:
+        added = (share * vectors.unsqueeze(-2)).sum(-3)
+    return memory * kept + added
+
+
+@full_precision
+def link_after(
+    link: Float[Tensor, "... slots slots"],
+    precedence: Float[Tensor, "... slots"],
+    write_weights: Float[Tensor, "... slots"],
+) -> Float[Tensor, "... slots slots"]:
+    """The temporal links after a write: L(i, j) is how much slot i was written right after slot j.
+
+    Equation (DNC, "Temporal memory linkage"):
+        L(i, j) <- (1 - w_i - w_j) L(i, j) + w_i p_j;   L(i, i) = 0
+    with p the precedence before this write. Rows and columns sum to at most one.
+
+    Cost: O(slots^2); `links.py` has the form that is linear.
+    """
+    rows, columns = write_weights.unsqueeze(-1), write_weights.unsqueeze(-2)
+    link = (1.0 - rows - columns) * link + rows * precedence.unsqueeze(-2)
+    diagonal = torch.eye(link.shape[-1], dtype=torch.bool, device=link.device)
+    return link.masked_fill(diagonal, 0.0)
+
+
+@full_precision
+def precedence_after(
+    precedence: Float[Tensor, "... slots"], write_weights: Float[Tensor, "... slots"]
+) -> Float[Tensor, "... slots"]:
+    """How much each slot was the last one written; sums to at most one.
+
+    Equation (DNC, "Temporal memory linkage"):
+        p <- (1 - sum_i w_i) p + w
+    """
+    return (1.0 - write_weights.sum(-1, keepdim=True)) * precedence + write_weights
+
+
+@full_precision
+def forward_weights(
+    link: Float[Tensor, "... slots slots"], read_weights: Float[Tensor, "... reads slots"]
+) -> Float[Tensor, "... reads slots"]:
+    """Where the reads would be one write later: f = L w (DNC, "Temporal memory linkage")."""
+    return read_weights @ link.mT
+
+
+@full_precision
+def backward_weights(
+    link: Float[Tensor, "... slots slots"], read_weights: Float[Tensor, "... reads slots"]
+) -> Float[Tensor, "... reads slots"]:
+    """Where the reads would be one write earlier: b = L^T w (DNC, "Temporal memory linkage")."""
+    return read_weights @ link
+
+
+@full_precision
+def read_weights(
+    backward: Float[Tensor, "... reads slots"],
+    content: Float[Tensor, "... reads slots"],
+    forward: Float[Tensor, "... reads slots"],
+    modes: Float[Tensor, "... reads 3"],
+) -> Float[Tensor, "... reads slots"]:
+    """Where to read: w = pi_1 b + pi_2 c + pi_3 f (DNC, "Read weighting").
+
+    Args:
+        backward: b, from `backward_weights`.
+        content: c, from `content_weights` on the memory after the write.
+        forward: f, from `forward_weights`.
+        modes: pi, a distribution over backward, content and forward, in this order.
+    """
+    back, match, ahead = modes.unsqueeze(-2).unbind(-1)
+    return back * backward + match * content + ahead * forward
+
+
+@full_precision
+def sharpened(
+    weights: Float[Tensor, "... slots"], exponent: Float[Tensor, " *any"]
+) -> Float[Tensor, "... slots"]:
+    """Weights made more definite: w_i^s / sum_j w_j^s; all zeros stay all zeros.
+
+    Source: NTM, eq. 9; Csordas and Schmidhuber, eq. 4, for forward and backward weights.
+
+    Args:
+        weights: at least 0.
+        exponent: s >= 1.
+    """
+    # relative to the largest, so that a high power of small weights can't underflow to nothing
+    largest = weights.amax(-1, keepdim=True)
+    relative = weights / largest.where(largest > 0, 1.0)
+    powers = relative ** exponent.unsqueeze(-1)
+    total = powers.sum(-1, keepdim=True)
+    return powers / total.where(total > 0, 1.0)
+
+
+@full_precision
+def interpolated(
+    content: Float[Tensor, "... slots"],
+    previous: Float[Tensor, "... slots"],
+    gate: Float[Tensor, " *any"],
+) -> Float[Tensor, "... slots"]:
+    """Between a new match and the place of the step before: g c + (1 - g) w (NTM, eq. 7)."""
+    gate = gate.unsqueeze(-1)
+    return gate * content + (1.0 - gate) * previous
+
+
+@full_precision
+def shifted(
+    weights: Float[Tensor, "... slots"], shift: Float[Tensor, "... offsets"]
+) -> Float[Tensor, "... slots"]:
+    """Weights moved around the ring of slots: w_i <- sum_n s_n w_{i - n mod N} (NTM, eq. 8).
+
+    Args:
+        weights: where a head is.
+        shift: a distribution over an odd number of offsets around 0, the most negative first.
+    """
+    reach = shift.shape[-1] // 2
+    moved = [weights.roll(offset, -1) for offset in range(-reach, reach + 1)]
+    return (torch.stack(moved, -1) * shift.unsqueeze(-2)).sum(-1)
 
 
 def aged_usage(

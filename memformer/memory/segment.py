@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memformer.memory.addressing import aged_usage, content_read, least_used
+from memformer.memory.addressing import aged_usage, least_used
+from memformer.memory.read import content_read
 from memformer.memory.state import EMPTY, TABLE, MemoryState
 
 # tokens written one after the other that are read as one passage, and whose keys keep their order:

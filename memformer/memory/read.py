@@ -1,0 +1,148 @@
+"""Reads from a language model's memory: content addressing with a null slot, and focus.
+
+The content weighting of a DNC with the match of the backbone's own attention, for thousands of
+queries at once, always in float32. Next: `segment.py`, which calls it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# a finite stand-in for minus infinity: exp(x - y) is exactly 0, and no inf - inf can arise
+MASKED = -1.0e30
+# attention weights held at once where no gradient is needed: 4 MiB, which stay in a CPU's cache
+BLOCK = 2**20
+# passages that may be read in full, however the votes fall; one is better for a single fact in a
+# long text, more are better for many facts in a short one
+KEPT_PASSAGES = 2
+
+
+def content_read(
+    queries: Float[Tensor, "batch tokens heads width"],
+    keys: Float[Tensor, "batch slots kv_heads width"],
+    values: Float[Tensor, "batch slots kv_heads width"],
+    strength: Float[Tensor, "batch slots"],
+    age: Float[Tensor, "batch slots"],
+    age_slope: Float[Tensor, " heads"],
+    null_logit: Float[Tensor, " heads"],
+    softcap: float | None = None,
+    readers: Bool[Tensor, "batch tokens"] | None = None,
+    passage: Int[Tensor, "batch slots"] | None = None,
+    focus: float = 0.0,
+) -> tuple[
+    Float[Tensor, "batch tokens heads width"],
+    Float[Tensor, "batch tokens heads"],
+    Float[Tensor, "batch slots"] | None,
+]:
+    """Reads by content, with a null slot that means "nothing in memory".
+
+    Equation (DNC content weighting with the match of the backbone's own attention):
+        logit_i = q . k_i + log strength_i - a log(1 + age_i)
+        p = softmax([logit, c]);   r = sum_i p_i v_i;   g = 1 - p_null
+    and, with focus, p is first narrowed to where the heads of the layer agree; see `focused`.
+
+    Args:
+        queries: already multiplied by key strength and by the backbone's attention scale.
+        keys: one row a slot.
+        values: one row a slot.
+        strength: how firmly each slot was written, in [0, 1]; 0 is an empty slot.
+        age: tokens written since, >= 0.
+        age_slope: a, per head; 0 makes every age alike.
+        null_logit: c, per head.
+        softcap: the backbone caps its attention logits at this magnitude.
+        readers: tokens whose reads count as use of a slot.
+        passage: which passage of the text each slot is from, numbered from 0.
+        focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
+
+    Returns:
+        The read words r, the evidence g in [0, 1], and per slot the read weight summed over
+        readers, mean over heads (None without readers). Where every slot is empty, all are
+        exactly zero.
+
+    Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
+        gradient is needed.
+    """
+    batch, tokens, heads, width = queries.shape
+    slots, kv_heads = keys.shape[1], keys.shape[2]
+    groups = heads // kv_heads
+    # what is added to a match is itself a product, of three more numbers a query and a slot; the
+    # null slot comes last, with key and value zero
+    log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
+    slot_terms = torch.stack([log_strength, torch.log1p(age), torch.zeros_like(age)], -1)
+    slot_terms = torch.nn.functional.pad(slot_terms, (0, 0, 0, 1))
+    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * (
+        torch.arange(slots + 1, device=age.device)[:, None] == slots
+    )
+    query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
+    key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
+    # a last value of one a slot, and of one for the null slot: its read is the sum of the weights
+    value_rows = torch.nn.functional.pad(values.float(), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
+    value_rows = torch.nn.functional.pad(value_rows, (0, 1), value=1.0)
+    slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
+    query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
+    if softcap is None:
+        key_rows = torch.cat([key_rows, slot_terms], 2)
+    block = tokens if torch.is_grad_enabled() else max(1, BLOCK // (heads * (slots + 1)))
+    passages = 0 if passage is None or not focus else int(passage.max()) + 1
+    words, evidence, mass = [], [], None
+    for begin in range(0, tokens, block):
+        part = queries[:, begin : begin + block].float().unflatten(2, (kv_heads, groups))
+        terms = query_terms.expand(*part.shape[:-1], 3)
+        rows = part if softcap is not None else torch.cat([part, terms], -1)
+        # rows of one key head: all its query heads, all tokens
+        shape = (batch, kv_heads, groups * part.shape[1], -1)
+        logits = rows.permute(0, 2, 3, 1, 4).reshape(shape) @ key_rows
+        if softcap is not None:
+            capped = softcap * torch.tanh(logits / softcap)
+            logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
+        weights = logits.softmax(-1)
+        if passage is not None and passages > KEPT_PASSAGES:
+            grouped = weights.unflatten(2, (groups, -1))
+            kept = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
+            kept = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
+            grouped = grouped * kept if torch.is_grad_enabled() else grouped.mul_(kept)
+            weights = grouped.flatten(2, 3)
+        read = weights @ value_rows
+        total = read[..., -1:]
+        read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
+        words.append(read.reshape(batch, -1, heads, width))
+        found = 1.0 - weights[..., -1] / total[..., 0]
+        evidence.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
+        if readers is not None:
+            counted = readers[:, begin : begin + block].to(weights.dtype) / heads
+            counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
+            counted = counted / total[..., 0].detach()
+            seen = (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
+            mass = seen if mass is None else mass + seen
+    return torch.cat(words, 1), torch.cat(evidence, 1), mass
+
+
+def focused(
+    votes: Float[Tensor, "batch tokens slots"],
+    passage: Int[Tensor, "batch slots"],
+    passages: int,
+    focus: float,
+) -> Float[Tensor, "batch tokens slots"]:
+    """By how much each slot's read weight is scaled, so that the heads of a layer read together.
+
+    Among thousands of slots every head finds something that resembles what it looks for, and most
+    of it is chance. What is asked about is where many heads find something at once:
+        s_b = votes summed over passage b;   m_b = min(1, s_b / s_(2))^focus
+    with s_(2) the second largest of all s. No trained parameter, no effect on a memory of two
+    passages or fewer.
+
+    Args:
+        votes: read weight of every slot, summed over heads; a head that finds nothing gives its
+            weight to the null slot, and so has no say.
+        passage: as in `content_read`.
+        passages: how many there are.
+        focus: an exponent; infinity would be a hard choice of two passages (sparse reads, as in
+            SAM, but by passage).
+    """
+    total = votes.new_zeros(*votes.shape[:2], passages)
+    where = passage[:, None].expand_as(votes)
+    total = total.scatter_add(-1, where, votes).clamp_min(1e-30).log()
+    best = total.topk(KEPT_PASSAGES, -1).values[..., -1:]
+    return (focus * (total - best).clamp_max(0.0)).exp().gather(-1, where)
