@@ -46,6 +46,7 @@ from eval.report import (
     ThreadsOption,
     draw,
     head,
+    model_name,
     numbers,
     open_model,
     write_json,
@@ -409,7 +410,7 @@ def main(
         "max_new_tokens": MAX_NEW_TOKENS,
         "memory": memory,
     }
-    report = head("recall", model, settings)
+    report = head("eval.recall", settings) | model_name(model)
     cells: list[dict[str, Any]] = []
     report |= {"finished": False, "wall_seconds": 0.0, "cells": cells}
     path = out.with_name(out.name + ".json")

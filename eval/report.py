@@ -61,6 +61,13 @@ def open_model(
     return model, tokenizer
 
 
+def model_name(name: str | None) -> dict[str, str]:
+    """The entry of a report that says which pretrained model it is about."""
+    from memformer.pretrained import DEFAULT_MODEL
+
+    return {"model": name or DEFAULT_MODEL}
+
+
 def numbers(text: str, least: int, option: str) -> list[int]:
     """Reads a list such as `0,512,2048`.
 
@@ -79,14 +86,16 @@ def numbers(text: str, least: int, option: str) -> list[int]:
     return found
 
 
-def head(benchmark: str, model: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """The top of a report: what was run, with what, where and when."""
-    from memformer.pretrained import DEFAULT_MODEL
+def head(module: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The top of a report: what was run, with what, where and when.
 
+    Args:
+        module: the one that was run, such as `eval.recall`.
+        settings: its own.
+    """
     return {
-        "benchmark": benchmark,
-        "command": shlex.join(["python", "-m", f"eval.{benchmark}", *sys.argv[1:]]),
-        "model": model or DEFAULT_MODEL,
+        "benchmark": module.rpartition(".")[2],
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "settings": settings,
         "versions": {
             "python": platform.python_version(),
@@ -165,7 +174,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot; both axes start at 0 unless `log_x`.
+    """One plot; both axes start at 0 unless logarithmic.
 
     Args:
         ticks: marks of the x axis; with them the x values are places among the marks.
@@ -177,6 +186,7 @@ class Panel:
     lines: Sequence[Line]
     ticks: Sequence[str] | None = None
     log_x: bool = False
+    log_y: bool = False
     top: float | None = None
 
 
@@ -206,7 +216,10 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
             places = sorted({x for line in panel.lines for x in line.x})
             axes.set_xticks(places, [f"{x:,.0f}" for x in places], rotation=30)
             axes.minorticks_off()
-        axes.set_ylim(bottom=0, top=panel.top)
+        if panel.log_y:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0, top=panel.top)
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
         axes.grid(alpha=0.3)

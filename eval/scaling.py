@@ -15,12 +15,7 @@ The plain model stops at `--plain-max` tokens: its window, or what the machine c
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,10 +38,12 @@ from eval.report import (
     ThreadsOption,
     draw,
     head,
+    model_name,
     numbers,
     open_model,
     write_json,
 )
+from eval.resident import peak, release, reset_peak, resident
 
 MEMORIZE, PREFILL = "memorize", "prefill"
 WARM_UP_TOKENS = 512
@@ -95,11 +92,11 @@ def read(
     """Reads a text after a warm-up, once or until so many seconds are over, and measures it."""
     text = torch.tensor([list(ids)])
     with torch.inference_mode():
-        _release()
-        loaded = _resident()
+        release()
+        loaded = resident()
         _pass(model, text[:, :WARM_UP_TOKENS], what, num_slots)
-        _release()
-        was_reset = _reset_peak()
+        release()
+        was_reset = reset_peak()
         passes, elapsed = 0, 0.0
         started = time.perf_counter()
         while passes == 0 or elapsed < min_seconds:
@@ -112,7 +109,7 @@ def read(
         passes=passes,
         seconds=seconds,
         tokens_per_second=len(ids) / seconds,
-        peak_bytes=max(0, _peak() - loaded),
+        peak_bytes=max(0, peak() - loaded),
         state_bytes=state_bytes,
         peak_was_reset=was_reset,
     )
@@ -125,55 +122,6 @@ def _pass(model: Any, text: torch.Tensor, what: str, num_slots: int) -> int:
     out = model.backbone(input_ids=text, use_cache=True, logits_to_keep=1)
     tensors = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-# ---- resident memory -----------------------------------------------------------------------
-
-
-def _status(field: str) -> int | None:
-    """A size from the kernel's page on this process, in bytes; None where there is no such page."""
-    page = Path("/proc/self/status")
-    if not page.is_file():
-        return None
-    for line in page.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _peak() -> int:
-    """Highest resident size so far, in bytes."""
-    # the kernel's page first: getrusage also counts what the parent had when it started us, and
-    # it does not follow a reset
-    found = _status("VmHWM")
-    if found is not None:
-        return found
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage if sys.platform == "darwin" else usage * 1024
-
-
-def _resident() -> int:
-    """Resident size now, in bytes; the peak where the system tells only that."""
-    found = _status("VmRSS")
-    return _peak() if found is None else found
-
-
-def _release() -> None:
-    """Gives freed memory back to the system, where there is a call for it (glibc has one).
-
-    Otherwise what loading left free is resident already, and reading seems to need less.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _reset_peak() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 # ---- the report ----------------------------------------------------------------------------
@@ -268,7 +216,7 @@ def main(
         "book": book.name if book else "eval/data/thursday.txt",
         "warm_up_tokens": WARM_UP_TOKENS,
     }
-    report = head("scaling", model, settings)
+    report = head("eval.scaling", settings) | model_name(model)
     cells: list[dict[str, Any]] = []
     report |= {"finished": False, "wall_seconds": 0.0, "last_to_first": {}, "cells": cells}
     path = out.with_name(out.name + ".json")

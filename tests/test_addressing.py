@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 
 from memformer.memory import addressing as a
 from memformer.memory.addressing import Guards
-from memformer.memory.dnc import (
-    DNCInterface,
-    DNCState,
-    SegmentInterface,
-    SegmentState,
-    dnc_step,
-    segment_step,
-)
+from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
 
 PAPER = Guards(0.0, 0.0, 0.0)
 # all different, so that a swapped axis can't pass
@@ -31,12 +24,12 @@ def generator(seed: int) -> torch.Generator:
 
 def raw(seed: int, steps: int, scale: float = 2.0, batch: int = BATCH) -> torch.Tensor:
     """Interface vectors of so many steps."""
-    size = DNCInterface.size(WIDTH, READS)
+    size = sum(DNCInterface.sizes(WIDTH, READS))
     return scale * torch.randn(steps, batch, size, generator=generator(seed), dtype=torch.float64)
 
 
 def empty(batch: int = BATCH, dtype: torch.dtype = torch.float64) -> DNCState:
-    return DNCState.empty(batch, SLOTS, WIDTH, READS, dtype=dtype)
+    return DNCState.empty(batch, SLOTS, WIDTH, READS, like=torch.zeros((), dtype=dtype))
 
 
 def run(vectors: torch.Tensor, state: DNCState, guards: Guards = a.SAFE):
@@ -113,7 +106,7 @@ def test_a_closed_write_gate_changes_nothing_bit_for_bit(seed):
     state = used(seed)
     interface = DNCInterface.parse(raw(seed + 1, 1)[0], WIDTH, READS)
     closed = interface._replace(
-        write_gate=torch.zeros_like(interface.write_gate),
+        write_gates=torch.zeros_like(interface.write_gates),
         free_gates=torch.zeros_like(interface.free_gates),
     )
     after, _ = dnc_step(state, closed)
@@ -168,7 +161,7 @@ def test_slot_numbers_mean_nothing(seed):
         state.precedence[:, order],
         state.link[:, order][:, :, order],
         state.read_weights[:, :, order],
-        state.write_weights[:, order],
+        state.write_weights[:, :, order],
     )
     # ties are broken by slot number, so there must be none
     assert state.usage.diff(dim=-1).ne(0).all()
@@ -244,51 +237,37 @@ def test_many_writes_at_once_are_the_writes_one_after_the_other(seed, columns):
 
 @given(SEEDS)
 @settings(deadline=None, max_examples=20)
-def test_one_hot_writes_of_a_segment_are_as_many_dnc_steps(seed):
-    """Writes to free slots, in one segment and in so many steps: the same memory and links."""
+def test_one_hot_writes_in_one_step_are_as_many_steps(seed):
+    """Writes to free slots, together and one after the other: the same memory and links."""
     drawn = generator(seed)
-    state = used(seed)._replace(
-        read_weights=torch.zeros(BATCH, READS, SLOTS, dtype=torch.float64),
-        write_weights=torch.zeros(BATCH, SLOTS, dtype=torch.float64),
-    )
+    state = used(seed)
     # as many free slots as writes
     state.usage[:, torch.randperm(SLOTS, generator=drawn)[:WRITES]] = 0
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(BATCH, *shape, generator=drawn, dtype=torch.float64)
-
-    ones, gate = torch.ones(BATCH, WRITES, dtype=torch.float64), normal(WRITES).sigmoid()
-    keys, vectors, erase = normal(WRITES, WIDTH), normal(WRITES, WIDTH), normal(WRITES, 1).sigmoid()
-    segment = SegmentInterface(
-        free_weights=state.read_weights,
-        free_gates=ones[:, :READS],
-        write_keys=keys,
-        write_strengths=ones,
-        erase=erase,
-        write_vectors=vectors,
-        allocation_gate=ones,
-        write_gate=gate,
-        read_keys=normal(READS, WIDTH),
-        read_strengths=ones[:, :READS],
-        read_modes=normal(READS, 3).softmax(-1),
+    size = sum(DNCInterface.sizes(WIDTH, READS, WRITES))
+    vector = torch.randn(BATCH, size, generator=drawn, dtype=torch.float64)
+    together = DNCInterface.parse(vector, WIDTH, READS, WRITES)
+    together = together._replace(
+        allocation_gates=torch.ones_like(together.allocation_gates),
+        free_gates=torch.zeros_like(together.free_gates),
     )
-    whole, weights, _ = segment_step(SegmentState(*state[:4]), segment)
+    whole, words = dnc_step(state, together)
     targets = []
     for write in range(WRITES):
-        step = DNCInterface.parse(raw(seed, 1)[0], WIDTH, READS)._replace(
-            erase=erase[:, write].expand(-1, WIDTH),
-            write_vector=vectors[:, write],
-            free_gates=torch.zeros(BATCH, READS, dtype=torch.float64),
-            allocation_gate=ones[:, write],
-            write_gate=gate[:, write],
-        )
-        state, _ = dnc_step(state, step)
-        targets.append(state.write_weights)
-    torch.testing.assert_close(
-        weights.write_weights, torch.stack(targets, 1), rtol=0, atol=ROUNDING
-    )
-    assert (weights.write_weights > 0).sum(-1).eq(1).all()
-    for name in ("memory", "link", "precedence"):
+        at = slice(write, write + 1)
+        one = {
+            name: getattr(together, name)[:, at]
+            for name in together._fields
+            if name in ("erase", "allocation_gates") or name.startswith("write_")
+            if getattr(together, name) is not None
+        }
+        after, words_after = dnc_step(state, together._replace(**one))
+        # heads stay where they were until all is written
+        state = after._replace(read_weights=state.read_weights)
+        targets.append(after.write_weights[:, 0])
+    torch.testing.assert_close(whole.write_weights, torch.stack(targets, 1), rtol=0, atol=ROUNDING)
+    assert (whole.write_weights > 0).sum(-1).eq(1).all()
+    torch.testing.assert_close(words, words_after, rtol=0, atol=ROUNDING)
+    for name in ("memory", "link", "precedence", "usage"):
         torch.testing.assert_close(
             getattr(whole, name), getattr(state, name), rtol=0, atol=ROUNDING
         )

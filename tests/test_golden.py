@@ -15,19 +15,13 @@ import torch
 
 from memformer.memory import addressing as a
 from memformer.memory.addressing import Guards
-from memformer.memory.dnc import (
-    DNCInterface,
-    DNCState,
-    SegmentInterface,
-    SegmentState,
-    dnc_step,
-    segment_step,
-)
+from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
 
 ARCHIVE = np.load(Path(__file__).parent / "golden" / "dnc_golden.npz")
 TOLERANCE = 1e-10
+PAPER = Guards(0.0, 0.0, 0.0)
 GUARDS = {
-    "none": Guards(0.0, 0.0, 0.0),
+    "none": PAPER,
     "product": Guards(0.0, 1e-6, 1e-6),
     "sqrt": Guards(1e-6, 1e-6, 1e-6),
 }
@@ -60,6 +54,13 @@ def at_step(case: dict[str, torch.Tensor], step: int, steps: int) -> dict[str, t
     return {name: value[step] for name, value in case.items() if value.shape[:1] == (steps,)}
 
 
+def paper_state(start: dict[str, torch.Tensor], usage_gradient: bool = True) -> DNCState:
+    """A golden state; its usage does not yet count the last write."""
+    written = start["write_weights"]
+    usage = a.usage_after(start["usage"], written if usage_gradient else written.detach())
+    return DNCState(**start | {"usage": usage, "write_weights": written[:, None]})
+
+
 @pytest.mark.parametrize(
     "case", ["paper_zero", "paper_warm", "guard_product", "guard_zero", "guard_sqrt", "csordas"]
 )
@@ -68,17 +69,23 @@ def test_dnc(case):
     expected, sizes = golden(case), meta(case)
     guards, extras = GUARDS[sizes["cos_rule"]], {}
     assert guards.usage == sizes["usage_eps"]
-    state = DNCState(**golden(case, "init_"))
+    state = paper_state(golden(case, "init_"))
+    names = {
+        "write_key": "write_keys",
+        "write_strength": "write_strengths",
+        "write_vector": "write_vectors",
+        "alloc_gate": "allocation_gates",
+        "write_gate": "write_gates",
+    }
     for step in range(sizes["T"]):
         at = at_step(expected, step, sizes["T"])
         interface = DNCInterface.parse(at["raw"], sizes["W"], sizes["R"])
-        names = {"allocation_gate": "alloc_gate"}
-        for name, value in interface._asdict().items():
-            if value is not None:
-                same(at[f"p_{names.get(name, name)}"], value, name)
+        for name in [name[2:] for name in at if name.startswith("p_")]:
+            found = getattr(interface, names.get(name, name))
+            same(at[f"p_{name}"], found.reshape(at[f"p_{name}"].shape), name)
         if case == "csordas":
             extras = {
-                "write_mask": at["ext_write_mask"],
+                "write_masks": at["ext_write_mask"][:, None],
                 "read_masks": at["ext_read_masks"],
                 "forward_sharpness": at["ext_sharp_f"],
                 "backward_sharpness": at["ext_sharp_b"],
@@ -86,19 +93,22 @@ def test_dnc(case):
             interface = interface._replace(**extras)
         before = state
         state, words = dnc_step(before, interface, guards, deallocate=case == "csordas")
-        for name in ("memory", "usage", "precedence", "link", "read_weights", "write_weights"):
+        for name in ("memory", "precedence", "link", "read_weights"):
             same(at[name], getattr(state, name), f"{name} at {step}")
+        same(at["write_weights"], state.write_weights[:, 0], f"write_weights at {step}")
         same(at["read_vectors"], words, "read_vectors")
 
-        same(at["retention"], a.retention(interface.free_gates, before.read_weights), "retention")
-        same(at["free_list"], a.free_list(guards.usage + (1 - guards.usage) * state.usage), "list")
-        same(at["allocation"], a.allocation(state.usage, guards), "allocation")
-        write_mask = extras["write_mask"][:, None] if extras else None
+        freed = a.retention(interface.free_gates, before.read_weights)
+        same(at["retention"], freed, "retention")
+        usage = before.usage * freed
+        same(at["usage"], usage, "usage")
+        same(at["free_list"], a.free_list(guards.usage + (1 - guards.usage) * usage), "free_list")
+        same(at["allocation"], a.allocation(usage, guards), "allocation")
         content = a.content_weights(
             before.memory,
-            interface.write_key[:, None],
-            interface.write_strength[:, None],
-            write_mask,
+            interface.write_keys,
+            interface.write_strengths,
+            interface.write_masks,
             guards,
         )
         same(at["write_content"], content[:, 0], "write_content")
@@ -106,7 +116,7 @@ def test_dnc(case):
             state.memory,
             interface.read_keys,
             interface.read_strengths,
-            extras.get("read_masks"),
+            interface.read_masks,
             guards,
         )
         same(at["read_content"], content, "read_content")
@@ -129,10 +139,10 @@ def test_dnc_gradients(usage_gradient):
         for name, value in golden(case, "init_").items()
     }
     raw = golden(case)["raw"].requires_grad_()
-    state, loss = DNCState(**start), torch.zeros((), dtype=torch.float64)
+    state, loss = paper_state(start, usage_gradient), torch.zeros((), dtype=torch.float64)
     for step in range(sizes["T"]):
         interface = DNCInterface.parse(raw[step], sizes["W"], sizes["R"])
-        state, words = dnc_step(state, interface, GUARDS["none"], usage_gradient=usage_gradient)
+        state, words = dnc_step(state, interface, PAPER, usage_gradient=usage_gradient)
         loss = loss + (words * golden(case)["grad_coef"][step]).sum()
     loss.backward()
     found = {"raw": raw.grad} | {
@@ -153,16 +163,16 @@ def test_parallel_write_heads():
         asked = {name[2:]: value for name, value in at.items() if name.startswith("p_")}
         freed = a.retention(asked["free_gates"], start["read_weights"])
         same(at["retention"], freed, "retention")
-        usage, ones = start["usage"], torch.ones_like(start["usage"])
+        usage = start["usage"]
         for write in range(writes):
-            usage = a.usage_after(usage, start["write_weights"][:, write], ones)
+            usage = a.usage_after(usage, start["write_weights"][:, write])
         usage = usage * freed
         same(at["usage"], usage, "usage")
         gates, raised, allocated = (asked["alloc_gate"], asked["write_gate"]), usage, []
         for write in range(writes):
             allocated.append(a.allocation(raised, guards))
             taken = allocated[-1] * (gates[0] * gates[1])[:, write, None]
-            raised = a.usage_after(raised, taken, ones)
+            raised = a.usage_after(raised, taken)
         allocated = torch.stack(allocated, 1)
         same(at["allocation"], allocated, "allocation")
         content = a.content_weights(
@@ -207,28 +217,32 @@ def test_parallel_write_heads():
 def test_segment():
     """Free heads, three ordered writes, then every query's reads in one hop."""
     case, sizes = "segment", meta("segment")
-    expected = golden(case)
-    state = SegmentState(**golden(case, "init_"))
+    expected, start = golden(case), golden(case, "init_")
+    nothing = torch.zeros(sizes["B"], 0, sizes["N"], dtype=torch.float64)
+    state = DNCState(**start, read_weights=nothing, write_weights=nothing)
     for segment in range(sizes["S"]):
         at = at_step(expected, segment, sizes["S"])
-        interface = SegmentInterface(
-            at["p_free_weights"],
-            at["p_free_gates"],
-            at["p_write_keys"],
-            at["p_write_strengths"],
-            at["p_erase"],
-            at["p_write_vectors"],
-            at["p_alloc_gate"],
-            at["p_write_gate"],
-            *(at[f"p_read_{name}"].flatten(1, 2) for name in ("keys", "strengths", "modes")),
+        interface = DNCInterface(
+            **{
+                f"read_{part}": at[f"p_read_{part}"].flatten(1, 2) for part in ("keys", "strengths")
+            },
+            read_modes=at["p_read_modes"].flatten(1, 2),
+            write_keys=at["p_write_keys"],
+            write_strengths=at["p_write_strengths"],
+            erase=at["p_erase"],
+            write_vectors=at["p_write_vectors"],
+            free_gates=at["p_free_gates"],
+            allocation_gates=at["p_alloc_gate"],
+            write_gates=at["p_write_gate"],
+            free_weights=at["p_free_weights"],
         )
-        usage = state.usage * a.retention(interface.free_gates, interface.free_weights)
-        same(at["allocation"][:, 0], a.allocation(usage, GUARDS["none"]), "allocation")
-        state, weights, words = segment_step(state, interface, GUARDS["none"])
-        for name in ("memory", "usage", "precedence", "link"):
+        freed = a.retention(interface.free_gates, interface.free_weights)
+        same(at["retention"], freed, "retention")
+        same(at["allocation"][:, 0], a.allocation(state.usage * freed, PAPER), "allocation")
+        state, words = dnc_step(state, interface, PAPER, anchored=True, usage_gradient=True)
+        for name in ("memory", "usage", "precedence", "link", "write_weights"):
             same(at[name], getattr(state, name), f"{name} of {segment}")
-        same(at["write_weights"], weights.write_weights, "write_weights")
-        same(at["read_weights"].flatten(1, 2), weights.read_weights, "read_weights")
+        same(at["read_weights"].flatten(1, 2), state.read_weights, "read_weights")
         same(at["read_vectors"].flatten(1, 2), words, "read_vectors")
 
 
@@ -238,9 +252,7 @@ def test_ntm():
     memory, weights = start["memory"], start["weights"]
     for step in range(sizes["T"]):
         at = at_step(expected, step, sizes["T"])
-        content = a.content_weights(
-            memory, at["p_key"][None], at["p_beta"][None], None, GUARDS["none"]
-        )[0]
+        content = a.content_weights(memory, at["p_key"][None], at["p_beta"][None], None, PAPER)[0]
         same(at["content"], content, "content")
         gated = a.interpolated(content, weights, at["p_g"])
         same(at["gated"], gated, "gated")

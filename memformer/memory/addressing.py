@@ -146,16 +146,14 @@ def retention(
 
 @full_precision
 def usage_after(
-    usage: Float[Tensor, "... slots"],
-    write_weights: Float[Tensor, "... slots"],
-    retained: Float[Tensor, "... slots"],
+    usage: Float[Tensor, "... slots"], write_weights: Float[Tensor, "... slots"]
 ) -> Float[Tensor, "... slots"]:
-    """Usage once a write is counted and the free gates have acted; in [0, 1] like its arguments.
+    """Usage once a write is counted; in [0, 1] like its arguments.
 
-    Equation (DNC, "Dynamic memory allocation"):
-        u <- (u + w - u w) psi
+    Equation (DNC, "Dynamic memory allocation"; retention is a factor of its own):
+        u <- u + w - u w
     """
-    return (usage + write_weights - usage * write_weights) * retained
+    return usage + write_weights - usage * write_weights
 
 
 @full_precision

@@ -1,9 +1,9 @@
-"""The Differentiable Neural Computer as its paper has it: one word written, R words read, per step.
+"""The Differentiable Neural Computer on one screen: `dnc_step`, in the order of its paper.
 
-`dnc_step` is the whole machine but for its controller, in the order of the paper's Methods.
-`segment_step` is the same machine with K ordered writes and any number of reads at once, the form
-that a language model's memory takes. Both are functions of a state and of what a controller asks
-for, with no parameters. The modules in `memformer/classic/` put controllers in front of them.
+A function of a state and of what a controller asks for, with no parameters. With one write and as
+many reads as heads it is the paper's step. With K writes and any number of anchored reads it is a
+segment of text in one step, the form a language model's memory takes. The modules in
+`memformer/classic/` put controllers in front of it; `addressing.py` has the equations.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from memformer.memory.addressing import (
     SAFE,
     Guards,
+    aged_usage,
     allocation,
     backward_weights,
     content_weights,
@@ -32,17 +33,21 @@ from memformer.memory.addressing import (
     write_weights,
 )
 
+# the least weight of a masked number in a match; Csordas and Schmidhuber found it essential
+LEAST_MASK = 0.1
+
 
 class DNCState(NamedTuple):
     """Everything a DNC remembers.
 
     Attributes:
         memory: one word a slot.
-        usage: how occupied each slot is, in [0, 1], before the last write is counted.
+        usage: how occupied each slot is, in [0, 1], with all writes counted. (The paper counts a
+            write one step later, before anything looks; the numbers are the same.)
         precedence: how much each slot was the last one written.
         link: how much slot i was written right after slot j.
         read_weights: where each head read last.
-        write_weights: where the last write went.
+        write_weights: where the last writes went.
     """
 
     memory: Float[Tensor, "batch slots width"]
@@ -50,7 +55,7 @@ class DNCState(NamedTuple):
     precedence: Float[Tensor, "batch slots"]
     link: Float[Tensor, "batch slots slots"]
     read_weights: Float[Tensor, "batch reads slots"]
-    write_weights: Float[Tensor, "batch slots"]
+    write_weights: Float[Tensor, "batch writes slots"]
 
     @classmethod
     def empty(
@@ -59,87 +64,117 @@ class DNCState(NamedTuple):
         slots: int,
         width: int,
         reads: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        writes: int = 1,
+        *,
+        links: bool = True,
+        like: Tensor | None = None,
     ) -> DNCState:
-        """A memory in which nothing was ever written: zeros throughout."""
+        """A memory in which nothing was ever written: zeros throughout.
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch, *shape, device=device, dtype=dtype)
-
+        Args:
+            batch: independent memories.
+            slots: N.
+            width: W.
+            reads: R.
+            writes: K.
+            links: whether to keep temporal links; without them, reads are by content only.
+            like: a tensor whose device and dtype to take; None: float32 on the CPU.
+        """
+        like = torch.empty(()) if like is None else like
         return cls(
-            memory=zeros(slots, width),
-            usage=zeros(slots),
-            precedence=zeros(slots),
-            link=zeros(slots, slots),
-            read_weights=zeros(reads, slots),
-            write_weights=zeros(slots),
+            memory=like.new_zeros(batch, slots, width),
+            usage=like.new_zeros(batch, slots),
+            precedence=like.new_zeros(batch, slots),
+            link=like.new_zeros(batch, slots, slots) if links else like.new_zeros(batch, 0, 0),
+            read_weights=like.new_zeros(batch, reads, slots),
+            write_weights=like.new_zeros(batch, writes, slots),
         )
 
 
 class DNCInterface(NamedTuple):
     """What a controller asks of the memory in one step (DNC, "Interface parameters").
 
-    The last four are Csordas and Schmidhuber's; None leaves them out.
+    The last six are optional. The masks and sharpness are Csordas and Schmidhuber's.
 
     Attributes:
         read_keys: what each head looks for.
         read_strengths: how sharply, >= 1.
-        write_key: what the write looks for.
-        write_strength: how sharply, >= 1.
-        erase: how much of each number of a written slot goes, in [0, 1].
-        write_vector: what is written.
+        write_keys: what each write looks for, in the memory before the step.
+        write_strengths: how sharply, >= 1.
+        erase: how much of each number of a written slot goes, in [0, 1]; or one for all of them.
+        write_vectors: what is written, in this order.
         free_gates: how much each head lets go of what it read last, in [0, 1].
-        allocation_gate: written to free slots (1) or to slots that match (0).
-        write_gate: written (1) or not (0).
-        read_modes: a distribution over backward, content and forward, per head.
-        write_mask: which numbers of a word the write key is about, in [0, 1].
+        allocation_gates: written to free slots (1) or to slots that match (0).
+        write_gates: written (1) or not (0).
+        read_modes: a distribution over backward, content and forward, per head; None: by content
+            only, and no links are kept.
+        write_masks: which numbers of a word a write key is about, in [0, 1].
         read_masks: the same for each read key.
         forward_sharpness: exponent of the forward weights, >= 1.
         backward_sharpness: exponent of the backward weights, >= 1.
+        free_weights: where heads that free slots read; None: where the read heads last did.
     """
 
     read_keys: Float[Tensor, "batch reads width"]
     read_strengths: Float[Tensor, "batch reads"]
-    write_key: Float[Tensor, "batch width"]
-    write_strength: Float[Tensor, " batch"]
-    erase: Float[Tensor, "batch width"]
-    write_vector: Float[Tensor, "batch width"]
-    free_gates: Float[Tensor, "batch reads"]
-    allocation_gate: Float[Tensor, " batch"]
-    write_gate: Float[Tensor, " batch"]
-    read_modes: Float[Tensor, "batch reads 3"]
-    write_mask: Float[Tensor, "batch width"] | None = None
+    write_keys: Float[Tensor, "batch writes width"]
+    write_strengths: Float[Tensor, "batch writes"]
+    erase: Float[Tensor, "batch writes #width"]
+    write_vectors: Float[Tensor, "batch writes width"]
+    free_gates: Float[Tensor, "batch frees"]
+    allocation_gates: Float[Tensor, "batch writes"]
+    write_gates: Float[Tensor, "batch writes"]
+    read_modes: Float[Tensor, "batch reads 3"] | None = None
+    write_masks: Float[Tensor, "batch writes width"] | None = None
     read_masks: Float[Tensor, "batch reads width"] | None = None
     forward_sharpness: Float[Tensor, "batch reads"] | None = None
     backward_sharpness: Float[Tensor, "batch reads"] | None = None
+    free_weights: Float[Tensor, "batch frees slots"] | None = None
 
     @staticmethod
-    def size(width: int, reads: int) -> int:
-        """Numbers in the paper's interface vector: W R + 3 W + 5 R + 3."""
-        return width * reads + 3 * width + 5 * reads + 3
+    def sizes(
+        width: int, reads: int, writes: int = 1, masks: bool = False, sharpness: bool = False
+    ) -> list[int]:
+        """Numbers in each part of the interface vector, in the paper's order."""
+        paper = [reads * width, reads, writes * width, writes, writes * width, writes * width]
+        paper += [reads, writes, writes, 3 * reads]
+        return paper + [writes * width, reads * width] * masks + [reads, reads] * sharpness
 
     @classmethod
     def parse(
-        cls, vector: Float[Tensor, "batch interface"], width: int, reads: int
+        cls,
+        vector: Float[Tensor, "batch interface"],
+        width: int,
+        reads: int,
+        writes: int = 1,
+        masks: bool = False,
+        sharpness: bool = False,
     ) -> DNCInterface:
-        """Splits a controller's output in the paper's order and brings each part into its range."""
-        sizes = [width * reads, reads, width, 1, width, width, reads, 1, 1, 3 * reads]
-        keys, strengths, key, strength, erase, written, free, allocate, write, modes = vector.split(
-            sizes, -1
+        """Splits a controller's output and brings each part into its range."""
+        parts = vector.split(cls.sizes(width, reads, writes, masks, sharpness), -1)
+        interface = cls(
+            read_keys=parts[0].unflatten(-1, (reads, width)),
+            read_strengths=oneplus(parts[1]),
+            write_keys=parts[2].unflatten(-1, (writes, width)),
+            write_strengths=oneplus(parts[3]),
+            erase=parts[4].unflatten(-1, (writes, width)).sigmoid(),
+            write_vectors=parts[5].unflatten(-1, (writes, width)),
+            free_gates=parts[6].sigmoid(),
+            allocation_gates=parts[7].sigmoid(),
+            write_gates=parts[8].sigmoid(),
+            read_modes=parts[9].unflatten(-1, (reads, 3)).softmax(-1),
         )
-        return cls(
-            read_keys=keys.unflatten(-1, (reads, width)),
-            read_strengths=oneplus(strengths),
-            write_key=key,
-            write_strength=oneplus(strength[..., 0]),
-            erase=erase.sigmoid(),
-            write_vector=written,
-            free_gates=free.sigmoid(),
-            allocation_gate=allocate[..., 0].sigmoid(),
-            write_gate=write[..., 0].sigmoid(),
-            read_modes=modes.unflatten(-1, (reads, 3)).softmax(-1),
-        )
+        if masks:
+            floored = [LEAST_MASK + (1 - LEAST_MASK) * part.sigmoid() for part in parts[10:12]]
+            interface = interface._replace(
+                write_masks=floored[0].unflatten(-1, (writes, width)),
+                read_masks=floored[1].unflatten(-1, (reads, width)),
+            )
+        if sharpness:
+            interface = interface._replace(
+                forward_sharpness=oneplus(parts[-2]), backward_sharpness=oneplus(parts[-1])
+            )
+        return interface
 
 
 def dnc_step(
@@ -147,7 +182,9 @@ def dnc_step(
     interface: DNCInterface,
     guards: Guards = SAFE,
     *,
+    anchored: bool = False,
     deallocate: bool = False,
+    half_life: float | None = None,
     usage_gradient: bool = False,
 ) -> tuple[DNCState, Float[Tensor, "batch reads width"]]:
     """One step: free, write, link, read.
@@ -156,147 +193,61 @@ def dnc_step(
         state: from the step before.
         interface: what the controller asks for.
         guards: see `Guards`.
+        anchored: forward and backward start from what each read matches now, not from where its
+            head was: the tokens of a segment, which read together, have no read before them.
         deallocate: whether a slot that is freed loses its contents too (Csordas and Schmidhuber,
             section 3.2); in the paper it keeps them until something is written there.
-        usage_gradient: whether the gradient flows from usage into the write before. It makes
-            little difference, and both well-known implementations stop it.
+        half_life: steps after which the usage of a slot that nobody reads has halved; None: it
+            lasts, as in the paper, where a memory that is full takes no more.
+        usage_gradient: whether the gradient flows from usage into the writes. It makes little
+            difference, and both well-known implementations stop it.
 
     Returns:
-        The state after the step, and the words read.
+        The state after the step, and the words read. The memory keeps its dtype, which may be
+        half precision; all else is float32 or better.
+
+    Cost: O(writes slots^2) for the links; the rest is linear but for a sort.
     """
-    freed = retention(interface.free_gates, state.read_weights)
-    written = state.write_weights if usage_gradient else state.write_weights.detach()
-    usage = usage_after(state.usage, written, freed)
+    freeing = state.read_weights if interface.free_weights is None else interface.free_weights
+    freed = retention(interface.free_gates, freeing)
+    usage = state.usage
+    if half_life is not None:
+        seen = state.read_weights.sum(1).detach()
+        usage = aged_usage(usage, seen, torch.ones_like(usage[:, 0]), half_life)
+    usage = usage * freed
 
-    mask = None if interface.write_mask is None else interface.write_mask.unsqueeze(1)
-    match = content_weights(
-        state.memory,
-        interface.write_key.unsqueeze(1),
-        interface.write_strength[:, None],
-        mask,
-        guards,
+    matches = content_weights(
+        state.memory, interface.write_keys, interface.write_strengths, interface.write_masks, guards
     )
-    writing = write_weights(
-        match.squeeze(1), allocation(usage, guards), interface.allocation_gate, interface.write_gate
-    )
-    memory = erase_and_add(
-        state.memory * freed.unsqueeze(-1) if deallocate else state.memory,
-        writing.unsqueeze(1),
-        interface.erase.unsqueeze(1),
-        interface.write_vector.unsqueeze(1),
-    )
-    link = link_after(state.link, state.precedence, writing)
-    precedence = precedence_after(state.precedence, writing)
+    link, precedence, writings = state.link, state.precedence, []
+    for write in range(matches.shape[1]):
+        writing = write_weights(
+            matches[:, write],
+            allocation(usage, guards),
+            interface.allocation_gates[:, write],
+            interface.write_gates[:, write],
+        )
+        if interface.read_modes is not None:
+            link = link_after(link, precedence, writing)
+        precedence = precedence_after(precedence, writing)
+        usage = usage_after(usage, writing if usage_gradient else writing.detach())
+        writings.append(writing)
+    written = torch.stack(writings, 1)
+    kept = state.memory * freed.unsqueeze(-1) if deallocate else state.memory
+    memory = erase_and_add(kept, written, interface.erase, interface.write_vectors)
+    memory = memory.to(state.memory.dtype)
 
-    forward = forward_weights(link, state.read_weights)
-    backward = backward_weights(link, state.read_weights)
-    if interface.forward_sharpness is not None:
-        forward = sharpened(forward, interface.forward_sharpness)
-    if interface.backward_sharpness is not None:
-        backward = sharpened(backward, interface.backward_sharpness)
     content = content_weights(
         memory, interface.read_keys, interface.read_strengths, interface.read_masks, guards
     )
-    reading = read_weights(backward, content, forward, interface.read_modes)
-    return DNCState(memory, usage, precedence, link, reading, writing), reading @ memory
-
-
-class SegmentState(NamedTuple):
-    """What a memory remembers between segments: a `DNCState` without the last weights.
-
-    Attributes:
-        memory: one word a slot.
-        usage: how occupied each slot is, in [0, 1], all writes counted.
-        precedence: how much each slot was the last one written.
-        link: how much slot i was written right after slot j.
-    """
-
-    memory: Float[Tensor, "batch slots width"]
-    usage: Float[Tensor, "batch slots"]
-    precedence: Float[Tensor, "batch slots"]
-    link: Float[Tensor, "batch slots slots"]
-
-
-class SegmentInterface(NamedTuple):
-    """What is asked of the memory in one segment.
-
-    Attributes:
-        free_weights: where each free head reads.
-        free_gates: how much of that it lets go, in [0, 1].
-        write_keys: what each write looks for, in the memory before the segment.
-        write_strengths: how sharply, >= 1.
-        erase: how much of a written slot goes, in [0, 1]; one number a write, or one a column.
-        write_vectors: what is written, in this order.
-        allocation_gate: written to free slots (1) or to slots that match (0).
-        write_gate: written (1) or not (0).
-        read_keys: what each query looks for, after all writes.
-        read_strengths: how sharply, >= 1.
-        read_modes: a distribution over backward, content and forward, per query.
-    """
-
-    free_weights: Float[Tensor, "batch frees slots"]
-    free_gates: Float[Tensor, "batch frees"]
-    write_keys: Float[Tensor, "batch writes width"]
-    write_strengths: Float[Tensor, "batch writes"]
-    erase: Float[Tensor, "batch writes #width"]
-    write_vectors: Float[Tensor, "batch writes width"]
-    allocation_gate: Float[Tensor, "batch writes"]
-    write_gate: Float[Tensor, "batch writes"]
-    read_keys: Float[Tensor, "batch reads width"]
-    read_strengths: Float[Tensor, "batch reads"]
-    read_modes: Float[Tensor, "batch reads 3"]
-
-
-class SegmentWeights(NamedTuple):
-    """Where a segment wrote and read.
-
-    Attributes:
-        write_weights: of each write.
-        read_weights: of each query.
-    """
-
-    write_weights: Float[Tensor, "batch writes slots"]
-    read_weights: Float[Tensor, "batch reads slots"]
-
-
-def segment_step(
-    state: SegmentState, interface: SegmentInterface, guards: Guards = SAFE
-) -> tuple[SegmentState, SegmentWeights, Float[Tensor, "batch reads width"]]:
-    """One segment: free, K writes in order, then any number of reads.
-
-    With one write, and the free heads where the read heads last were, the write is that of
-    `dnc_step`. Reads start from what each query matches, not from where a head was: tokens that
-    are read together have no read before them.
-
-    Returns:
-        The state after the segment, where it wrote and read, and the words read.
-    """
-    usage = state.usage * retention(interface.free_gates, interface.free_weights)
-    match = content_weights(
-        state.memory, interface.write_keys, interface.write_strengths, None, guards
-    )
-    link, precedence = state.link, state.precedence
-    written = []
-    for write in range(match.shape[1]):
-        writing = write_weights(
-            match[:, write],
-            allocation(usage, guards),
-            interface.allocation_gate[:, write],
-            interface.write_gate[:, write],
-        )
-        link = link_after(link, precedence, writing)
-        precedence = precedence_after(precedence, writing)
-        usage = usage_after(usage, writing, torch.ones_like(usage))
-        written.append(writing)
-    writes = torch.stack(written, 1)
-    memory = erase_and_add(state.memory, writes, interface.erase, interface.write_vectors)
-
-    content = content_weights(memory, interface.read_keys, interface.read_strengths, None, guards)
-    reading = read_weights(
-        backward_weights(link, content),
-        content,
-        forward_weights(link, content),
-        interface.read_modes,
-    )
-    state = SegmentState(memory, usage, precedence, link)
-    return state, SegmentWeights(writes, reading), reading @ memory
+    reading = content
+    if interface.read_modes is not None:
+        start = content if anchored else state.read_weights
+        forward, backward = forward_weights(link, start), backward_weights(link, start)
+        if interface.forward_sharpness is not None:
+            forward = sharpened(forward, interface.forward_sharpness)
+        if interface.backward_sharpness is not None:
+            backward = sharpened(backward, interface.backward_sharpness)
+        reading = read_weights(backward, content, forward, interface.read_modes)
+    words = reading @ memory.to(reading.dtype)
+    return DNCState(memory, usage, precedence, link, reading, written), words

@@ -1,0 +1,57 @@
+"""How much memory this process holds, and held at most."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import resource
+import sys
+from pathlib import Path
+
+
+def _status(field: str) -> int | None:
+    """A size from the kernel's page on this process, in bytes; None where there is no such page."""
+    page = Path("/proc/self/status")
+    if not page.is_file():
+        return None
+    for line in page.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def peak() -> int:
+    """Highest resident size so far, in bytes."""
+    # the kernel's page first: getrusage also counts what the parent had when it started us, and
+    # it does not follow a reset
+    found = _status("VmHWM")
+    if found is not None:
+        return found
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def resident() -> int:
+    """Resident size now, in bytes; the peak where the system tells only that."""
+    found = _status("VmRSS")
+    return peak() if found is None else found
+
+
+def release() -> None:
+    """Gives freed memory back to the system, where there is a call for it (glibc has one).
+
+    Otherwise what loading left free is resident already, and reading seems to need less.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def reset_peak() -> bool:
+    """Lets the peak begin anew; says whether the system could (Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

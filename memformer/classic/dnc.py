@@ -1,0 +1,154 @@
+"""`DNC`: a controller in front of the Differentiable Neural Computer (A. Graves et al. 2016)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memformer.classic.controller import (
+    CLIP,
+    Controller,
+    ControllerState,
+    Kind,
+    check_inputs,
+    check_sizes,
+)
+from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
+
+
+class DNCMachineState(NamedTuple):
+    """What a `DNC` carries from step to step.
+
+    Attributes:
+        controller: the controller's own state.
+        memory: the memory, with where it was read and written last.
+        words: what was read last.
+    """
+
+    controller: ControllerState
+    memory: DNCState
+    words: Float[Tensor, "batch reads width"]
+
+
+class DNC(nn.Module):
+    """A Differentiable Neural Computer.
+
+    Args:
+        input_size: numbers in one input.
+        output_size: numbers in one output.
+        slots: N.
+        width: W, numbers in one word.
+        reads: R, read heads.
+        writes: K, writes in one step, one after the other; 1 in the paper.
+        hidden: size of the controller.
+        controller: "lstm" or "feedforward".
+        links: read along temporal links too; without them, by content only (as in ADNC).
+        masks: keys that are about a part of the word (Csordas and Schmidhuber 2019).
+        deallocate: freed slots lose their contents (the same).
+        sharpness: sharpened forward and backward reads (the same).
+        half_life: steps after which the usage of a slot that nobody reads has halved, so that a
+            full memory evicts; None: a full memory takes no more, as in the paper.
+
+    Raises:
+        ValueError: a size below one, a half-life that is not positive, or an unknown controller.
+
+    Example:
+        >>> machine = DNC(input_size=3, output_size=2, slots=8, width=4)
+        >>> outputs, state = machine(torch.zeros(5, 7, 3))  # 5 sequences of 7 steps
+        >>> outputs.shape
+        torch.Size([5, 7, 2])
+        >>> outputs, state = machine(torch.zeros(5, 1, 3), state)  # and an eighth
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        slots: int = 64,
+        width: int = 16,
+        reads: int = 1,
+        writes: int = 1,
+        hidden: int = 100,
+        controller: Kind = "lstm",
+        links: bool = True,
+        masks: bool = False,
+        deallocate: bool = False,
+        sharpness: bool = False,
+        half_life: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            input_size=input_size,
+            output_size=output_size,
+            slots=slots,
+            width=width,
+            reads=reads,
+            writes=writes,
+            hidden=hidden,
+        )
+        if half_life is not None and half_life <= 0:
+            raise ValueError(f"half_life must be above 0; got {half_life}.")
+        self.input_size, self.slots, self.width = input_size, slots, width
+        self.reads, self.writes, self.links = reads, writes, links
+        self.masks, self.sharpness = masks, sharpness
+        self.deallocate, self.half_life = deallocate, half_life
+        self.controller = Controller(input_size + reads * width, hidden, controller)
+        sizes = DNCInterface.sizes(width, reads, writes, masks, sharpness)
+        self.interface = nn.Linear(hidden, sum(sizes))
+        self.output = nn.Linear(hidden + reads * width, output_size)
+
+    def start(self, batch: int) -> DNCMachineState:
+        """The state before anything was seen."""
+        like = self.output.weight
+        memory = DNCState.empty(
+            batch,
+            self.slots,
+            self.width,
+            self.reads,
+            self.writes,
+            links=self.links,
+            like=like,
+        )
+        words = like.new_zeros(batch, self.reads, self.width)
+        return DNCMachineState(self.controller.start(batch, like), memory, words)
+
+    def step(
+        self, inputs: Float[Tensor, "batch input"], state: DNCMachineState
+    ) -> tuple[Float[Tensor, "batch output"], DNCMachineState]:
+        """One step: the controller sees the input and the last read words, and asks for more."""
+        seen = torch.cat([inputs, state.words.flatten(1)], -1)
+        hidden, controller = self.controller(seen, state.controller)
+        vector = self.interface(hidden).clamp(-CLIP, CLIP)
+        interface = DNCInterface.parse(
+            vector, self.width, self.reads, self.writes, self.masks, self.sharpness
+        )
+        if not self.links:
+            interface = interface._replace(read_modes=None)
+        memory, words = dnc_step(
+            state.memory, interface, deallocate=self.deallocate, half_life=self.half_life
+        )
+        output = self.output(torch.cat([hidden, words.flatten(1)], -1))
+        return output, DNCMachineState(controller, memory, words)
+
+    @staticmethod
+    def weights(
+        state: DNCMachineState,
+    ) -> tuple[Float[Tensor, "batch reads slots"], Float[Tensor, "batch writes slots"]]:
+        """Where the last step read and wrote."""
+        return state.memory.read_weights, state.memory.write_weights
+
+    def forward(
+        self, inputs: Float[Tensor, "batch steps input"], state: DNCMachineState | None = None
+    ) -> tuple[Float[Tensor, "batch steps output"], DNCMachineState]:
+        """All steps of a batch of sequences; pass the state on to continue them."""
+        check_inputs(inputs, self.input_size)
+        state = self.start(len(inputs)) if state is None else state
+        outputs = []
+        for step in inputs.unbind(1):
+            output, state = self.step(step, state)
+            outputs.append(output)
+        return torch.stack(outputs, 1), state

@@ -1,0 +1,125 @@
+"""`python -m training.classic`: configs, the curriculum, and a machine that learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from training import classic
+from training.classic import ClassicConfig, Sizes, TaskSection
+from training.config import BadConfig, read_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "classic").glob("*.yaml"))
+TINY = """
+task: {name: copy, options: {width: 2}, largest: 3, test_sizes: [2, 3]}
+machine: {name: dnc, options: {slots: 5, width: 4, hidden: 8}, test_slots: 6}
+optim: {batches: 3}
+out: OUT
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.replace("OUT", str(tmp_path / "report" / "tiny")), encoding="utf-8")
+    return path
+
+
+def run(path, *overrides):
+    return CliRunner().invoke(classic.app, [str(path), *overrides])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_can_be_read_and_says_how_to_run_it(path):
+    config = read_config(ClassicConfig, path)
+    task, machine = classic.build(config)
+    outputs, _ = machine(task.batch(2, config.task.largest, torch.Generator()).inputs)
+    assert outputs.shape[-1] == task.output_size
+    assert config.out == f"reports/classic/{path.stem}"
+    assert f"python -m training.classic configs/classic/{path.name}" in path.read_text()
+
+
+def test_a_run_leaves_its_report_and_pictures_and_comes_out_the_same_again(tiny, tmp_path):
+    result = run(tiny)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "report"
+    names = ["tiny.json", "tiny.png", "tiny_weights.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    report = json.loads((folder / "tiny.json").read_text())
+    assert set(report["errors"]) == {"2", "3"}
+    assert report["settings"]["optim"]["batches"] == 3
+    assert report["curve"]["batches"] == [3]
+    assert run(tiny).exit_code == 0
+    again = json.loads((folder / "tiny.json").read_text())
+    assert again["curve"] == report["curve"]
+    assert again["errors"] == report["errors"]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optim.bathces=3", "there is no key optim.bathces. Did you mean optim.batches?"),
+        ("optim.batches=many", "(optim.batches): Value 'many' of type 'str'"),
+        ("optim=3", "optim=3"),
+        ("batches", "an override is KEY=VALUE, as in seed=1; got 'batches'."),
+        ("task.name=sort", "task.name is 'sort'; it must be one of associative_recall, copy,"),
+        ("machine.options.slot=3", "machine.options: dnc has no option 'slot'; it has"),
+        ("machine.options.slots=0", "slots must be at least 1; got 0."),
+    ],
+)
+def test_a_bad_config_is_one_sentence_and_status_2(tiny, tmp_path, override, sentence):
+    result = run(tiny, override)
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "can't be read: No such file or directory."),
+        (b"task: [", "is not YAML"),
+        (b"\xff\xfe\xfa", "is not YAML"),
+        (b"- a\n- b", "must hold keys with values"),
+        (b"task: {name: copy}", "lacks machine.name, optim.batches, out, task.largest"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "bad.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadConfig, match=sentence):
+        read_config(ClassicConfig, path)
+
+
+def test_the_curriculum_waits_until_the_machine_is_ready():
+    sizes = Sizes(TaskSection("copy", {}, 2, 4, [4], True), torch.Generator().manual_seed(0))
+    assert {sizes.draw() for _ in range(100)} == {2, 3}
+    for _ in range(Sizes.WINDOW):
+        sizes.learn(0.5)
+    assert sizes.limit == 3
+    for _ in range(2 * Sizes.WINDOW):
+        sizes.learn(0.0)
+    assert sizes.limit == 4
+    for _ in range(5 * Sizes.WINDOW):
+        sizes.learn(0.0)
+    assert {sizes.draw() for _ in range(100)} == {2, 3, 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["ntm", "dnc", "sam"])
+def test_machines_learn_to_copy(tmp_path, machine):
+    """Three bits, up to four vectors, in about a minute; chance is 0.5."""
+    path = tmp_path / "copy.yaml"
+    text = TINY.replace("OUT", str(tmp_path / "copy")).replace("width: 2", "width: 3")
+    path.write_text(text, encoding="utf-8")
+    options = ["machine.name=" + machine, "machine.options={slots: 8, width: 8, hidden: 64}"]
+    result = run(path, *options, "optim.batches=3000", "task.test_sizes=[4]", "task.largest=4")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "copy.json").read_text())["errors"]["4"] < 0.02
