@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memformer.classic import DNC, NTM, SAM, detached
+from memformer.classic import DNC, NTM, SAM, SegmentDNC, detached
 from memformer.memory import search
 from memformer.memory.addressing import content_weights, oneplus
 from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
@@ -214,6 +214,27 @@ def test_sam_with_all_slots_is_the_dense_machine_gradients_included():
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_a_segment_in_one_step_reads_what_came_after():
+    """Written in order with gates open, each token's forward read is the next token's word."""
+    machine = SegmentDNC(INPUT, OUTPUT, slots=SLOTS, width=WIDTH)
+    with torch.no_grad():
+        machine.write.bias[-2:] = 100.0
+        machine.read.bias[WIDTH] = 1000.0
+        machine.read.weight[-3:], machine.read.bias[-3:] = 0.0, torch.tensor([0.0, 0.0, 100.0])
+    inputs = torch.randn(BATCH, 1, 4, INPUT)
+    outputs, state = machine(inputs)
+    reading, writing = machine.weights(state)
+    assert writing.argmax(-1).tolist() == [[0, 1, 2, 3]] * BATCH
+    assert reading[:, :3].argmax(-1).tolist() == [[1, 2, 3]] * BATCH
+    # nothing came after the last
+    assert reading[:, 3].sum() < 1e-3
+    first, state = machine(inputs[:, :, :2])
+    torch.testing.assert_close(first[:, 0, 0], outputs[:, 0, 0])
+    machine(inputs[:, :, 2:], state)[0].sum().backward()
+    with pytest.raises(ValueError, match=r"shape \[batch, segments, tokens, 4\]; got \[2, 4, 4\]"):
+        machine(inputs[:, 0])
 
 
 def test_a_sam_state_is_continued_once():

@@ -9,8 +9,10 @@ same numbers on the same machine: nothing is timed but for the report.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +25,19 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColu
 from torch import Generator, nn
 
 from eval.report import Line, Panel, draw, head, write_json
-from memformer.classic import DNC, NTM, SAM
+from memformer.classic import DNC, NTM, SAM, SegmentDNC
 from training.config import BadConfig, read_config
-from training.machine import Machine
+from training.machine import LSTM, Machine, MemoryMachine
 from training.tasks import TASKS, Task
 from training.weights import draw_weights
 
-MACHINES: dict[str, type] = {"dnc": DNC, "ntm": NTM, "sam": SAM}
+MACHINES: dict[str, type] = {
+    "dnc": DNC,
+    "ntm": NTM,
+    "sam": SAM,
+    "segment_dnc": SegmentDNC,
+    "lstm": LSTM,
+}
 # batches between two points of the curve, and between two looks at the test sizes
 REPORT_EVERY = 250
 
@@ -145,22 +153,41 @@ def bit_error(outputs: torch.Tensor, targets: torch.Tensor) -> float:
     return ((outputs > 0) != (targets > 0.5)).float().mean().item()
 
 
+def wrong_answers(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """The share of answers, a vector each, that have any bit wrong."""
+    return ((outputs > 0) != (targets > 0.5)).any(-1).float().mean().item()
+
+
 def test_errors(
-    machine: Machine, task: Task, config: ClassicConfig, count: int = 128
+    machine: Machine,
+    task: Task,
+    config: ClassicConfig,
+    count: int = 128,
+    wrong: Callable[[torch.Tensor, torch.Tensor], float] = bit_error,
 ) -> dict[str, float]:
-    """Bit error at each test size, on sequences that no training batch holds."""
+    """What is wrong at each test size, on sequences made with another seed than the training's."""
     generator = Generator().manual_seed(config.seed + 1_000_003)
-    slots = machine.slots
-    # how many slots a machine has is no part of what it learned
-    machine.slots = config.machine.test_slots or slots
+    slots = config.machine.test_slots
     errors = {}
-    with torch.no_grad():
+    with torch.no_grad(), _with_slots(machine, slots):
         for size in config.task.test_sizes:
             batch = task.batch(count, size, generator)
             outputs = machine(batch.inputs)[0][:, -batch.targets.shape[1] :]
-            errors[str(size)] = bit_error(outputs, batch.targets)
-    machine.slots = slots
+            errors[str(size)] = wrong(outputs, batch.targets)
     return errors
+
+
+@contextlib.contextmanager
+def _with_slots(machine: Machine, slots: int | None) -> Iterator[None]:
+    """How many slots a machine has is no part of what it learned."""
+    if slots is None or not isinstance(machine, MemoryMachine):
+        yield
+        return
+    before, machine.slots = machine.slots, slots
+    try:
+        yield
+    finally:
+        machine.slots = before
 
 
 def train(task: Task, machine: Machine, config: ClassicConfig, console: Console) -> Curve:
@@ -228,7 +255,8 @@ def main(
     began = time.monotonic()
     curve = train(task, machine, settings, console)
     report["seconds"] = round(time.monotonic() - began)
-    report["errors"] = test_errors(machine, task, settings, count=1000)
+    report["bit_error"] = test_errors(machine, task, settings, 1000)
+    report["wrong_answers"] = test_errors(machine, task, settings, 1000, wrong_answers)
     report["curve"] = asdict(curve)
     out = Path(settings.out)
     write_json(out.with_suffix(".json"), report)
@@ -238,8 +266,11 @@ def main(
     draw(out.with_suffix(".png"), title, [Panel("batches", "share of wrong bits", lines)])
     generator = Generator().manual_seed(settings.seed + 1_000_003)
     one = task.batch(1, min(settings.task.test_sizes), generator)
-    draw_weights(out.with_name(f"{out.name}_weights.png"), machine, one)
-    console.print(report["errors"])
+    if isinstance(machine, MemoryMachine):
+        draw_weights(out.with_name(f"{out.name}_weights.png"), machine, one)
+    for size, bits in report["bit_error"].items():
+        answers = report["wrong_answers"][size]
+        console.print(f"size {size}: wrong bits {bits:.4f}, wrong answers {answers:.4f}")
 
 
 if __name__ == "__main__":

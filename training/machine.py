@@ -1,15 +1,28 @@
-"""What training asks of a machine; the classes of `memformer.classic` have it."""
+"""What training asks of a machine, and the machine without a memory to compare with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 
 class Machine(Protocol):
     """A module whose state is passed in and returned."""
+
+    def __call__(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """All steps of a batch."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained."""
+        ...
+
+
+@runtime_checkable
+class MemoryMachine(Machine, Protocol):
+    """A machine of `memformer.classic`."""
 
     slots: int
 
@@ -21,14 +34,29 @@ class Machine(Protocol):
         """One step of a batch."""
         ...
 
-    def __call__(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """All steps of a batch."""
-        ...
-
     def weights(self, state: Any) -> tuple[Tensor, Tensor]:
         """Where the last step read and wrote."""
         ...
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
-        ...
+
+class LSTM(nn.Module):
+    """The baseline: all it remembers is its own state.
+
+    Args:
+        input_size: numbers in one input.
+        output_size: numbers in one output.
+        hidden: size of the state; chosen so that it has as many parameters as the machine beside
+            it.
+    """
+
+    def __init__(self, input_size: int, output_size: int, *, hidden: int = 100) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_size, hidden, batch_first=True)
+        self.output = nn.Linear(hidden, output_size)
+
+    def forward(
+        self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """All steps of a batch of sequences; pass the state on to continue them."""
+        hidden, state = self.lstm(inputs, state)
+        return self.output(hidden), state

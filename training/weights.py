@@ -7,25 +7,27 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from training.machine import Machine
+from training.machine import MemoryMachine
 from training.tasks import Batch
 
 
-def draw_weights(path: Path, machine: Machine, batch: Batch) -> None:
+def draw_weights(path: Path, machine: MemoryMachine, batch: Batch) -> None:
     """One column a step: inputs, answers, write weights and read weights of the first sequence."""
     state, reads, writes, answers = machine.start(1), [], [], []
     with torch.no_grad():
         for step in batch.inputs[:1].unbind(1):
             answer, state = machine.step(step, state)
-            read, written = machine.weights(state)
-            reads.append(read[0].sum(0))
-            writes.append(written[0].sum(0))
-            answers.append(answer[0].sigmoid())
+            # a step is one token, or a segment of them
+            tokens = 1 if step.dim() == 2 else step.shape[1]
+            read, written = (one[0].unflatten(0, (tokens, -1)) for one in machine.weights(state))
+            reads.append(read.sum(1))
+            writes.append(written.sum(1))
+            answers.append(answer[0].sigmoid().view(tokens, -1))
     rows = {
-        "input": batch.inputs[0],
-        "output": torch.stack(answers),
-        "write weights, by slot": torch.stack(writes),
-        "read weights, by slot": torch.stack(reads),
+        "input": batch.inputs[0].flatten(0, -2),
+        "output": torch.cat(answers),
+        "write weights, by slot": torch.cat(writes),
+        "read weights, by slot": torch.cat(reads),
     }
     figure = Figure(figsize=(8, 8), layout="constrained")
     places = figure.subplots(len(rows), 1, sharex=True, height_ratios=[1, 1, 2, 2])

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.tasks import TASKS, AssociativeRecall, Copy, PrioritySort, RepeatCopy
+from training.tasks import (
+    TASKS,
+    After,
+    AssociativeRecall,
+    Copy,
+    Glyphs,
+    Graph,
+    PrioritySort,
+    RepeatCopy,
+)
 
 COUNT = 50
 
@@ -22,9 +31,11 @@ def test_batches_have_the_sizes_that_the_task_says_and_come_again_with_the_seed(
         assert batch.inputs.shape[0] == batch.targets.shape[0] == COUNT
         assert batch.inputs.shape[-1] == task.input_size
         assert batch.targets.shape[-1] == task.output_size
+        assert set(batch.targets.unique().tolist()) <= {0.0, 1.0}
         answers = batch.targets.shape[1]
-        # nothing is shown where the answer is due
-        assert (batch.inputs[:, -answers:] == 0).all()
+        if name in ("copy", "repeat_copy", "associative_recall", "priority_sort"):
+            # nothing is shown where the answer is due
+            assert (batch.inputs[:, -answers:] == 0).all()
         assert made(task, size).inputs.equal(batch.inputs)
         assert not made(task, size, seed=1).inputs.equal(batch.inputs)
 
@@ -62,3 +73,51 @@ def test_priority_sort_asks_for_the_most_urgent_in_order():
     for row in range(COUNT):
         order = batch.inputs[row, :5, 16].argsort(descending=True)[:4]
         assert batch.targets[row].equal(batch.inputs[row, order, :16])
+
+
+def test_after_asks_for_the_successor_and_for_zeros_behind_the_last():
+    batch = made(After(width=16), 5)
+    for row in range(COUNT):
+        shown = batch.inputs[row, 0, :, :16].tolist()
+        for asked, answer in zip(batch.inputs[row, 1], batch.targets[row, 0], strict=True):
+            assert asked[16] == 1
+            place = shown.index(asked[:16].tolist())
+            assert answer.tolist() == (shown[place + 1] if place < 4 else [0.0] * 16)
+
+
+def test_a_walk_on_a_graph_follows_its_edges():
+    task = Graph(nodes=5, width=6, labels=3)
+    batch = made(task, 4)
+    edges, codes = 10, slice(0, 6)
+    for row in range(COUNT):
+        known = {}
+        for edge in batch.inputs[row, :edges]:
+            known[tuple(edge[:9].tolist())] = edge[9:15].tolist()
+        assert len(known) == edges
+        at = batch.inputs[row, edges, codes].tolist()
+        for step, answer in zip(batch.inputs[row, edges:], batch.targets[row], strict=True):
+            assert step[15] == 1
+            at = known[(*at, *step[6:9].tolist())]
+            assert answer.tolist() == at
+        assert (batch.inputs[row, edges + 1 :, codes] == 0).all()
+
+
+def test_glyphs_show_every_class_and_ask_for_labels_that_were_shown():
+    task = Glyphs(classes=3, pixels=10, questions=4)
+    batch = made(task, 2)
+    shown, asked = batch.inputs[:, :6], batch.inputs[:, 6:]
+    assert shown[..., 100:].sum(1).eq(2).all()
+    assert (asked[..., 100:] == 0).all()
+    assert batch.targets.sum(-1).eq(1).all()
+    # drawings of one class are more alike than those of different classes
+    ink = shown[..., :100]
+    alike = torch.cosine_similarity(ink[:, :, None], ink[:, None], -1)
+    same = shown[..., 100:].argmax(-1)[:, :, None] == shown[..., 100:].argmax(-1)[:, None]
+    other = ~torch.eye(6, dtype=torch.bool)
+    assert alike[same & other].mean() > alike[~same].mean() + 0.2
+
+
+def test_the_seed_makes_the_glyphs_anew():
+    """New classes in every sequence: nothing about them can be in the weights."""
+    batch = made(Glyphs(classes=3, pixels=10), 1)
+    assert not batch.inputs[0, :3, :100].equal(batch.inputs[1, :3, :100])

@@ -50,13 +50,13 @@ def test_a_run_leaves_its_report_and_pictures_and_comes_out_the_same_again(tiny,
     names = ["tiny.json", "tiny.png", "tiny_weights.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     report = json.loads((folder / "tiny.json").read_text())
-    assert set(report["errors"]) == {"2", "3"}
+    assert set(report["bit_error"]) == set(report["wrong_answers"]) == {"2", "3"}
     assert report["settings"]["optim"]["batches"] == 3
     assert report["curve"]["batches"] == [3]
     assert run(tiny).exit_code == 0
     again = json.loads((folder / "tiny.json").read_text())
     assert again["curve"] == report["curve"]
-    assert again["errors"] == report["errors"]
+    assert again["bit_error"] == report["bit_error"]
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_machines_learn_to_copy(tmp_path, machine):
     options = ["machine.name=" + machine, "machine.options={slots: 8, width: 8, hidden: 64}"]
     result = run(path, *options, "optim.batches=3000", "task.test_sizes=[4]", "task.largest=4")
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "copy.json").read_text())["errors"]["4"] < 0.02
+    assert json.loads((tmp_path / "copy.json").read_text())["bit_error"]["4"] < 0.02
