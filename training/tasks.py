@@ -235,7 +235,9 @@ class Glyphs:
 
     POINTS = 4
     # of the points of a drawing against those of its class, as shares of the picture
-    BEND, SHIFT, TURN = 0.06, 0.05, 0.25
+    BEND, SHIFT, TURN = 0.05, 0.04, 0.25
+    # half the breadth of a line
+    INK = 0.06
 
     def __init__(self, classes: int = 5, pixels: int = 12, questions: int = 5) -> None:
         self.classes, self.pixels, self.questions = classes, pixels, questions
@@ -274,7 +276,7 @@ class Glyphs:
         along = ((grid - begin) * (end - begin)).sum(-1)
         along = (along / (end - begin).square().sum(-1).clamp_min(1e-9)).clamp(0.0, 1.0)
         distance = (grid - begin - along[..., None] * (end - begin)).square().sum(-1)
-        return torch.exp(-distance.amin(-2) / (2 * 0.04**2))
+        return torch.exp(-distance.amin(-2) / (2 * self.INK**2))
 
 
 TASKS: dict[str, type] = {
