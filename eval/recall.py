@@ -151,7 +151,7 @@ class Bench:
     def _plain(self, prompts: Sequence[list[int]]) -> list[str]:
         texts = []
         for some in _batches(prompts, QUESTION_ROWS):
-            ids, mask = self._pad(some, left=True)
+            ids, mask = self.padded(some, left=True)
             texts += self._generate(self.model.backbone, ids, mask)
             self.advance(sum(map(len, some)))
         return texts
@@ -175,7 +175,7 @@ class Bench:
             for some in _batches(questions, QUESTION_ROWS):
                 own = copy.deepcopy(cache)
                 own.batch_repeat_interleave(len(some))
-                after, mask = self._pad(some, left=True)
+                after, mask = self.padded(some, left=True)
                 rows = ids.expand(len(some), -1)
                 texts += self._generate(
                     backbone,
@@ -194,7 +194,7 @@ class Bench:
         for some in _batches(documents, max(1, min(4, DOCUMENT_TOKENS // (distance + 512)))):
             turns = [self.turns(document, distance) for document in some]
             memory = self.model.init_memory(len(some), num_slots=num_slots)
-            memory = self.model.memorize(*self._pad([told for told, _ in turns]), memory=memory)
+            memory = self.model.memorize(*self.padded([told for told, _ in turns]), memory=memory)
             if distance:
                 book = torch.tensor([book for _, book in turns], device=self.model.device)
                 memory = self.model.memorize(book, memory=memory)
@@ -204,7 +204,7 @@ class Bench:
                 questions = [self.chat.question(fact, first=True) for _, fact in part]
                 texts += self._generate(
                     self.model,
-                    *self._pad(questions, left=True),
+                    *self.padded(questions, left=True),
                     memory=memory.select([row for row, _ in part]),
                 )
                 self.advance(sum(map(len, questions)))
@@ -233,7 +233,7 @@ class Bench:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((token for token in known if token is not None), 0)
 
-    def _pad(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Any, Any]:
+    def padded(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Any, Any]:
         width = max(map(len, rows))
         ids, mask = [], []
         for row in rows:

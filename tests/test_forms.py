@@ -7,6 +7,7 @@ import torch
 from backbones import FAMILIES, random_ids, tiny_backbone
 
 from memformer import MemformerForCausalLM, MemoryConfig
+from memformer.memory import MemoryPass
 
 SEGMENT = 8
 
@@ -17,8 +18,13 @@ def _short_passages(monkeypatch):
     monkeypatch.setattr("memformer.memory.segment.PASSAGE_TOKENS", 3)
 
 
-def attached(model_type: str = "llama", **config) -> MemformerForCausalLM:
-    """A tiny model with memory at every layer, its learned scalars away from neutral."""
+def attached(
+    model_type: str = "llama", *, selective: bool = False, **config
+) -> MemformerForCausalLM:
+    """A tiny model with memory at every layer, its learned scalars away from neutral.
+
+    Selective: its write gate keeps about half of the tokens out.
+    """
     backbone = tiny_backbone(model_type, **config.pop("backbone", {}))
     settings = {"num_slots": None, "segment_tokens": SEGMENT, "memory_layers": "all", **config}
     model = MemformerForCausalLM.from_backbone(backbone, MemoryConfig(**settings))
@@ -27,6 +33,10 @@ def attached(model_type: str = "llama", **config) -> MemformerForCausalLM:
         for name, parameter in model.memory.named_parameters():
             if "null_logit" not in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        if selective:
+            lowest = model.memory_layers[0]
+            lowest.write_gate_bias.zero_()
+            lowest.write_gate_weight.copy_(torch.randn_like(lowest.write_gate_weight))
     return model
 
 
@@ -65,10 +75,12 @@ def test_row_with_empty_memory_is_bit_equal_beside_a_row_that_remembers():
     assert (logits[1] - plain[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("positions", ["none", "passage"])
+@pytest.mark.parametrize(
+    ("positions", "selective"), [("none", False), ("passage", False), ("passage", True)]
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_parallel_form_equals_recurrent_form(family, positions):
-    model = attached(family, key_positions=positions)
+def test_parallel_form_equals_recurrent_form(family, positions, selective):
+    model = attached(family, key_positions=positions, selective=selective)
     ids = random_ids(2, 4 * SEGMENT + 3)
     start = model.memorize(random_ids(2, 13, seed=5))
     with torch.no_grad():
@@ -77,6 +89,8 @@ def test_parallel_form_equals_recurrent_form(family, positions):
     assert (recurrent.logits - parallel.logits).abs().max() < 1e-4
     for name, tensor in recurrent.memory._tensors().items():
         torch.testing.assert_close(tensor, getattr(parallel.memory, name), rtol=0, atol=1e-4)
+    share = parallel.memory.closed().occupied.sum() / parallel.memory.clock.sum()
+    assert 0.15 < share < 0.85 if selective else share == 1
     # the memory matters: without it the last segment reads differently
     with torch.no_grad():
         alone = model.backbone(ids[:, -3:]).logits
@@ -185,10 +199,11 @@ def test_padding_is_never_written():
     assert memory.num_turns.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("selective", [False, True])
 @pytest.mark.parametrize("num_slots", [None, 12, 40])
 @pytest.mark.parametrize("first", [1, 7, 8, 9, 23, 36])
-def test_interrupted_document_gives_the_memory_of_one_pass(num_slots, first, tmp_path):
-    model = attached(num_slots=num_slots)
+def test_interrupted_document_gives_the_memory_of_one_pass(num_slots, first, selective, tmp_path):
+    model = attached(num_slots=num_slots, selective=selective)
     ids = random_ids(2, 37)
     with torch.no_grad():
         whole = model.memorize(ids)
@@ -231,3 +246,54 @@ def test_long_text_needs_no_more_slots_than_allowed():
     assert memory.num_written.tolist() == [78, 78]
     assert memory.closed().occupied.sum(-1).tolist() == [20, 20]
     assert torch.isfinite(model(random_ids(2, 5), memory=memory).logits).all()
+
+
+def test_a_closed_write_gate_keeps_a_token_out_once_its_segment_is_closed():
+    model = attached(selective=True)
+    ids = random_ids(2, 2 * SEGMENT + 3)
+    with torch.no_grad():
+        memory = model.memorize(ids)
+        closed = memory.closed()
+    # the open segment is all there, so that it can be continued
+    assert memory.is_open.sum(-1).tolist() == [3, 3]
+    assert int(memory.occupied.sum()) < ids.numel()
+    assert (memory.strength[memory.occupied & ~memory.is_open] >= 0.5).all()
+    assert (closed.strength[closed.occupied] >= 0.5).all()
+    assert memory.clock.tolist() == closed.clock.tolist() == [19, 19]
+    question = random_ids(2, 5, seed=9)
+    with torch.no_grad():
+        # what is kept out is read neither before nor after
+        torch.testing.assert_close(
+            model(question, memory=memory).logits, model(question, memory=closed).logits
+        )
+        assert model.memorize(random_ids(2, 4), memory=memory).clock.tolist() == [23, 23]
+
+
+def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
+    """Forward as without training, backward as if the gate were soft (straight-through)."""
+    model = attached(selective=True)
+    ids = random_ids(1, 3 * SEGMENT)
+    labels = ids.clone()
+    labels[:, : 2 * SEGMENT + 1] = -100
+    gates = []
+    gate = MemoryPass.gate
+
+    def spy(self, strength):
+        strength.retain_grad() if strength.requires_grad else None
+        gates.append(strength)
+        gate(self, strength)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryPass, "gate", spy)
+        with torch.no_grad():
+            expected = model(ids, labels=labels).loss
+        model.train()
+        gates.clear()
+        loss = model(ids, labels=labels).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    (strength,) = gates
+    kept_out = strength[:2] < 0.5
+    assert 0 < kept_out.sum() < kept_out.numel()
+    assert (strength.grad[:2] != 0).all()
+    assert (strength.grad[2] == 0).all()

@@ -207,6 +207,15 @@ def write_weights(
 
 
 @full_precision
+def hard_gate(gate: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
+    """1 where a gate is at least one half, else 0, with the gradient of the gate itself.
+
+    Source: the straight-through estimator (Y. Bengio et al. 2013, arXiv:1308.3432).
+    """
+    return (gate >= 0.5).to(gate.dtype) + gate - gate.detach()
+
+
+@full_precision
 def erase_and_add(
     memory: Float[Tensor, "... slots width"],
     weights: Float[Tensor, "... writes slots"],

@@ -31,6 +31,7 @@ def content_read(
     readers: Bool[Tensor, "batch tokens"] | None = None,
     passage: Int[Tensor, "batch slots"] | None = None,
     focus: float = 0.0,
+    kept: Float[Tensor, "batch slots"] | None = None,
 ) -> tuple[
     Float[Tensor, "batch tokens heads width"],
     Float[Tensor, "batch tokens heads"],
@@ -55,6 +56,8 @@ def content_read(
         readers: tokens whose reads count as use of a slot.
         passage: which passage of the text each slot is from, numbered from 0.
         focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
+        kept: 1 for slots that are there and 0 for those that are not; unlike a strength of 0 it
+            lets the gradient of a hard write gate through.
 
     Returns:
         The read words r, the evidence g in [0, 1], and per slot the read weight summed over
@@ -98,11 +101,15 @@ def content_read(
             capped = softcap * torch.tanh(logits / softcap)
             logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
         weights = logits.softmax(-1)
+        if kept is not None:
+            mask = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
+            weights = weights * mask
+            weights = weights / weights.sum(-1, keepdim=True)
         if passage is not None and passages > KEPT_PASSAGES:
             grouped = weights.unflatten(2, (groups, -1))
-            kept = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
-            kept = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
-            grouped = grouped * kept if torch.is_grad_enabled() else grouped.mul_(kept)
+            scale = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
+            scale = torch.nn.functional.pad(scale, (0, 1), value=1.0)[:, None, None]
+            grouped = grouped * scale if torch.is_grad_enabled() else grouped.mul_(scale)
             weights = grouped.flatten(2, 3)
         read = weights @ value_rows
         total = read[..., -1:]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memformer.memory.addressing import aged_usage, least_used
+from memformer.memory.addressing import aged_usage, hard_gate, least_used
 from memformer.memory.read import content_read
 from memformer.memory.state import EMPTY, TABLE, MemoryState
 
@@ -52,6 +52,7 @@ class MemoryPass:
         self.writes = writes
         self.stop_after = stop_after
         self.strength: Float[Tensor, "batch new"] | None = None
+        self.kept: Float[Tensor, "batch new"] | None = None
         batch, segments, tokens = real.shape
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
@@ -95,8 +96,12 @@ class MemoryPass:
         self._values[layer] = self.gather(values).flatten(1, 2)
 
     def gate(self, strength: Float[Tensor, "entries tokens"]) -> None:
-        """Takes the write gates, which all layers share."""
+        """Takes the write gates, which all layers share; a token is written at one half or more.
+
+        Where gates are trained, all tokens stay readable to the gradient.
+        """
         self.strength = self.gather(strength).flatten(1, 2)
+        self.kept = hard_gate(self.strength)
 
     def read(
         self,
@@ -122,11 +127,17 @@ class MemoryPass:
             return None
         keys, values = state.keys[layer], state.values[layer]
         strength, written_at = state.strength, state.written_at
+        kept = None
         if segments > 1:
             assert self.strength is not None
+            assert self.kept is not None
             keys = torch.cat([keys, self._keys[layer].to(keys.dtype)], 1)
             values = torch.cat([values, self._values[layer].to(values.dtype)], 1)
-            strength = torch.cat([strength, self.strength], 1)
+            if self.kept.requires_grad:
+                kept = torch.cat([torch.ones_like(strength), self.kept], 1)
+                strength = torch.cat([strength, self.strength], 1)
+            else:
+                strength = torch.cat([strength, self.strength * self.kept], 1)
             written_at = torch.cat([written_at, self.written_at], 1)
         full = self.gather(queries)
         words, evidence = [], []
@@ -152,6 +163,7 @@ class MemoryPass:
                 self.real[:, segment] if self.writes else None,
                 self.passage[:, :seen],
                 focus,
+                None if kept is None else kept[:, :seen],
             )
             words.append(read)
             evidence.append(found)
@@ -186,11 +198,12 @@ class MemoryPass:
         batch, segments, tokens = real.shape
         stored, new = state.token.shape[1], segments * tokens
         assert self.strength is not None
+        assert self.kept is not None
         counts = real.sum(-1)
         full = counts == self.segment_tokens
         number = state.num_segments[:, None] + full.long().cumsum(-1) - full.long()
         fresh = real.flatten(1)
-        strength = torch.where(fresh, self.strength, 0.0)
+        strength = torch.where(fresh & (self.kept.detach() > 0), self.strength, 0.0)
         table = {
             "strength": torch.cat([state.strength, strength], 1),
             "usage": torch.cat([state.usage, torch.zeros_like(strength)], 1),
@@ -228,7 +241,7 @@ class MemoryPass:
 
     def _place(self, after: MemoryState, stored: int) -> MemoryState:
         """Gives every surviving new token a slot that is free or was just evicted."""
-        keep = after.occupied
+        keep = after.occupied & ~after.is_unwritten
         if after.num_slots is not None:
             settled = keep & ~after.is_open
             excess = (settled.sum(-1) - after.num_slots).clamp_min(0)

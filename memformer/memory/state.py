@@ -46,13 +46,14 @@ class MemoryState:
 
     The last segment stays *open* until something closes it (`memorize` continues it, `forward`
     and `generate` close it): its slots can be read, and its tokens can be taken back and encoded
-    anew together with what follows. Eviction happens when a segment closes, so at most
-    `num_slots` slots of closed segments are occupied, and fewer than a segment's beside them.
+    anew together with what follows. Tokens that the write gate keeps out stay in the table until
+    then, with a strength of 0, which no read finds. Eviction happens when a segment closes, so at
+    most `num_slots` slots of closed segments are occupied, and fewer than a segment's beside them.
     """
 
     keys: Float[Tensor, "layers batch slots kv_heads width"]
     values: Float[Tensor, "layers batch slots kv_heads width"]
-    strength: Float[Tensor, "batch slots"]  # 0 = empty, else the write gate, in (0, 1]
+    strength: Float[Tensor, "batch slots"]  # the write gate, in [0.5, 1]; 0: nothing to be read
     usage: Float[Tensor, "batch slots"]  # 0..1; the least used is evicted first
     reads: Float[Tensor, "batch slots"]  # read weight received, summed over tokens
     open_reads: Float[Tensor, "batch slots"]  # the part that came from the open segment
@@ -60,7 +61,7 @@ class MemoryState:
     token: Int[Tensor, "batch slots"]  # provenance: token id, segment, turn
     segment: Int[Tensor, "batch slots"]
     turn: Int[Tensor, "batch slots"]
-    clock: Int[Tensor, " batch"]  # tokens ever written
+    clock: Int[Tensor, " batch"]  # tokens ever seen
     num_segments: Int[Tensor, " batch"]  # closed segments; the open one has this number
     num_turns: Int[Tensor, " batch"]  # calls that wrote something
     num_slots: int | None = None
@@ -138,6 +139,11 @@ class MemoryState:
         return self.occupied & (self.segment == self.num_segments[:, None])
 
     @property
+    def is_unwritten(self) -> Bool[Tensor, "batch slots"]:
+        """Which slots hold a token that its write gate kept out, and whose segment is closed."""
+        return self.occupied & (self.strength <= 0) & ~self.is_open
+
+    @property
     def is_empty(self) -> bool:
         """True while no row holds anything."""
         return not bool(self.occupied.any())
@@ -149,7 +155,7 @@ class MemoryState:
 
     @property
     def num_written(self) -> Int[Tensor, " batch"]:
-        """Tokens ever written, per row; forgetting and eviction do not lower it."""
+        """Tokens ever taken in, per row; gates, forgetting and eviction do not lower it."""
         return self.clock
 
     @property
@@ -356,6 +362,9 @@ class MemoryState:
             open_reads=torch.zeros_like(self.open_reads),
             num_segments=self.num_segments + ending.long(),
         )
+        unwritten = state.is_unwritten
+        if bool(unwritten.any()):
+            state._erase(unwritten)
         if self.num_slots is not None:
             excess = (state.occupied.sum(-1) - self.num_slots).clamp_min(0)
             if bool(excess.any()):

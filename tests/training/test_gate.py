@@ -1,0 +1,90 @@
+"""`python -m training.gate`: the write gate learns what is read, and keeps its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from tiny import byte_tokenizer, save_tiny
+from typer.testing import CliRunner
+
+from eval.haystack import Haystack
+from eval.people import make_documents
+from eval.recall import Bench
+from eval.recipe import KINDS, NAMES
+from memformer import MemformerForCausalLM, MemoryConfig
+from training import gate
+from training.gate import Example, fit, observe, shares
+
+
+def examples(count: int, seed: int = 0) -> list[Example]:
+    """Ten tokens that are read, then ninety that are not; one direction of the input tells them."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        inputs = torch.randn(100, 6, generator=generator)
+        told = torch.arange(100) < 10
+        inputs[told, 2] += 4.0
+        # only some of the tokens that matter are read themselves
+        read = torch.where(told & (torch.arange(100) % 3 == 0), 2.0, 0.01)
+        made.append(Example(inputs, read, told))
+    return made
+
+
+@pytest.mark.parametrize("budget", [0.02, 0.1])
+def test_a_fitted_gate_keeps_its_budget_and_writes_what_is_read(budget):
+    found = fit(examples(20), budget)
+    kept = shares(found, examples(20, seed=1))
+    assert abs(kept["book"] - budget) < 0.02
+    assert kept["facts"] > 0.8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    save_tiny(path)
+    settings = MemoryConfig(segment_tokens=900, memory_layers=(1, 2))
+    model = MemformerForCausalLM.from_pretrained(path / "base", memory_config=settings)
+    model.save_pretrained(path / "wide")
+    byte_tokenizer().save_pretrained(path / "wide")
+    return path
+
+
+def test_an_example_has_what_each_token_was_and_how_much_it_was_read(folder):
+    model = MemformerForCausalLM.from_pretrained(folder / "wide").eval()
+    tokenizer = byte_tokenizer()
+    bench = Bench(model, tokenizer, Haystack(tokenizer))
+    (document,) = make_documents(6, 6, 1, NAMES, KINDS)
+    example = observe(bench, document)
+    assert len(example.inputs) == len(example.read) == len(example.told) == 900
+    assert example.told.sum() == len(bench.chat.facts(document))
+    assert example.told[: example.told.sum()].all()
+    assert (example.read >= 0).all()
+    assert example.read.sum() > 0
+    model.memory_config = dataclasses.replace(model.memory_config, segment_tokens=64)
+    with pytest.raises(ValueError, match="a segment has 64; attach with a larger segment_tokens"):
+        observe(bench, document)
+
+
+def test_the_command_changes_the_gate_alone_and_saves_a_checkpoint(folder, tmp_path):
+    out = tmp_path / "gated"
+    arguments = [str(out), "--model", str(folder / "wide"), "--documents", "5", "--budget", "0.1"]
+    result = CliRunner().invoke(gate.app, arguments)
+    assert result.exit_code == 0, result.output
+    before = MemformerForCausalLM.from_pretrained(folder / "wide").memory.state_dict()
+    model = MemformerForCausalLM.from_pretrained(out)
+    changed = {
+        name for name, value in model.memory.state_dict().items() if not value.equal(before[name])
+    }
+    assert changed == {"0.write_gate_weight", "0.write_gate_bias"}
+    report = json.loads((out / "gate.json").read_text())
+    assert report["settings"]["budget"] == 0.1
+    assert abs(report["trained_on"]["book"] - 0.1) < 0.01
+    text = torch.randint(3, 200, (1, 1800))
+    assert 0 < model.memorize(text).occupied.sum() < 1800
+    again = CliRunner().invoke(gate.app, arguments)
+    assert again.exit_code == 2
+    said = " ".join(again.output.replace("│", " ").split())
+    assert "is not empty; name a new folder." in said
