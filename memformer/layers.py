@@ -128,7 +128,7 @@ class MemoryLayer(nn.Module):
             memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
             if self.index == 0:
                 logit = x.float() @ self.write_gate_weight.float() + self.write_gate_bias.float()
-                memory.gate(logit.sigmoid())
+                memory.gate(logit)
         far = torch.tensor([[self.read_distance]], device=x.device)
         queries = backbone.rotate(self.layer, queries, far).float()
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)

@@ -14,8 +14,9 @@ SEGMENT = 8
 
 @pytest.fixture(autouse=True)
 def _short_passages(monkeypatch):
-    """Many passages in little text, so that focus has something to choose from."""
+    """Many passages in little text, so that focus and gates have something to choose from."""
     monkeypatch.setattr("memformer.memory.segment.PASSAGE_TOKENS", 3)
+    monkeypatch.setattr("memformer.memory.segment.GATE_REACH", 1)
 
 
 def attached(
@@ -278,10 +279,11 @@ def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
     gates = []
     gate = MemoryPass.gate
 
-    def spy(self, strength):
-        strength.retain_grad() if strength.requires_grad else None
-        gates.append(strength)
-        gate(self, strength)
+    def spy(self, logits):
+        if logits.requires_grad:
+            logits.retain_grad()
+        gate(self, logits)
+        gates.append((logits, self.kept.detach().view(3, SEGMENT)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MemoryPass, "gate", spy)
@@ -292,8 +294,28 @@ def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
         loss = model(ids, labels=labels).loss
     torch.testing.assert_close(loss, expected)
     loss.backward()
-    (strength,) = gates
-    kept_out = strength[:2] < 0.5
-    assert 0 < kept_out.sum() < kept_out.numel()
-    assert (strength.grad[:2] != 0).all()
-    assert (strength.grad[2] == 0).all()
+    ((logits, kept),) = gates
+    assert 0 < kept[:2].sum() < kept[:2].numel()
+    # a gate is the mean of its neighbours: had closed ones no gradient, these would have none
+    lonely = torch.nn.functional.max_pool1d(kept, 3, 1, 1) == 0
+    assert lonely[:2].any()
+    assert (logits.grad[:2] != 0).all()
+    assert (logits.grad[2] == 0).all()
+
+
+def test_a_gate_is_the_mean_over_its_neighbours_in_the_segment(monkeypatch):
+    monkeypatch.setattr("memformer.memory.segment.GATE_REACH", 2)
+    real = torch.ones(2, 2, 5, dtype=torch.bool)
+    real[0, 0, :2] = False
+    real[1, 1, 3:] = False
+    state = attached().init_memory(2)
+    entries = real.any(-1).nonzero(as_tuple=True)
+    memory_pass = MemoryPass(state, real, entries, segment_tokens=5)
+    logits = torch.randn(4, 5)
+    memory_pass.gate(logits)
+    gates = memory_pass.strength.view(2, 2, 5)
+    for entry, (row, segment) in enumerate(zip(*entries, strict=True)):
+        for token in range(5):
+            near = [n for n in range(token - 2, token + 3) if 0 <= n < 5 and real[row, segment, n]]
+            expected = logits[entry, near].mean().sigmoid() if real[row, segment, token] else 0.0
+            torch.testing.assert_close(gates[row, segment, token], torch.as_tensor(expected))

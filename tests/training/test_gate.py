@@ -10,13 +10,15 @@ import torch
 from tiny import byte_tokenizer, save_tiny
 from typer.testing import CliRunner
 
-from eval.haystack import Haystack
+from eval import people
+from eval.haystack import BOOK, Haystack
 from eval.people import make_documents
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from memformer import MemformerForCausalLM, MemoryConfig
 from training import gate
 from training.gate import Example, fit, observe, shares
+from training.kinds import MORE_KINDS
 
 
 def examples(count: int, seed: int = 0) -> list[Example]:
@@ -39,6 +41,15 @@ def test_a_fitted_gate_keeps_its_budget_and_writes_what_is_read(budget):
     kept = shares(found, examples(20, seed=1))
     assert abs(kept["book"] - budget) < 0.02
     assert kept["facts"] > 0.8
+
+
+def test_no_kind_of_fact_is_trained_with_that_recall_is_measured_with():
+    measured = {kind.statement for kind in people.KINDS}
+    trained = [kind.statement for kind in (*KINDS, *MORE_KINDS)]
+    assert not measured & set(trained)
+    assert len(set(trained)) == len(trained)
+    assert not set(people.NAMES) & set(NAMES)
+    assert gate.BOOK.read_text() not in BOOK.read_text()
 
 
 @pytest.fixture(scope="module")
