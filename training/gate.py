@@ -7,7 +7,8 @@
    the facts and the book are others than those of `eval.recall`.
 3. A token is worth writing if enough was read around it.
 4. The gate, a linear map of the lowest memory layer's input around a token, is fitted to that by
-   logistic regression, and its bias is moved so that it lets `--budget` of plain book text through.
+   logistic regression, its bias is moved so that it lets `--budget` of plain book text through, and
+   it is scaled to be as sure of what it writes as the gate that writes everything.
 
 The backbone and all other memory weights stay as they are. Takes minutes on a CPU, as nothing is
 differentiated but the regression. Saves a checkpoint that `memformer` and `eval` take as a model.
@@ -34,6 +35,7 @@ from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, head, model_name, open_model, write_json
 from memformer import MemformerForCausalLM, MemoryState
 from memformer.backbone import Backbone
+from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.segment import GATE_REACH
 from training.kinds import MORE_KINDS
 
@@ -152,7 +154,11 @@ def fit(examples: list[Example], budget: float) -> Gate:
         optimizer.step()
     weight = weight.detach() / spread
     plain = inputs[~torch.cat([example.told for example in examples])]
-    return Gate(weight, -torch.quantile(plain @ weight, 1 - budget))
+    threshold = torch.quantile(plain @ weight, 1 - budget)
+    # as sure of what is written as a gate that was never trained
+    written = inputs @ weight - threshold
+    factor = WRITE_GATE_BIAS / written[written > 0].median()
+    return Gate(factor * weight, -factor * threshold)
 
 
 def shares(gate: Gate, examples: list[Example]) -> dict[str, float]:

@@ -41,6 +41,9 @@ def test_a_fitted_gate_keeps_its_budget_and_writes_what_is_read(budget):
     kept = shares(found, examples(20, seed=1))
     assert abs(kept["book"] - budget) < 0.02
     assert kept["facts"] > 0.8
+    (example,) = examples(1, seed=1)
+    logits = gate._around(example.inputs) @ found.weight + found.bias
+    assert 3 < logits[logits > 0].median() < 5
 
 
 def test_no_kind_of_fact_is_trained_with_that_recall_is_measured_with():
