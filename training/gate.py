@@ -137,10 +137,15 @@ def fit(examples: list[Example], budget: float) -> Gate:
     Args:
         examples: what was observed.
         budget: share of plain text that the gate shall let through.
+
+    Raises:
+        ValueError: nothing was read.
     """
     inputs = torch.cat([_around(example.inputs) for example in examples])
     read = torch.cat([_around(example.read.clamp(max=MOST_READ)) for example in examples])
     target = (read > LEAST_READ).to(inputs.dtype)
+    if not target.any():
+        raise ValueError("The questions read nothing from memory; a gate can't learn from that.")
     mean, spread = inputs.mean(0), inputs.std(0)
     scaled = (inputs - mean) / spread
     weight = torch.zeros(inputs.shape[1], requires_grad=True)
@@ -156,8 +161,8 @@ def fit(examples: list[Example], budget: float) -> Gate:
     plain = inputs[~torch.cat([example.told for example in examples])]
     threshold = torch.quantile(plain @ weight, 1 - budget)
     # as sure of what is written as a gate that was never trained
-    written = inputs @ weight - threshold
-    factor = WRITE_GATE_BIAS / written[written > 0].median()
+    logits = inputs @ weight - threshold
+    factor = WRITE_GATE_BIAS / logits[target > 0].median().clamp_min(1e-3)
     return Gate(factor * weight, -factor * threshold)
 
 

@@ -43,7 +43,9 @@ def test_a_fitted_gate_keeps_its_budget_and_writes_what_is_read(budget):
     assert kept["facts"] > 0.8
     (example,) = examples(1, seed=1)
     logits = gate._around(example.inputs) @ found.weight + found.bias
-    assert 3 < logits[logits > 0].median() < 5
+    assert 3 < logits[example.told].median() < 5
+    with pytest.raises(ValueError, match="read nothing from memory"):
+        fit([dataclasses.replace(example, read=0 * example.read)], budget)
 
 
 def test_no_kind_of_fact_is_trained_with_that_recall_is_measured_with():
