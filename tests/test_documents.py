@@ -20,6 +20,7 @@ from memformer.backbone import _FAMILIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CLASSIC = (ROOT / "docs" / "classic.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(memformer [a-z]|make [a-z]|python -m )")
 
@@ -49,7 +50,7 @@ def wrong(words: list[str]) -> str | None:
         case ["python", "-m", module, *arguments]:
             if importlib.util.find_spec(module) is None:
                 return module
-            if module.startswith("eval."):
+            if module.startswith(("eval.", "training.")):
                 app: typer.Typer = importlib.import_module(module).app
                 return wrong_option(get_command(app), arguments)
             return None
@@ -117,8 +118,8 @@ def test_the_readme_names_the_commands_that_matter() -> None:
     assert {f"memformer {name}" for name in ("chat", "ask", "attach", "fetch")} <= named
 
 
-@pytest.mark.parametrize("words", commands(README), ids=" ".join)
-def test_every_command_in_the_readme_exists(words: list[str]) -> None:
+@pytest.mark.parametrize("words", commands(README) + commands(CLASSIC), ids=" ".join)
+def test_every_command_in_the_documents_exists(words: list[str]) -> None:
     assert wrong(words) is None
 
 
@@ -130,6 +131,7 @@ def test_every_command_in_the_readme_exists(words: list[str]) -> None:
         ("memformer chat --loudly", "--loudly"),
         ("python -m eval.nothing", "eval.nothing"),
         ("python -m eval.recall --quickly", "--quickly"),
+        ("python -m training.classic --quickly", "--quickly"),
     ],
 )
 def test_a_command_that_does_not_exist_is_found(command: str, missing: str) -> None:
