@@ -154,6 +154,7 @@ def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
 def test_every_link_leads_to_a_file() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert "docs/how_it_works.svg" in links
+    links += [f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)\)", CLASSIC)]
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
