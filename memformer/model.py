@@ -270,7 +270,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         """Reads text into memory: no logits, and no layer above the top memory layer is run.
 
         Text continues the memory's last segment if that is still open: a document interrupted
-        anywhere and continued gives the memory of one pass.
+        anywhere and continued gives the memory of one pass. The memory carries a gradient in
+        training mode only: that of a book would fill any machine.
 
         Args:
             input_ids: any number of tokens, padded on either side.
@@ -289,9 +290,10 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         """
         real = self._check(input_ids, attention_mask, memory)
         memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
-        return self._ingest(
-            input_ids, real, memory, segments_per_chunk=segments_per_chunk, progress=progress
-        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
+            return self._ingest(
+                input_ids, real, memory, segments_per_chunk=segments_per_chunk, progress=progress
+            )
 
     def _ingest(
         self,

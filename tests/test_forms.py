@@ -121,6 +121,15 @@ def test_every_segment_of_a_chunk_receives_gradient_and_none_beyond_a_detach(pro
             assert (before.abs().amax((1, 2)) > 0).all()
 
 
+def test_memorize_keeps_a_gradient_in_training_mode_only():
+    model = attached()
+    ids = random_ids(1, 2 * SEGMENT)
+    assert not model.eval().memorize(ids).strength.requires_grad
+    assert model.train().memorize(ids).strength.requires_grad
+    with torch.no_grad():
+        assert not model.memorize(ids).strength.requires_grad
+
+
 def test_every_memory_parameter_learns():
     model = attached().train()
     ids = random_ids(2, 4 * SEGMENT)
