@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ Kind = Literal["lstm", "feedforward"]
 CLIP = 20.0
 
 ControllerState = tuple[Tensor, ...]
+State = TypeVar("State")
 
 
 @runtime_checkable
@@ -78,6 +80,19 @@ def detached(state: Any) -> Any:
     if isinstance(state, InPlace):
         state.detach()
     return state
+
+
+def unroll(
+    step: Callable[[Tensor, State], tuple[Tensor, State]],
+    inputs: Float[Tensor, "batch steps ..."],
+    state: State,
+) -> tuple[Float[Tensor, "batch steps ..."], State]:
+    """All steps of a batch of sequences, one after the other, and the state after the last."""
+    outputs = []
+    for one in inputs.unbind(1):
+        output, state = step(one, state)
+        outputs.append(output)
+    return torch.stack(outputs, 1), state
 
 
 def check_inputs(inputs: Tensor, input_size: int) -> None:

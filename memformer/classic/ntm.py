@@ -15,6 +15,7 @@ from memformer.classic.controller import (
     Kind,
     check_inputs,
     check_sizes,
+    unroll,
 )
 from memformer.memory.addressing import (
     content_weights,
@@ -143,9 +144,4 @@ class NTM(nn.Module):
     ) -> tuple[Float[Tensor, "batch steps output"], NTMState]:
         """All steps of a batch of sequences; pass the state on to continue them."""
         check_inputs(inputs, self.input_size)
-        state = self.start(len(inputs)) if state is None else state
-        outputs = []
-        for step in inputs.unbind(1):
-            output, state = self.step(step, state)
-            outputs.append(output)
-        return torch.stack(outputs, 1), state
+        return unroll(self.step, inputs, self.start(len(inputs)) if state is None else state)

@@ -15,6 +15,7 @@ from memformer.classic.controller import (
     Kind,
     check_inputs,
     check_sizes,
+    unroll,
 )
 from memformer.memory.addressing import content_weights, oneplus
 from memformer.memory.search import ExactSearch, FaissSearch, Search
@@ -225,9 +226,4 @@ class SAM(nn.Module):
     ) -> tuple[Float[Tensor, "batch steps output"], SAMState]:
         """All steps of a batch of sequences; pass the state on to continue them."""
         check_inputs(inputs, self.input_size)
-        state = self.start(len(inputs)) if state is None else state
-        outputs = []
-        for step in inputs.unbind(1):
-            output, state = self.step(step, state)
-            outputs.append(output)
-        return torch.stack(outputs, 1), state
+        return unroll(self.step, inputs, self.start(len(inputs)) if state is None else state)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memformer.classic.controller import check_sizes
+from memformer.classic.controller import check_sizes, unroll
 from memformer.memory.addressing import oneplus
 from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
 
@@ -128,9 +128,4 @@ class SegmentDNC(nn.Module):
                 f"inputs must have the shape [batch, segments, tokens, {self.input_size}]; "
                 f"got {list(inputs.shape)}."
             )
-        state = self.start(len(inputs)) if state is None else state
-        outputs = []
-        for segment in inputs.unbind(1):
-            output, state = self.step(segment, state)
-            outputs.append(output)
-        return torch.stack(outputs, 1), state
+        return unroll(self.step, inputs, self.start(len(inputs)) if state is None else state)
