@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 
+from eval.haystack import read_book
+
 if TYPE_CHECKING:
     from memformer import MemformerForCausalLM
     from transformers import PreTrainedTokenizerBase
@@ -28,8 +30,26 @@ if TYPE_CHECKING:
 ModelArgument = Annotated[
     str | None, typer.Argument(help="Hub id or folder; the default model if left out.")
 ]
+
+
+def checked_book(path: Path | None) -> Path | None:
+    """The path of a book that can be read.
+
+    Raises:
+        typer.BadParameter: it can't.
+    """
+    try:
+        read_book(path)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return path
+
+
 BookOption = Annotated[
-    Path | None, typer.Option(help="Text file to read from; an excerpt of a novel if left out.")
+    Path | None,
+    typer.Option(
+        help="Text file to read from; an excerpt of a novel if left out.", callback=checked_book
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 OutOption = Annotated[Path, typer.Option(help="Where to write, without .json and .png.")]
@@ -43,6 +63,9 @@ def open_model(
     Args:
         name: hub id or folder of a decoder or of a memformer checkpoint; None: the default model.
         device: where to put it.
+
+    Raises:
+        typer.BadParameter: there is no such model, or it can't be opened.
     """
     from memformer import MemformerForCausalLM
     from memformer.pretrained import DEFAULT_MODEL, local_path
@@ -50,7 +73,11 @@ def open_model(
 
     logging.disable_progress_bar()
     name = name or DEFAULT_MODEL
-    model = MemformerForCausalLM.from_pretrained(name).eval()
+    try:
+        model = MemformerForCausalLM.from_pretrained(name).eval()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise typer.BadParameter(f"the model {name!r} can't be opened: {reason}") from None
     model.to(torch.device(device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name)

@@ -1,13 +1,27 @@
-"""How much memory this process holds, and held at most."""
+"""How much memory this process holds, and held at most; and processes that begin with none."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import multiprocessing
 import resource
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
+def in_fresh_process(measure: Callable[[Given], Found], cell: Given) -> Found:
+    """Runs a measurement in a new interpreter: nothing measured earlier is still resident."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, cell).result()
 
 
 def _status(field: str) -> int | None:

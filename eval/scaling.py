@@ -15,10 +15,8 @@ The plain model stops at `--plain-max` tokens: its window, or what the machine c
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +41,7 @@ from eval.report import (
     open_model,
     write_json,
 )
-from eval.resident import peak, release, reset_peak, resident
+from eval.resident import in_fresh_process, peak, release, reset_peak, resident
 
 MEMORIZE, PREFILL = "memorize", "prefill"
 WARM_UP_TOKENS = 512
@@ -226,7 +224,7 @@ def main(
                 continue
             with console.status(f"{what}, {length:,} tokens"):
                 cell = Cell(what, model, length, num_slots, min_seconds, book, threads)
-                measured = _in_fresh_process(cell)
+                measured = in_fresh_process(measure, cell)
             cells.append({"what": what, **measured})
             report["last_to_first"] = {
                 way: ratio for way in (MEMORIZE, PREFILL) if (ratio := slowdown(cells, way))
@@ -238,13 +236,6 @@ def main(
     plot(out.with_name(out.name + ".png"), report["model"], num_slots, cells)
     console.print(table(cells, all_lengths))
     console.print(f"{path} and {out.name}.png, {report['wall_seconds']:.0f} s")
-
-
-def _in_fresh_process(cell: Cell) -> dict[str, Any]:
-    # spawn: a forked child would begin with the memory of its parent
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
-        return pool.submit(measure, cell).result()
 
 
 if __name__ == "__main__":

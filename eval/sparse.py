@@ -13,10 +13,8 @@ links; both stop where `--linked-max` and `--dense-max` say, as a step takes gig
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.report import Line, OutOption, Panel, ThreadsOption, draw, head, numbers, write_json
-from eval.resident import peak, release, reset_peak, resident
+from eval.resident import in_fresh_process, peak, release, reset_peak, resident
 
 SAM_ROW, LINKED, DENSE = "SAM, faiss", "DNC", "DNC without links"
 INPUT, OUTPUT, WIDTH, READS, STEPS = 8, 8, 32, 4, 8
@@ -174,13 +172,8 @@ def main(
             if count > most:
                 continue
             cell = Cell(machine, count, min_seconds, seed, threads)
-            # a fresh interpreter: nothing measured earlier is still resident
-            context = multiprocessing.get_context("spawn")
-            with (
-                ProcessPoolExecutor(1, mp_context=context) as pool,
-                console.status(f"{machine}, {count:,} slots"),
-            ):
-                cost = pool.submit(measure, cell).result()
+            with console.status(f"{machine}, {count:,} slots"):
+                cost = in_fresh_process(measure, cell)
             cells.append({"machine": machine, "slots": count, **cost})
             write_json(path, report)
     report["finished"] = True

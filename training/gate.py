@@ -32,7 +32,7 @@ from eval.haystack import Haystack
 from eval.people import Document, make_documents
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
-from eval.report import ThreadsOption, head, model_name, open_model, write_json
+from eval.report import ThreadsOption, checked_book, head, model_name, open_model, write_json
 from memformer import MemformerForCausalLM, MemoryState
 from memformer.backbone import Backbone
 from memformer.layers import WRITE_GATE_BIAS
@@ -187,7 +187,9 @@ def main(
         float, typer.Option(min=0.001, max=1.0, help="Share of plain text that is written.")
     ] = 0.05,
     documents: Annotated[int, typer.Option(min=5, help="A fifth is held out.")] = 60,
-    book: Annotated[Path, typer.Option(help="Text file to train with.")] = BOOK,
+    book: Annotated[
+        Path, typer.Option(help="Text file to train with.", callback=checked_book)
+    ] = BOOK,
     seed: int = 5000,
     threads: ThreadsOption = None,
 ) -> None:

@@ -20,8 +20,8 @@ from memformer.memory.state import EMPTY, TABLE, MemoryState
 # a few sentences
 PASSAGE_TOKENS = 64
 # a token is written for what is around it, so many tokens on either side: a word alone can't be
-# understood later. Without this, one token in twelve of a kind of sentence that no gate was trained
-# on was lost, with it none
+# understood later. Without this, one token in twenty of kinds of sentences that a gate was not
+# trained on was lost, with it none
 GATE_REACH = 8
 
 

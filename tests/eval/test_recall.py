@@ -394,3 +394,19 @@ def test_a_wrong_option_is_a_usage_error(
     folder: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     assert _run(folder, tmp_path / "r", *options).exit_code == 2
+
+
+def test_a_book_or_a_model_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    wrong = {
+        "There is no book file": [str(folder), "--book", str(tmp_path / "none.txt")],
+        "holds no text": [str(folder), "--book", str(empty)],
+        "can't be opened": [str(tmp_path / "no-model")],
+    }
+    for sentence, arguments in wrong.items():
+        result = CliRunner().invoke(recall.app, [*arguments, "--out", str(tmp_path / "r")])
+        assert result.exit_code == 2
+        assert sentence in " ".join(result.output.replace("│", " ").split())
+        assert "Traceback" not in result.output
+    assert not (tmp_path / "r.json").exists()
