@@ -129,7 +129,20 @@ def build(config: ClassicConfig) -> tuple[Task, Machine]:
     task = _made(TASKS, "task", config.task)
     sizes = {"input_size": task.input_size, "output_size": task.output_size}
     torch.manual_seed(config.seed)
-    return task, _made(MACHINES, "machine", config.machine, **sizes)
+    return task, made_machine(config.machine, **sizes)
+
+
+def made_machine(section: MachineSection, **sizes: int) -> Any:
+    """The machine of a config.
+
+    Args:
+        section: its name and options.
+        sizes: what else its class takes: `input_size` and `output_size`.
+
+    Raises:
+        BadConfig: an unknown name, or an option that its class does not have.
+    """
+    return _made(MACHINES, "machine", section, **sizes)
 
 
 def _made(known: dict[str, type], what: str, section: Any, **given: int) -> Any:

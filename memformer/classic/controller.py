@@ -89,7 +89,8 @@ def unroll(
 ) -> tuple[Float[Tensor, "batch steps ..."], State]:
     """All steps of a batch of sequences, one after the other, and the state after the last."""
     outputs = []
-    for one in inputs.unbind(1):
+    # in memory step by step, so that a compiled step is compiled once for sequences of any length
+    for one in inputs.transpose(0, 1).contiguous().unbind(0):
         output, state = step(one, state)
         outputs.append(output)
     return torch.stack(outputs, 1), state
