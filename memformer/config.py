@@ -39,6 +39,9 @@ class MemoryConfig:
             `"none"`, the end of each stored passage with `"passage"`.
         focus: how firmly the heads of a layer read the same passages; 0: each head on its own.
             Without it, what one looks for drowns in a long text.
+        erase: new text weakens what it replaces, once trained (`training.overwrite`).
+        free: new text lets go of what is done with, once trained.
+        links: heads read what was written before or after what they match too, once trained.
         null_offset: added to the calibrated null logit of every head; higher reads less.
 
     Raises:
@@ -52,6 +55,9 @@ class MemoryConfig:
     key_positions: str = "passage"
     read_distance: int = 100
     focus: float = 8.0
+    erase: bool = False
+    free: bool = False
+    links: bool = False
     null_offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -67,6 +73,9 @@ class MemoryConfig:
                 f"key_positions must be one of {', '.join(KEY_POSITIONS)}; "
                 f"got {self.key_positions!r}."
             )
+        for field in ("erase", "free", "links"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} must be true or false; got {getattr(self, field)!r}.")
         for field, lowest in (("focus", 0.0), ("null_offset", -math.inf)):
             value = getattr(self, field)
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -74,6 +83,11 @@ class MemoryConfig:
                 at_least = " >= 0" if lowest == 0.0 else ""
                 raise ValueError(f"{field} must be a number{at_least}; got {value!r}.")
         object.__setattr__(self, "memory_layers", _check_layers(self.memory_layers))
+
+    @property
+    def release(self) -> tuple[str, ...]:
+        """The heads that let go of slots."""
+        return tuple(name for name in ("erase", "free") if getattr(self, name))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MemoryConfig:

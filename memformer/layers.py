@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from memformer.backbone import Backbone
 from memformer.memory.segment import MemoryPass
+from memformer.release import ReleaseHeads
 
 # write gates start at sigmoid(4) = 0.98: before training, everything is written
 WRITE_GATE_BIAS = 4.0
 # memory is matched a little more sharply than the window: among many more tokens, that is better
 KEY_STRENGTH = 1.2
+# read modes start at 0.96 for content, 0.02 for each direction: enough for a gradient
+CONTENT_MODE = 4.0
 
 
 class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
@@ -58,7 +61,9 @@ class MemoryLayer(nn.Module):
     | log_key_strength | heads | log 1.2: a little sharper than the backbone's own scale |
     | age_slope | heads | 0: all ages alike |
     | null_logit | heads | calibrated when the memory is attached |
+    | read_modes (with links) | heads, 3 | 0, 4, 0: backward, content, forward before softmax |
     | write_gate (lowest layer only) | hidden + 1 | weight 0, bias 4: everything is written |
+    | release (lowest layer only) | see `ReleaseHeads` | nothing is let go of |
 
     Args:
         backbone: how to reach the projections.
@@ -68,6 +73,8 @@ class MemoryLayer(nn.Module):
         key_positions: `"passage"` or `"none"`.
         read_distance: position of every query; stored keys end at position 0.
         focus: see `memory.read.focused`.
+        links: read along the order of writing too.
+        release: which of the heads "erase" and "free" it has.
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class MemoryLayer(nn.Module):
         key_positions: str,
         read_distance: int,
         focus: float,
+        links: bool,
+        release: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -96,9 +105,15 @@ class MemoryLayer(nn.Module):
         self.log_key_strength = nn.Parameter(torch.full((heads,), math.log(KEY_STRENGTH)))
         self.age_slope = nn.Parameter(torch.zeros(heads))
         self.null_logit = nn.Parameter(torch.zeros(heads))
+        if links:
+            self.read_modes = nn.Parameter(torch.tensor([0.0, CONTENT_MODE, 0.0]).repeat(heads, 1))
+        self.links = links
+        self.release: ReleaseHeads | None = None
         if index == 0:
             self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
             self.write_gate_bias = nn.Parameter(torch.tensor(WRITE_GATE_BIAS))
+            if release:
+                self.release = ReleaseHeads(hidden, release)
 
     def before_attention(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -129,6 +144,8 @@ class MemoryLayer(nn.Module):
             if self.index == 0:
                 logit = x.float() @ self.write_gate_weight.float() + self.write_gate_bias.float()
                 memory.gate(logit)
+                if self.release is not None:
+                    self.release(x, memory)
         far = torch.tensor([[self.read_distance]], device=x.device)
         queries = backbone.rotate(self.layer, queries, far).float()
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
@@ -140,6 +157,7 @@ class MemoryLayer(nn.Module):
                 self.null_logit.float(),
                 backbone.softcap(self.layer),
                 self.focus,
+                self.read_modes.float().softmax(-1) if self.links else None,
             )
 
     def _mix_into_output(self, attention: nn.Module, words: Tensor, evidence: Tensor) -> None:

@@ -28,6 +28,7 @@ from memformer.config import MemformerConfig, MemoryConfig
 from memformer.layers import MemoryLayer, StopBackbone, drop_memory_argument
 from memformer.memory.segment import MemoryPass
 from memformer.memory.state import EMPTY, IncompatibleMemory, MemoryState
+from memformer.release import ADDRESS_WIDTH
 from memformer.segments import Segments, cut
 
 # tokens that one parallel pass encodes at most outside training; more gains nothing on a CPU
@@ -86,6 +87,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 key_positions=self.memory_config.key_positions,
                 read_distance=self.memory_config.read_distance,
                 focus=self.memory_config.focus,
+                links=self.memory_config.links,
+                release=self.memory_config.release,
             )
             for index, layer in enumerate(layers)
         )
@@ -188,6 +191,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             family.kv_heads,
             family.width,
             num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
+            address_width=ADDRESS_WIDTH if self.memory_config.release else 0,
             fingerprint=self.fingerprint,
             dtype=self.backbone.dtype,
             device=self.device,
@@ -197,11 +201,12 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
     def architecture(self) -> str:
         """What decides the shape and the meaning of slots, weights aside."""
         family = self._family[0]
+        addressed = f", addresses of width {ADDRESS_WIDTH}" if self.memory_config.release else ""
         return (
             f"{self.config.text_config.model_type}, memory layers "
             f"{','.join(str(layer) for layer in self._layer_numbers)}, "
             f"{family.kv_heads} key heads of width {family.width}, "
-            f"key positions {self.memory_config.key_positions}"
+            f"key positions {self.memory_config.key_positions}{addressed}"
         )
 
     @property

@@ -17,15 +17,19 @@ def _short_passages(monkeypatch):
     """Many passages in little text, so that focus and gates have something to choose from."""
     monkeypatch.setattr("memformer.memory.segment.PASSAGE_TOKENS", 3)
     monkeypatch.setattr("memformer.memory.segment.GATE_REACH", 1)
+    monkeypatch.setattr("memformer.memory.segment.LEAST_AGE", 2)
 
 
 def attached(
-    model_type: str = "llama", *, selective: bool = False, **config
+    model_type: str = "llama", *, selective: bool = False, dnc: bool = False, **config
 ) -> MemformerForCausalLM:
     """A tiny model with memory at every layer, its learned scalars away from neutral.
 
-    Selective: its write gate keeps about half of the tokens out.
+    Selective: its write gate keeps about half of the tokens out. DNC: it lets go of much, and reads
+    along links.
     """
+    if dnc:
+        config |= {"erase": True, "free": True, "links": True}
     backbone = tiny_backbone(model_type, **config.pop("backbone", {}))
     settings = {"num_slots": None, "segment_tokens": SEGMENT, "memory_layers": "all", **config}
     model = MemformerForCausalLM.from_backbone(backbone, MemoryConfig(**settings))
@@ -38,6 +42,14 @@ def attached(
             lowest = model.memory_layers[0]
             lowest.write_gate_bias.zero_()
             lowest.write_gate_weight.copy_(torch.randn_like(lowest.write_gate_weight))
+        if dnc:
+            release = model.memory_layers[0].release
+            release.gate_bias.fill_(-1.0)
+            release.gate_weight.copy_(torch.randn_like(release.gate_weight))
+            release.log_sharpness.fill_(1.5)
+            release.threshold.fill_(0.5)
+            for layer in model.memory_layers:
+                layer.read_modes.copy_(torch.randn_like(layer.read_modes))
     return model
 
 
@@ -77,11 +89,18 @@ def test_row_with_empty_memory_is_bit_equal_beside_a_row_that_remembers():
 
 
 @pytest.mark.parametrize(
-    ("positions", "selective"), [("none", False), ("passage", False), ("passage", True)]
+    ("positions", "selective", "dnc"),
+    [
+        ("none", False, False),
+        ("passage", False, False),
+        ("passage", True, False),
+        ("passage", False, True),
+        ("passage", True, True),
+    ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
-def test_parallel_form_equals_recurrent_form(family, positions, selective):
-    model = attached(family, key_positions=positions, selective=selective)
+def test_parallel_form_equals_recurrent_form(family, positions, selective, dnc):
+    model = attached(family, key_positions=positions, selective=selective, dnc=dnc)
     ids = random_ids(2, 4 * SEGMENT + 3)
     start = model.memorize(random_ids(2, 13, seed=5))
     with torch.no_grad():
@@ -92,6 +111,9 @@ def test_parallel_form_equals_recurrent_form(family, positions, selective):
         torch.testing.assert_close(tensor, getattr(parallel.memory, name), rtol=0, atol=1e-4)
     share = parallel.memory.closed().occupied.sum() / parallel.memory.clock.sum()
     assert 0.15 < share < 0.85 if selective else share == 1
+    if dnc:
+        closed = recurrent.memory.closed()
+        assert 0 < closed.strength[closed.occupied].min() < 0.3
     # the memory matters: without it the last segment reads differently
     with torch.no_grad():
         alone = model.backbone(ids[:, -3:]).logits
@@ -130,8 +152,9 @@ def test_memorize_keeps_a_gradient_in_training_mode_only():
         assert not model.memorize(ids).strength.requires_grad
 
 
-def test_every_memory_parameter_learns():
-    model = attached().train()
+@pytest.mark.parametrize("dnc", [False, True])
+def test_every_memory_parameter_learns(dnc):
+    model = attached(dnc=dnc).train()
     ids = random_ids(2, 4 * SEGMENT)
     model(ids, labels=ids).loss.backward()
     for name, parameter in model.memory.named_parameters():
@@ -139,11 +162,12 @@ def test_every_memory_parameter_learns():
     assert all(parameter.grad is None for parameter in model.backbone.parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("dnc", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(dnc):
     ids = random_ids(2, 3 * SEGMENT)
     grads = []
     for checkpointing in (False, True):
-        model = attached().train()
+        model = attached(dnc=dnc).train()
         if checkpointing:
             model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -171,8 +195,9 @@ def test_loss_counts_every_target_once_across_segments_and_padding():
     torch.testing.assert_close(counted, losses[targets].sum() / 7)
 
 
-def test_rows_never_influence_one_another():
-    model = attached()
+@pytest.mark.parametrize("dnc", [False, True])
+def test_rows_never_influence_one_another(dnc):
+    model = attached(dnc=dnc)
     ids = random_ids(3, 29)
     mask = torch.ones_like(ids)
     mask[1, :11] = 0
@@ -209,11 +234,13 @@ def test_padding_is_never_written():
     assert memory.num_turns.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("selective", [False, True])
+@pytest.mark.parametrize(("selective", "dnc"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("num_slots", [None, 12, 40])
 @pytest.mark.parametrize("first", [1, 7, 8, 9, 23, 36])
-def test_interrupted_document_gives_the_memory_of_one_pass(num_slots, first, selective, tmp_path):
-    model = attached(num_slots=num_slots, selective=selective)
+def test_interrupted_document_gives_the_memory_of_one_pass(
+    num_slots, first, selective, dnc, tmp_path
+):
+    model = attached(num_slots=num_slots, selective=selective, dnc=dnc)
     ids = random_ids(2, 37)
     with torch.no_grad():
         whole = model.memorize(ids)
@@ -231,7 +258,7 @@ def test_interrupted_document_gives_the_memory_of_one_pass(num_slots, first, sel
         )
     for row in range(2):
         # all but the turn: the two calls are two turns
-        for name in ("token", "written_at", "segment", "usage", "reads", "strength"):
+        for name in ("token", "written_at", "segment", "usage", "reads", "strength", "settled"):
             torch.testing.assert_close(
                 in_order(part, name, row), in_order(whole, name, row), rtol=0, atol=1e-4
             )

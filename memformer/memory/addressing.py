@@ -129,6 +129,28 @@ def content_weights(
 
 
 @full_precision
+def matches(
+    memory: Float[Tensor, "... slots width"],
+    keys: Float[Tensor, "... reads width"],
+    sharpness: Float[Tensor, ""],
+    threshold: Float[Tensor, ""],
+) -> Float[Tensor, "... reads slots"]:
+    """How surely each slot is about what a key is about, in [0, 1], whatever the other slots hold.
+
+    Equation (content weighting with a threshold in place of the softmax, since of a million slots
+    none may match, or several):
+        c_i = sigmoid(kappa (D(k, M_i) - tau))
+
+    Args:
+        memory: one word a slot.
+        keys: what is looked for.
+        sharpness: kappa > 0.
+        threshold: tau, the cosine at which a slot matches by half.
+    """
+    return torch.sigmoid(sharpness * (cosine_similarity(memory, keys) - threshold))
+
+
+@full_precision
 def retention(
     free_gates: Float[Tensor, "... reads"], read_weights: Float[Tensor, "... reads slots"]
 ) -> Float[Tensor, "... slots"]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from memformer.memory.state import ROW, TABLE, IncompatibleMemory, MemoryState
+from memformer.memory.state import CONTENTS, ROW, TABLE, IncompatibleMemory, MemoryState
 
 FORMAT = "memformer-memory"
 VERSION = 1
@@ -61,7 +61,7 @@ def load_memory(path: str | Path) -> MemoryState:
             f"version {VERSION}."
         )
     checksum = header.pop("sha256", None)
-    if names != {"keys", "values", *TABLE, *ROW} or checksum != _digest(header, tensors):
+    if names != {*CONTENTS, *TABLE, *ROW} or checksum != _digest(header, tensors):
         raise ValueError(
             f"The memory file {source} is damaged: its contents do not match its checksum; "
             "restore it from a copy or start a new memory."

@@ -6,6 +6,8 @@ queries at once, always in float32. Next: `segment.py`, which calls it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,6 +19,28 @@ BLOCK = 2**20
 # passages that may be read in full, however the votes fall; one is better for a single fact in a
 # long text, more are better for many facts in a short one
 KEPT_PASSAGES = 2
+
+
+class Links(NamedTuple):
+    """The order of writing as lists, and how far each head reads along them.
+
+    Attributes:
+        prev: the slot written before each slot, -1 where there is none.
+        next: the slot written after it.
+        modes: pi, the shares of backward, content and forward reads, per head; they sum to one.
+    """
+
+    prev: Int[Tensor, "batch slots"]
+    next: Int[Tensor, "batch slots"]
+    modes: Float[Tensor, "heads 3"]
+
+
+def linked(
+    values: Float[Tensor, "batch slots kv_heads width"], link: Int[Tensor, "batch slots"]
+) -> Float[Tensor, "batch slots kv_heads width"]:
+    """Every slot's linked neighbour's value in its place; zero where it has none."""
+    index = link.clamp_min(0)[..., None, None].expand_as(values)
+    return values.gather(1, index).masked_fill((link < 0)[..., None, None], 0.0)
 
 
 def content_read(
@@ -32,6 +56,7 @@ def content_read(
     passage: Int[Tensor, "batch slots"] | None = None,
     focus: float = 0.0,
     kept: Float[Tensor, "batch slots"] | None = None,
+    links: Links | None = None,
 ) -> tuple[
     Float[Tensor, "batch tokens heads width"],
     Float[Tensor, "batch tokens heads"],
@@ -43,6 +68,9 @@ def content_read(
         logit_i = q . k_i + log strength_i - a log(1 + age_i)
         p = softmax([logit, c]);   r = sum_i p_i v_i;   g = 1 - p_null
     and, with focus, p is first narrowed to where the heads of the layer agree; see `focused`.
+    With links, (L p)^T V = p^T (L^T V) (DNC, "Temporal memory linkage"), so reading forward is
+    reading every slot's successor in its place:
+        r = sum_i p_i (pi_b v_prev(i) + pi_c v_i + pi_f v_next(i))
 
     Args:
         queries: already multiplied by key strength and by the backbone's attention scale.
@@ -58,6 +86,7 @@ def content_read(
         focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
         kept: 1 for slots that are there and 0 for those that are not; unlike a strength of 0 it
             lets the gradient of a hard write gate through.
+        links: read along them too; None: by content alone.
 
     Returns:
         The read words r, the evidence g in [0, 1], and per slot the read weight summed over
@@ -80,8 +109,11 @@ def content_read(
     )
     query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
     key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
+    values = values.float()
+    if links is not None:
+        values = torch.cat([linked(values, links.prev), values, linked(values, links.next)], -1)
     # a last value of one a slot, and of one for the null slot: its read is the sum of the weights
-    value_rows = torch.nn.functional.pad(values.float(), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
+    value_rows = torch.nn.functional.pad(values, (0, 0, 0, 0, 0, 1)).transpose(1, 2)
     value_rows = torch.nn.functional.pad(value_rows, (0, 1), value=1.0)
     slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
     query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
@@ -114,7 +146,10 @@ def content_read(
         read = weights @ value_rows
         total = read[..., -1:]
         read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
-        words.append(read.reshape(batch, -1, heads, width))
+        read = read.reshape(batch, -1, heads, values.shape[-1])
+        if links is not None:
+            read = (read.unflatten(-1, (3, width)) * links.modes[:, :, None]).sum(-2)
+        words.append(read)
         found = 1.0 - weights[..., -1] / total[..., 0]
         evidence.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
         if readers is not None:

@@ -8,13 +8,16 @@ layers write; `finish` turns it into the next `MemoryState`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memformer.memory.addressing import aged_usage, hard_gate, least_used
-from memformer.memory.read import content_read
-from memformer.memory.state import EMPTY, TABLE, MemoryState
+from memformer.memory.addressing import aged_usage, hard_gate, least_used, matches, retention
+from memformer.memory.read import Links, content_read
+from memformer.memory.state import EMPTY, TABLE, MemoryState, neighbours
 
 # tokens written one after the other that are read as one passage, and whose keys keep their order:
 # a few sentences
@@ -23,6 +26,26 @@ PASSAGE_TOKENS = 64
 # understood later. Without this, one token in twenty of kinds of sentences that a gate was not
 # trained on was lost, with it none
 GATE_REACH = 8
+# tokens before each token that say what it is about: as far back as a short sentence
+ADDRESS_REACH = 6
+# a token lets go of nothing written so few tokens before it: of nothing in its own sentence
+LEAST_AGE = 16
+
+
+class Release(NamedTuple):
+    """What one release head asks for; see `memformer.release`.
+
+    Attributes:
+        keys: what each token looks for.
+        gates: how much of what matches it lets go, in [0, 1].
+        sharpness: see `matches`.
+        threshold: see `matches`.
+    """
+
+    keys: Float[Tensor, "entries tokens address"]
+    gates: Float[Tensor, "entries tokens"]
+    sharpness: Float[Tensor, ""]
+    threshold: Float[Tensor, ""]
 
 
 class MemoryPass:
@@ -58,6 +81,10 @@ class MemoryPass:
         self.strength: Float[Tensor, "batch new"] | None = None
         self.kept: Float[Tensor, "batch new"] | None = None
         batch, segments, tokens = real.shape
+        self.addresses = state.addresses.new_zeros(batch, segments * tokens, 0)
+        # what each segment leaves of the slots before its end; empty where nothing is let go
+        self.retained: list[Float[Tensor, "batch seen"]] = []
+        self._links: dict[int, tuple[Tensor, Tensor]] = {}
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._mass: dict[int, list[Tensor | None]] = {}
@@ -112,6 +139,58 @@ class MemoryPass:
         self.strength = torch.where(self.real, gates, 0.0).flatten(1, 2)
         self.kept = hard_gate(self.strength)
 
+    def recent(
+        self, x: Float[Tensor, "entries tokens hidden"]
+    ) -> Float[Tensor, "entries tokens hidden"]:
+        """The mean over each token and those just before it in its segment."""
+        reach = (ADDRESS_REACH - 1, 0)
+        pad, pool = torch.nn.functional.pad, torch.nn.functional.avg_pool1d
+        total = pool(pad(self.gather(x).float().flatten(0, 1).mT, reach), ADDRESS_REACH, 1)
+        count = pool(pad(self.real.float().flatten(0, 1)[:, None], reach), ADDRESS_REACH, 1)
+        mean = total / count.clamp_min(1.0 / ADDRESS_REACH)
+        return self.scatter(mean.mT.unflatten(0, self.real.shape[:2]))
+
+    def let_go(
+        self, addresses: Float[Tensor, "entries tokens address"], heads: Sequence[Release]
+    ) -> None:
+        """Takes what the tokens are about, and weakens older slots that they match.
+
+        A token that is not written lets go of nothing. A match depends on two tokens alone, not on
+        what else is in memory, so all segments of a chunk are done at once.
+        """
+        assert self.kept is not None
+        state, (batch, segments, tokens) = self.state, self.real.shape
+        self.addresses = self.gather(addresses).flatten(1, 2)
+        pool = torch.cat([state.addresses, self.addresses], 1)
+        written_at = torch.cat([state.written_at, self.written_at], 1)
+        present = torch.cat([state.occupied, self.real.flatten(1)], 1)
+        keys = [self.gather(head.keys) for head in heads]
+        gates = [
+            self.gather(head.gates) * self.kept.view(batch, segments, tokens) for head in heads
+        ]
+        now = self.written_at.view_as(self.real)
+        for segment in range(segments):
+            seen = state.token.shape[1] + (segment + 1) * tokens
+            age = now[:, segment, :, None] - written_at[:, None, :seen]
+            within = (age >= LEAST_AGE) & present[:, None, :seen]
+            left = pool.new_ones(batch, seen)
+            for head, key, gate in zip(heads, keys, gates, strict=True):
+                match = matches(pool[:, :seen], key[:, segment], head.sharpness, head.threshold)
+                left = left * retention(gate[:, segment], match.where(within, 0.0))
+            self.retained.append(left)
+
+    def links(self, segment: int, seen: int) -> tuple[Tensor, Tensor]:
+        """The slots before and after each of those that a segment sees."""
+        if segment not in self._links:
+            written_at, present = self.state.written_at, self.state.strength > 0
+            if segment:
+                assert self.kept is not None
+                written_at = torch.cat([written_at, self.written_at], 1)[:, :seen]
+                present = torch.cat([present, (self.kept > 0) & self.real.flatten(1)], 1)[:, :seen]
+            both = (neighbours(written_at, present, step) for step in (-1, 1))
+            self._links[segment] = next(both), next(both)
+        return self._links[segment]
+
     def read(
         self,
         layer: int,
@@ -120,6 +199,7 @@ class MemoryPass:
         null_logit: Float[Tensor, " heads"],
         softcap: float | None,
         focus: float,
+        modes: Float[Tensor, "heads 3"] | None,
     ) -> (
         tuple[Float[Tensor, "entries tokens heads width"], Float[Tensor, "entries tokens heads"]]
         | None
@@ -149,10 +229,17 @@ class MemoryPass:
                 strength = torch.cat([strength, self.strength * self.kept], 1)
             written_at = torch.cat([written_at, self.written_at], 1)
         full = self.gather(queries)
+        held = strength
         words, evidence = [], []
         mass: list[Tensor | None] = []
         for segment in range(segments):
             seen = stored + segment * tokens
+            if segment and self.retained:
+                # what the segment before this one let go of
+                left = torch.nn.functional.pad(
+                    self.retained[segment - 1], (0, held.shape[1] - seen), value=1.0
+                )
+                held = held * left
             query = full[:, segment]
             if seen == 0:
                 words.append(torch.zeros_like(query, dtype=torch.float32))
@@ -164,7 +251,7 @@ class MemoryPass:
                 query,
                 keys[:, :seen],
                 values[:, :seen],
-                strength[:, :seen],
+                held[:, :seen],
                 age.float(),
                 age_slope,
                 null_logit,
@@ -173,6 +260,7 @@ class MemoryPass:
                 self.passage[:, :seen],
                 focus,
                 None if kept is None else kept[:, :seen],
+                None if modes is None else Links(*self.links(segment, seen), modes),
             )
             words.append(read)
             evidence.append(found)
@@ -212,12 +300,12 @@ class MemoryPass:
         full = counts == self.segment_tokens
         number = state.num_segments[:, None] + full.long().cumsum(-1) - full.long()
         fresh = real.flatten(1)
-        strength = torch.where(fresh & (self.kept.detach() > 0), self.strength, 0.0)
+        new_strength = torch.where(fresh & (self.kept.detach() > 0), self.strength, 0.0)
+        strength = torch.cat([state.strength, new_strength], 1)
+        settled = torch.cat([state.settled, new_strength], 1)
         table = {
-            "strength": torch.cat([state.strength, strength], 1),
-            "usage": torch.cat([state.usage, torch.zeros_like(strength)], 1),
-            "reads": torch.cat([state.reads, torch.zeros_like(strength)], 1),
-            "open_reads": torch.zeros(batch, stored + new, device=strength.device),
+            name: torch.cat([getattr(state, name), torch.zeros_like(new_strength)], 1)
+            for name in ("usage", "reads", "open_reads")
         }
         provenance = {
             "written_at": self.written_at,
@@ -235,14 +323,20 @@ class MemoryPass:
             table["usage"] = torch.where(closes, aged, table["usage"])
             table["reads"] = table["reads"] + mass
             table["open_reads"] = table["open_reads"] + mass.masked_fill(closes, 0.0)
-            begin = stored + segment * tokens
-            table["usage"][:, begin : begin + tokens] = strength.detach()[
-                :, segment * tokens : (segment + 1) * tokens
-            ]
+            begin, end = segment * tokens, (segment + 1) * tokens
+            table["usage"][:, stored + begin : stored + end] = new_strength.detach()[:, begin:end]
+            if self.retained:
+                left = self.retained[segment]
+                left = torch.nn.functional.pad(left, (0, new - end), value=1.0)
+                strength = strength * left
+                settled = torch.where(closes, settled * left, settled)
+                table["usage"] = table["usage"] * torch.where(closes, left.detach(), 1.0)
+        table |= {"strength": strength, "settled": settled}
         after = state.replaced(
             **table,
             keys=state.keys.new_zeros(0),
             values=state.values.new_zeros(0),
+            addresses=torch.cat([state.addresses, self.addresses], 1),
             clock=state.clock + counts.sum(-1),
             num_segments=state.num_segments + full.sum(-1),
         )
@@ -282,7 +376,9 @@ class MemoryPass:
             )
             for name, new in (("keys", self._keys), ("values", self._values))
         }
-        return after.replaced(**table, **contents)
+        rows = torch.arange(len(taken), device=taken.device)[:, None]
+        addresses = after.addresses[rows, taken].masked_fill(nothing[..., None], 0.0)
+        return after.replaced(**table, **contents, addresses=addresses)
 
     @staticmethod
     def _arrange(old: Tensor, new: Tensor, source: Tensor, nothing: Tensor) -> Tensor:

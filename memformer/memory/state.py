@@ -25,6 +25,7 @@ EMPTY = -1
 # fields with one number a slot, and what an empty slot holds
 TABLE: dict[str, float] = {
     "strength": 0.0,
+    "settled": 0.0,
     "usage": 0.0,
     "reads": 0.0,
     "open_reads": 0.0,
@@ -34,10 +35,36 @@ TABLE: dict[str, float] = {
     "turn": EMPTY,
 }
 ROW = ("clock", "num_segments", "num_turns")
+CONTENTS = ("keys", "values", "addresses")
 
 
 class IncompatibleMemory(ValueError):
     """A memory and a model that do not belong together; the message says in what they differ."""
+
+
+def neighbours(
+    written_at: Int[Tensor, "batch slots"], present: Bool[Tensor, "batch slots"], step: int
+) -> Int[Tensor, "batch slots"]:
+    """The slot written `step` places after (or before, below 0) each slot; -1 where there is none.
+
+    The DNC's link matrix as a list, derived from the write clock: whole over slots that are gone.
+
+    Args:
+        written_at: the write clock.
+        present: the others are skipped, and have no neighbours.
+        step: 1 or -1.
+    """
+    slots = written_at.shape[1]
+    if slots == 0:
+        return torch.zeros_like(written_at)
+    late = torch.iinfo(torch.long).max
+    order = written_at.masked_fill(~present, late).argsort(dim=-1, stable=True)
+    shifted = order.roll(-step, dims=-1)
+    count = present.sum(-1, keepdim=True)
+    place = torch.arange(slots, device=order.device)[None]
+    inside = (place + step >= 0) & (place + step < count) & (place < count)
+    link = torch.full_like(order, EMPTY)
+    return link.scatter_(-1, order, shifted.masked_fill(~inside, EMPTY))
 
 
 @dataclass
@@ -53,7 +80,9 @@ class MemoryState:
 
     keys: Float[Tensor, "layers batch slots kv_heads width"]
     values: Float[Tensor, "layers batch slots kv_heads width"]
-    strength: Float[Tensor, "batch slots"]  # the write gate, in [0.5, 1]; 0: nothing to be read
+    addresses: Float[Tensor, "batch slots address"]  # what a slot is about, for `release.py`
+    strength: Float[Tensor, "batch slots"]  # the write gate and what it lost since; 0: not read
+    settled: Float[Tensor, "batch slots"]  # strength before the open segment let go of anything
     usage: Float[Tensor, "batch slots"]  # 0..1; the least used is evicted first
     reads: Float[Tensor, "batch slots"]  # read weight received, summed over tokens
     open_reads: Float[Tensor, "batch slots"]  # the part that came from the open segment
@@ -76,6 +105,7 @@ class MemoryState:
         width: int,
         *,
         num_slots: int | None = None,
+        address_width: int = 0,
         fingerprint: dict[str, str] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
@@ -105,6 +135,7 @@ class MemoryState:
         return cls(
             contents,
             contents,
+            torch.zeros(batch_size, 0, address_width, device=device),
             **table,
             **row,
             num_slots=num_slots,
@@ -140,7 +171,7 @@ class MemoryState:
 
     @property
     def is_unwritten(self) -> Bool[Tensor, "batch slots"]:
-        """Which slots hold a token that its write gate kept out, and whose segment is closed."""
+        """Which slots hold a token of a closed segment that nothing can read."""
         return self.occupied & (self.strength <= 0) & ~self.is_open
 
     @property
@@ -177,17 +208,7 @@ class MemoryState:
         return self._neighbour(-1)
 
     def _neighbour(self, step: int) -> Int[Tensor, "batch slots"]:
-        slots = self.occupied.shape[1]
-        if slots == 0:
-            return torch.zeros_like(self.token)
-        late = torch.iinfo(torch.long).max
-        order = self.written_at.masked_fill(~self.occupied, late).argsort(dim=-1, stable=True)
-        shifted = order.roll(-step, dims=-1)
-        count = self.occupied.sum(-1, keepdim=True)
-        place = torch.arange(slots, device=order.device)[None]
-        inside = (place + step >= 0) & (place + step < count) & (place < count)
-        link = torch.full_like(order, EMPTY)
-        return link.scatter_(-1, order, shifted.masked_fill(~inside, EMPTY))
+        return neighbours(self.written_at, self.occupied & (self.strength > 0), step)
 
     def inspect(self, tokenizer: Any) -> list[dict[str, Any]]:
         """The slot table as rows in the order of writing.
@@ -227,7 +248,7 @@ class MemoryState:
         return dataclasses.replace(self, **changes)
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in ("keys", "values", *TABLE, *ROW)}
+        return {name: getattr(self, name) for name in (*CONTENTS, *TABLE, *ROW)}
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> MemoryState:
         return self.replaced(**{name: change(tensor) for name, tensor in self._tensors().items()})
@@ -285,6 +306,7 @@ class MemoryState:
         grown: dict[str, Tensor] = {
             name: pad(getattr(self, name), (0, 0, 0, 0, 0, extra)) for name in ("keys", "values")
         }
+        grown["addresses"] = pad(self.addresses, (0, 0, 0, extra))
         for name, fill in TABLE.items():
             grown[name] = pad(getattr(self, name), (0, extra), value=fill)
         return self.replaced(**grown)
@@ -343,6 +365,7 @@ class MemoryState:
     def _erase(self, gone: Bool[Tensor, "batch slots"]) -> None:
         for name in ("keys", "values"):
             setattr(self, name, getattr(self, name).masked_fill(gone[None, :, :, None, None], 0.0))
+        self.addresses = self.addresses.masked_fill(gone[..., None], 0.0)
         for name, fill in TABLE.items():
             setattr(self, name, getattr(self, name).masked_fill(gone, fill))
 
@@ -356,8 +379,10 @@ class MemoryState:
             return self
         written = is_open.sum(-1)
         usage = aged_usage(self.usage, self.open_reads, written, self.usage_half_life)
-        usage = torch.where(is_open, self.strength.detach(), usage)
+        lost = self.strength.detach() / self.settled.detach().clamp_min(1e-30)
+        usage = torch.where(is_open, self.strength.detach(), usage * lost)
         state = self.replaced(
+            settled=torch.where(ending[:, None], self.strength, self.settled),
             usage=torch.where(ending[:, None], usage, self.usage),
             open_reads=torch.zeros_like(self.open_reads),
             num_segments=self.num_segments + ending.long(),
@@ -394,6 +419,7 @@ class MemoryState:
             clock=self.clock - is_open.sum(-1),
             reads=(self.reads - self.open_reads).clamp_min(0.0),
             open_reads=torch.zeros_like(self.open_reads),
+            strength=self.settled,
         )
         state._erase(is_open)
         return state, ids, turns
