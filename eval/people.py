@@ -226,6 +226,10 @@ class Chat:
         """The first turn: what is told, and thanks for it."""
         return self.begin + self.encode(document.told.join(self._facts))
 
+    def told(self, ids: list[int]) -> list[int]:
+        """A first turn that tells the given tokens."""
+        return self.begin + self.encode(self._facts[0]) + ids + self.encode(self._facts[1])
+
     def book(self, ids: list[int]) -> list[int]:
         """The turn with book text; nothing if there is no text."""
         return self.encode(self._book[0]) + ids + self.encode(self._book[1]) if ids else []

@@ -248,8 +248,8 @@ def main(
         [panel],
     )
     table = Table("task", "wrong answers")
-    for task, error in enumerate(errors, 1):
-        table.add_row(str(task), f"{100 * error:.1f} %")
+    for task, share in enumerate(errors, 1):
+        table.add_row(str(task), f"{100 * share:.1f} %")
     table.add_row("mean", f"{100 * mean(errors):.1f} %")
     console.print(table)
 

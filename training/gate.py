@@ -33,10 +33,9 @@ from eval.people import Document, make_documents
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model, write_json
-from memformer import MemformerForCausalLM, MemoryState
-from memformer.backbone import Backbone
 from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.segment import GATE_REACH
+from training.inputs import lowest_inputs
 from training.kinds import MORE_KINDS
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
@@ -81,30 +80,16 @@ def observe(bench: Bench, document: Document) -> Example:
         chat.question(fact, first=True) + chat.encode(f" {fact.value}.") for fact in document.asked
     ]
     with torch.no_grad():
-        inputs, memory = _memorize(model, told + book)
+        inputs = lowest_inputs(model, told + book)
+        memory = model.init_memory(1, num_slots=None)
+        ids = torch.tensor([told + book], device=model.device)
+        memory = model.memorize(ids, memory=memory).closed()
         questions, mask = bench.padded(asked)
         after = model(questions, attention_mask=mask, memory=memory.select([0] * len(asked))).memory
     slots = memory.occupied.shape[1]
     read = (after.reads[:, :slots] - memory.reads).sum(0)
     order = memory.written_at[0].argsort()
     return Example(inputs, read[order], torch.arange(slots) < len(told))
-
-
-def _memorize(model: MemformerForCausalLM, ids: list[int]) -> tuple[Tensor, MemoryState]:
-    """One closed segment in memory, and what the lowest memory layer saw of it."""
-    seen: list[Tensor] = []
-    attention = Backbone.of(model.backbone).attention(model.memory_layers[0].layer)
-    handle = attention.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]),
-        with_kwargs=True,
-    )
-    try:
-        memory = model.memorize(
-            torch.tensor([ids], device=model.device), memory=model.init_memory(1, num_slots=None)
-        )
-    finally:
-        handle.remove()
-    return seen[-1][0].float(), memory.closed()
 
 
 @dataclass(frozen=True)

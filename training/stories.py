@@ -74,7 +74,8 @@ def read_stories(path: Path, think: int) -> list[Story]:
         if parts[3]:
             words = parts[3].strip().lower().split(",")
             sentences.extend([[THINK]] * think + [[ANSWER]] * len(words))
-            answers.extend([None] * think + words)
+            answers.extend([None] * think)
+            answers.extend(words)
     return stories
 
 

@@ -1,0 +1,56 @@
+"""What the heads of the lowest memory layer see: its input, for text read with a model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memformer import MemformerConfig, MemformerForCausalLM
+from memformer.backbone import Backbone
+from memformer.layers import StopBackbone
+
+
+def lowest_inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, "tokens hidden"]:
+    """What the lowest memory layer sees of a text; no layer above is run."""
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise StopBackbone
+
+    attention = Backbone.of(model.backbone).attention(model.memory_layers[0].layer)
+    handle = attention.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        model.backbone(torch.tensor([ids], device=model.device), use_cache=False)
+    except StopBackbone:
+        pass
+    finally:
+        handle.remove()
+    return seen[0][0].float()
+
+
+def with_parts(model: MemformerForCausalLM, **switches: Any) -> MemformerForCausalLM:
+    """The same model and weights with other parts of the memory switched on or off.
+
+    Args:
+        model: its backbone is handed on; the model itself is of no use afterwards.
+        switches: fields of `MemoryConfig`, such as `erase=True`.
+    """
+    settings = dataclasses.replace(model.memory_config, **switches)
+    weights = model.memory.state_dict()
+    config = MemformerConfig(
+        text_config=copy.deepcopy(model.config.text_config),  # the model puts the real one in
+        memory_config=settings.to_dict(),
+        backbone=model.config.backbone,
+    )
+    changed = MemformerForCausalLM(config, model.unload_memory())
+    known = changed.memory.state_dict().keys()
+    changed.memory.load_state_dict(
+        {name: weight for name, weight in weights.items() if name in known}, strict=False
+    )
+    return changed.train(model.training)

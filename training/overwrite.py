@@ -1,0 +1,331 @@
+"""Trains the erase head of a model's memory, and nothing else: a new fact weakens the old one.
+
+    python -m training.overwrite erase-smollm2
+
+1. The lowest memory layer's inputs are noted for facts about people and, apart from them, for later
+   text: some of these facts with another value, new facts about the same people, a question with
+   its answer, pages of a book. Names, kinds of facts and the book are others than the tests'.
+2. The gate learns to open where a value is told, by logistic regression.
+3. The address learns to be alike where two values are told of the same person and kind, and unlike
+   everywhere else, by logistic regression on pairs of tokens. Noise on the inputs is what makes it
+   carry over to people and kinds that it never saw.
+4. The threshold is set as high as it can be while most of the values that were replaced let go.
+
+The backbone and all other memory weights stay as they are. Takes minutes on a CPU, as only the
+head's own maps are differentiated. Saves a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from jaxtyping import Bool, Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from eval.haystack import Haystack
+from eval.people import Chat, Fact, Kind
+from eval.recipe import KINDS, NAMES
+from eval.report import ThreadsOption, checked_book, head, model_name, open_model, write_json
+from memformer import MemformerForCausalLM, MemoryState
+from memformer.layers import WRITE_GATE_BIAS
+from memformer.memory.addressing import matches
+from memformer.memory.segment import MemoryPass
+from memformer.release import ReleaseHeads
+from training.gate import BOOK
+from training.inputs import lowest_inputs, with_parts
+from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+
+PEOPLE, KINDS_EACH = 4, 2  # in a document
+CHANGED, NEW = 3, 3  # facts of the later text
+PAGE = 150  # tokens of the book
+# how a change may begin
+LEADS = ("", "", "Now ", "By now ", "From today on ", "Since Monday ", "No longer so: ")
+STEPS, BATCH, RATE, GATE_RATE = 250, 16, 3e-3, 1e-2
+# a pair of tokens that match counts so much more, as there are so few
+PAIR_WEIGHT = 5.0
+# in standard deviations of the inputs; without it, half of the values of kinds that were not
+# trained on keep most of their strength, with it hardly any
+NOISE = 1.0
+SHARPNESS, THRESHOLD = 18.0, 0.6
+# of the values that were replaced, so many shall keep so much strength at most
+MOST, LEFT = 0.9, 0.3
+
+
+@dataclass(frozen=True)
+class Example:
+    """Older and later text, a token a row.
+
+    Attributes:
+        older: inputs of the lowest memory layer.
+        later: the same, of what is read afterwards.
+        tells: which later tokens are of a value that somebody tells.
+        pairs: which of them are of the same fact as which older value.
+    """
+
+    older: Float[Tensor, "older hidden"]
+    later: Float[Tensor, "later hidden"]
+    tells: Bool[Tensor, " later"]
+    pairs: Bool[Tensor, "later older"]
+
+    @property
+    def replaced(self) -> Bool[Tensor, " older"]:
+        """Which older tokens are of a value that later text replaces."""
+        return self.pairs.any(0)
+
+
+def told(chat: Chat, facts: list[Fact], leads: list[str]) -> tuple[list[int], list[int]]:
+    """A turn that tells facts, and for each token which fact's value it is of, or -1."""
+    ids: list[int] = []
+    values: list[int] = []
+    for number, (fact, lead) in enumerate(zip(facts, leads, strict=True)):
+        statement = fact.answer_prefix
+        if lead and not statement.startswith(fact.name):
+            statement = statement[0].lower() + statement[1:]
+        before = chat.encode((" " if number else "") + lead + statement)
+        value = chat.encode(f" {fact.value}.")
+        ids += before + value
+        values += [-1] * len(before) + [number] * len(value)
+    turn = chat.told(ids)
+    start = next(at for at in range(len(turn)) if turn[at : at + len(ids)] == ids)
+    return turn, [-1] * start + values + [-1] * (len(turn) - start - len(values))
+
+
+def observe(
+    model: MemformerForCausalLM,
+    chat: Chat,
+    haystack: Haystack,
+    names: list[str],
+    kinds: list[Kind],
+    seed: str,
+) -> list[Example]:
+    """One document of facts and a page, with three kinds of later text."""
+    draws = random.Random(seed)
+    some = draws.sample(kinds, 2 * KINDS_EACH)
+    people = draws.sample(names, PEOPLE)
+    facts = [
+        Fact(name, kind, draws.choice(kind.values))
+        for name in people
+        for kind in draws.sample(some, KINDS_EACH)
+    ]
+    draws.shuffle(facts)
+    known = {(fact.name, fact.kind) for fact in facts}
+    free = [(name, kind) for name in people for kind in some if (name, kind) not in known]
+    changed = [
+        Fact(
+            fact.name,
+            fact.kind,
+            draws.choice([value for value in fact.kind.values if value != fact.value]),
+        )
+        for fact in draws.sample(facts, CHANGED)
+    ]
+    later = changed + [
+        Fact(name, kind, draws.choice(kind.values)) for name, kind in draws.sample(free, NEW)
+    ]
+    draws.shuffle(later)
+    page = chat.book(haystack.tokens(PAGE, f"{seed}/page"))
+    turn, old = told(chat, facts, [""] * len(facts))
+    update, new = told(chat, later, [draws.choice(LEADS) for _ in later])
+    asked = draws.choice(facts)
+    answer = chat.encode(f" {draws.choice(asked.kind.values)}.")
+    question = chat.question(asked, first=True) + answer
+    pages = chat.book(haystack.tokens(2 * PAGE, f"{seed}/pages"))
+    with torch.no_grad():
+        older = torch.cat([lowest_inputs(model, ids) for ids in (turn, page)])
+        texts = [lowest_inputs(model, ids) for ids in (update, question, pages)]
+    examples = []
+    for text, values in zip(texts, (new, [-1] * len(question), [-1] * len(pages)), strict=True):
+        pairs = torch.zeros(len(text), len(older), dtype=torch.bool)
+        for row, number in enumerate(values):
+            for column, other in enumerate(old):
+                pairs[row, column] = min(number, other) >= 0 and same(later[number], facts[other])
+        examples.append(Example(older, text, torch.tensor(values) >= 0, pairs))
+    return examples
+
+
+def same(one: Fact, other: Fact) -> bool:
+    """Whether two facts say the same of the same person, whatever the value."""
+    return (one.name, one.kind) == (other.name, other.kind)
+
+
+def recent(x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens twice"]:
+    """What an address is made of: each token and the mean over those just before it."""
+    memory = MemoryPass(MemoryState.empty(1, 1, 1, 1), torch.ones(1, 1, len(x), dtype=torch.bool))
+    return torch.cat([x, memory.recent(x[None])[0]], -1)
+
+
+def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
+    """What the later text leaves of the strength of each older token."""
+    texts = torch.nn.utils.rnn.pad_sequence([example.older, example.later], batch_first=True)
+    real = torch.zeros(1, *texts.shape[:2], dtype=torch.bool)
+    real[0, 0, : len(example.older)] = real[0, 1, : len(example.later)] = True
+    state = MemoryState.empty(1, 1, 1, 1, address_width=len(heads.address_bias))
+    memory = MemoryPass(state, real, (torch.tensor([0, 0]), torch.tensor([0, 1])))
+    memory.gate(texts.new_full(texts.shape[:2], WRITE_GATE_BIAS))
+    heads(texts, memory)
+    return memory.retained[1][0, : len(example.older)]
+
+
+def train(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
+    """Trains heads in place on what was observed."""
+    inputs = torch.cat([torch.cat([example.older, example.later]) for example in examples])
+    mean, spread = inputs.mean(0), inputs.std(0)
+    later = (torch.cat([example.later for example in examples]) - mean) / spread
+    fit_gate(heads, later, torch.cat([example.tells for example in examples]))
+    pairs = [
+        (recent((one.later - mean) / spread), recent((one.older - mean) / spread), one.pairs)
+        for one in examples
+    ]
+    fit_address(heads, pairs, seed)
+    with torch.no_grad():
+        # from standardised inputs to those of the model
+        heads.address_weight.div_(spread.repeat(2))
+        heads.address_bias.sub_(heads.address_weight @ mean.repeat(2))
+        heads.gate_weight.div_(spread)
+        heads.gate_bias.sub_(heads.gate_weight @ mean)
+        set_threshold(heads, [example for example in examples if example.pairs.any()])
+
+
+def fit_gate(
+    heads: ReleaseHeads, inputs: Float[Tensor, "tokens hidden"], tells: Bool[Tensor, " tokens"]
+) -> None:
+    """Logistic regression of "a value is told here"."""
+    optimizer = torch.optim.AdamW([heads.gate_weight, heads.gate_bias], GATE_RATE)
+    for _ in range(STEPS):
+        logits = inputs @ heads.gate_weight[0] + heads.gate_bias[0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, tells.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def fit_address(
+    heads: ReleaseHeads, examples: list[tuple[Tensor, Tensor, Tensor]], seed: int
+) -> None:
+    """Logistic regression of "of the same fact" on pairs of tokens, through their addresses."""
+    draws, noise = random.Random(seed), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        heads.log_sharpness.fill_(math.log(SHARPNESS))
+        heads.threshold.fill_(THRESHOLD)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [heads.address_weight, heads.address_bias], "lr": RATE},
+            {"params": [heads.threshold], "lr": 5 * RATE},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+
+    def address(x: Tensor) -> Tensor:
+        blurred = x + NOISE * torch.randn(x.shape, generator=noise)
+        return torch.nn.functional.linear(blurred, heads.address_weight, heads.address_bias)
+
+    for _ in range(STEPS):
+        loss = torch.zeros(())
+        for later, older, pairs in draws.sample(examples, min(BATCH, len(examples))):
+            match = matches(
+                address(older), address(later), heads.log_sharpness[0].exp(), heads.threshold[0]
+            )
+            loss = loss + torch.nn.functional.binary_cross_entropy(
+                match, pairs.float(), 1.0 + (PAIR_WEIGHT - 1.0) * pairs, reduction="sum"
+            )
+        optimizer.zero_grad()
+        (loss / BATCH).backward()
+        optimizer.step()
+        schedule.step()
+
+
+def set_threshold(heads: ReleaseHeads, examples: list[Example]) -> None:
+    """The highest threshold with which `MOST` of what is replaced keeps `LEFT` at most."""
+    low, high = -1.0, 1.0
+    for _ in range(8):
+        heads.threshold.fill_((low + high) / 2)
+        left = torch.cat([kept(heads, example)[example.replaced] for example in examples])
+        if (left <= LEFT).float().mean() >= MOST:
+            low = heads.threshold.item()
+        else:
+            high = heads.threshold.item()
+    heads.threshold.fill_(low)
+
+
+def shares(heads: ReleaseHeads, examples: list[Example]) -> dict[str, float]:
+    """How much of what is replaced, and of what is not, loses more than half of its strength."""
+    with torch.no_grad():
+        lost = torch.cat([kept(heads, example) for example in examples]) < 0.5
+    replaced = torch.cat([example.replaced for example in examples])
+    return {
+        "replaced": lost[replaced].float().mean().item(),
+        "others": lost[~replaced].float().mean().item(),
+    }
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint.")],
+    model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
+    documents: Annotated[int, typer.Option(min=5, help="Three examples each.")] = 200,
+    book: Annotated[
+        Path, typer.Option(help="Text file to train with.", callback=checked_book)
+    ] = BOOK,
+    seed: int = 6000,
+    threads: ThreadsOption = None,
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console()
+    if out.exists() and any(out.iterdir()):
+        raise typer.BadParameter(f"{out} is not empty; name a new folder.")
+    started = time.perf_counter()
+    report = head("training.overwrite", {"documents": documents, "book": book.name, "seed": seed})
+    report |= model_name(model)
+    loaded, tokenizer = open_model(model)
+    loaded = with_parts(loaded, erase=True)
+    heads = loaded.memory_layers[0].release
+    assert heads is not None
+    chat, haystack = Chat(tokenizer), Haystack(tokenizer, book)
+    # every fifth name and kind is kept for a look at how well it carries over
+    kinds, names = [*KINDS, *MORE_KINDS, *MANY_KINDS], [*NAMES, *MORE_NAMES]
+    parts = [
+        (
+            [name for at, name in enumerate(names) if (at % 5 == 0) == held_out],
+            [kind for at, kind in enumerate(kinds) if (at % 5 == 0) == held_out],
+            range(documents // 5) if held_out else range(documents // 5, documents),
+        )
+        for held_out in (False, True)
+    ]
+    trained_on, held_out = (
+        [
+            example
+            for number in track(numbers, "reading", console=console, transient=True)
+            for example in observe(
+                loaded, chat, haystack, some_names, some_kinds, f"{seed}/{number}"
+            )
+        ]
+        for some_names, some_kinds, numbers in parts
+    )
+    train(heads, trained_on, seed)
+    report["trained_on"] = shares(heads, trained_on)
+    report["held_out"] = shares(heads, held_out)
+    loaded.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    report["seconds"] = round(time.perf_counter() - started)
+    write_json(out / "overwrite.json", report)
+    found = report["held_out"]
+    console.print(
+        f"held out: {found['replaced']:.1%} of the values that were replaced are let go, and "
+        f"{found['others']:.2%} of all other tokens; saved in {out}"
+    )
+
+
+if __name__ == "__main__":
+    app()
