@@ -31,12 +31,13 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
+from memformer import MemoryState
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from eval.haystack import Haystack
-from eval.people import NAMES, QUESTIONS, Chat, Document, make_documents
+from eval.people import NAMES, QUESTIONS, Chat, Document, Fact, make_documents
 from eval.report import (
     BookOption,
     Line,
@@ -200,16 +201,22 @@ class Bench:
                 memory = self.model.memorize(book, memory=memory)
             total += memory.nbytes
             asked = [(row, fact) for row, one in enumerate(some) for fact in one.asked]
-            for part in _batches(asked, QUESTION_ROWS):
-                questions = [self.chat.question(fact, first=True) for _, fact in part]
-                texts += self._generate(
-                    self.model,
-                    *self.padded(questions, left=True),
-                    memory=memory.select([row for row, _ in part]),
-                )
-                self.advance(sum(map(len, questions)))
+            texts += self.ask(memory, asked)
             self.advance(sum(len(told) + len(book) for told, book in turns))
         self.memory_bytes = total / len(documents)
+        return texts
+
+    def ask(self, memory: MemoryState, asked: Sequence[tuple[int, Fact]]) -> list[str]:
+        """The answers to questions, each put to the memory in the row given with it."""
+        texts = []
+        for part in _batches(asked, QUESTION_ROWS):
+            questions = [self.chat.question(fact, first=True) for _, fact in part]
+            texts += self._generate(
+                self.model,
+                *self.padded(questions, left=True),
+                memory=memory.select([row for row, _ in part]),
+            )
+            self.advance(sum(map(len, questions)))
         return texts
 
     def _generate(self, model: Any, ids: Any, mask: Any, **kwargs: Any) -> list[str]:

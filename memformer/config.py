@@ -42,6 +42,8 @@ class MemoryConfig:
         erase: new text weakens what it replaces, once trained (`training.overwrite`).
         free: new text lets go of what is done with, once trained.
         links: heads read what was written before or after what they match too, once trained.
+        write_budget: share of the text that training makes the write gate let through, a penalty
+            on the loss; None: all that the loss asks for.
         null_offset: added to the calibrated null logit of every head; higher reads less.
 
     Raises:
@@ -58,6 +60,7 @@ class MemoryConfig:
     erase: bool = False
     free: bool = False
     links: bool = False
+    write_budget: float | None = None
     null_offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -82,6 +85,9 @@ class MemoryConfig:
             if not number or not lowest <= value < math.inf:
                 at_least = " >= 0" if lowest == 0.0 else ""
                 raise ValueError(f"{field} must be a number{at_least}; got {value!r}.")
+        budget = self.write_budget
+        if budget is not None and not (isinstance(budget, float) and 0.0 < budget <= 1.0):
+            raise ValueError(f"write_budget must be in (0, 1] or None; got {budget!r}.")
         object.__setattr__(self, "memory_layers", _check_layers(self.memory_layers))
 
     @property

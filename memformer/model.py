@@ -34,6 +34,8 @@ from memformer.segments import Segments, cut
 # tokens that one parallel pass encodes at most outside training; more gains nothing on a CPU
 PARALLEL_TOKENS = 2048
 IGNORED_LABEL = -100
+# of the squared difference between the share that is written and the budget, in the loss
+BUDGET_WEIGHT = 1.0
 
 
 @dataclass
@@ -364,8 +366,12 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         state: MemoryState,
         *,
         logits: bool = False,
+        written: list[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "entries tokens vocabulary"] | None, MemoryState]:
-        """One chunk: the segments that hold text go through the backbone as one batch."""
+        """One chunk: the segments that hold text go through the backbone as one batch.
+
+        `written` is given what the write gate let through.
+        """
         sequences = part.sequences
         if sequences[0].numel() == 0:
             return None, state
@@ -388,6 +394,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             ).logits
         except StopBackbone:
             pass
+        if written is not None:
+            written.append(memory_pass.written)
         return outputs, memory_pass.finish(part.ids, turns)
 
     # ---- language modelling ----------------------------------------------------------------
@@ -419,7 +427,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 anew in every segment.
             past_key_values: a `MemoryCache`, in generation; it carries the memory then.
             labels: token ids to predict, -100 where there is nothing to predict; padding is
-                ignored too. Shifted over the whole text: no target is lost at a segment border.
+                ignored too. Shifted over the whole text: no target is lost at a segment border. In
+                training mode the loss also holds the write gate to its budget, if it has one.
             use_cache: in generation: start a `MemoryCache`.
             logits_to_keep: compute logits for the last so many positions only; 0: all.
             memory: what is remembered so far; None: nothing.
@@ -457,19 +466,23 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 raise ValueError("There is no text: attention_mask is 0 everywhere.")
             state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
             state, turn = self._begin_turn(state, real)
+            written: list[Tensor] = []
             if input_ids.shape[1] <= self.memory_config.segment_tokens:
                 output = self._forward_segment(
                     input_ids,
                     real,
                     state,
                     turn,
+                    written,
                     attention_mask=attention_mask,
                     position_ids=position_ids,
                     logits_to_keep=logits_to_keep,
                     **kwargs,
                 )
             else:
-                logits, state = self._forward_long(input_ids, real, state, turn, segments_per_chunk)
+                logits, state = self._forward_long(
+                    input_ids, real, state, turn, written, segments_per_chunk
+                )
                 output = MemformerOutput(logits=logits[:, -logits_to_keep:], memory=state)
         if labels is not None and output.logits is not None:
             labels = labels.masked_fill(~real, IGNORED_LABEL)
@@ -480,6 +493,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 shift_labels=torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL),
                 num_items_in_batch=items,
             )
+            if self.training and (budget := self.memory_config.write_budget) is not None:
+                share = torch.cat(written).mean()
+                output.loss = output.loss + BUDGET_WEIGHT * (share - budget).square()
         return output.to_tuple() if return_dict is False else output
 
     def _forward_segment(
@@ -488,6 +504,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         real: Bool[Tensor, "batch tokens"],
         state: MemoryState,
         turn: Int[Tensor, " batch"],
+        written: list[Tensor],
         **backbone_arguments: Any,
     ) -> MemformerOutput:
         memory_pass = MemoryPass(
@@ -496,6 +513,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         outputs = self.backbone(
             input_ids=ids, use_cache=False, memory_pass=memory_pass, **backbone_arguments
         )
+        written.append(memory_pass.written)
         after = memory_pass.finish(ids[:, None], turn[:, None, None].expand_as(real[:, None]))
         return MemformerOutput(
             logits=outputs.logits,
@@ -510,6 +528,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         real: Bool[Tensor, "batch tokens"],
         state: MemoryState,
         turn: Int[Tensor, " batch"],
+        written: list[Tensor],
         segments_per_chunk: int | None,
     ) -> tuple[Float[Tensor, "batch tokens vocabulary"], MemoryState]:
         segments = cut(ids, real, self.memory_config.segment_tokens)
@@ -519,7 +538,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             end = self._chunk_end(begin, segments, state, segments_per_chunk)
             part = segments.part(begin, end)
             turns = turn[:, None, None].expand_as(part.ids)
-            outputs, state = self._run(part, turns, state, logits=True)
+            outputs, state = self._run(part, turns, state, logits=True, written=written)
             if outputs is not None:
                 if logits.numel() == 0:
                     logits = outputs.new_zeros(*ids.shape, outputs.shape[-1])

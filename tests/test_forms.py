@@ -339,6 +339,34 @@ def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
     assert (logits.grad[2] == 0).all()
 
 
+@pytest.mark.parametrize("tokens", [SEGMENT, 4 * SEGMENT])
+def test_training_holds_the_write_gate_to_its_budget(tokens):
+    ids = random_ids(4, tokens)
+    shares = {}
+    # in one segment nothing is read, so that without a budget there is nothing to train
+    for budget in (None, 0.25)[tokens == SEGMENT :]:
+        model = attached(selective=True, write_budget=budget).train()
+        lowest = model.memory_layers[0]
+        with torch.no_grad():
+            lowest.write_gate_bias.fill_(3.0)
+        optimizer = torch.optim.Adam([lowest.write_gate_weight, lowest.write_gate_bias], 0.05)
+        before = model(ids, labels=ids).loss.item()
+        with torch.no_grad():
+            # a penalty of training alone
+            plain = model.eval()(ids, labels=ids).loss.item()
+        assert (before > plain + 0.1) == (budget is not None)
+        model.train()
+        for _ in range(150):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            memory = model.eval().memorize(ids).closed()
+        shares[budget] = memory.occupied.sum().item() / ids.numel()
+    assert abs(shares[0.25] - 0.25) < 0.1
+    assert shares.get(None, 1.0) > 0.5
+
+
 def test_a_gate_is_the_mean_over_its_neighbours_in_the_segment(monkeypatch):
     monkeypatch.setattr("memformer.memory.segment.GATE_REACH", 2)
     real = torch.ones(2, 2, 5, dtype=torch.bool)

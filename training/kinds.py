@@ -119,5 +119,9 @@ MORE_NAMES = (
     "Adele Benjamin Cecilia Damian Esther Fabian Gloria Harold Isabel Jerome Kathleen Lorenzo "
     "Miriam Nathan Ophelia Quentin Rebecca Sebastian Tabitha Ulrich Valerie Wilhelm Yvonne Zachary "
     "Beatrice Clement Dorothy Edgar Frances Gilbert Harriet Ignatius Josephine Kenneth Lillian "
-    "Maurice Nadine Otto Priscilla Roland Sabine Theodore Ursula Vincent Winifred Xavier"
+    "Maurice Nadine Otto Priscilla Roland Sabine Theodore Ursula Vincent Winifred Xavier "
+    "Agatha Barnaby Colette Desmond Eleanor Ferdinand Gwendolyn Herbert Ingrid Jasper Katrina "
+    "Leonard Matilda Nigel Octavia Percy Quincy Rosalind Silas Thelma Uriah Veronica Wallace "
+    "Yasmin Zelda Ambrose Blanche Cedric Daphne Ernest Florence Gerald Henrietta Isaac Jasmine "
+    "Kirsten Lambert Muriel Neville Odette Prudence Reginald Sylvester Tamara Vernon Wilfred"
 ).split()

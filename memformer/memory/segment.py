@@ -81,7 +81,9 @@ class MemoryPass:
         self.strength: Float[Tensor, "batch new"] | None = None
         self.kept: Float[Tensor, "batch new"] | None = None
         batch, segments, tokens = real.shape
-        self.addresses = state.addresses.new_zeros(batch, segments * tokens, 0)
+        self.addresses = state.addresses.new_zeros(
+            batch, segments * tokens, state.addresses.shape[-1]
+        )
         # what each segment leaves of the slots before its end; empty where nothing is let go
         self.retained: list[Float[Tensor, "batch seen"]] = []
         self._links: dict[int, tuple[Tensor, Tensor]] = {}
@@ -138,6 +140,12 @@ class MemoryPass:
         gates = (near / count.clamp_min(1.0 / around)).sigmoid()
         self.strength = torch.where(self.real, gates, 0.0).flatten(1, 2)
         self.kept = hard_gate(self.strength)
+
+    @property
+    def written(self) -> Float[Tensor, " tokens"]:
+        """For every token of text, 1 if it is written and 0 if not; straight-through."""
+        assert self.kept is not None
+        return self.kept[self.real.flatten(1)]
 
     def recent(
         self, x: Float[Tensor, "entries tokens hidden"]

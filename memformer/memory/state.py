@@ -360,6 +360,9 @@ class MemoryState:
             gone = self.occupied & torch.isin(self.turn, wanted)
         count = int(gone.sum())
         self._erase(gone)
+        # where nothing is left of the open segment, nothing replaces what is older any more
+        is_open = self.is_open.any(-1, keepdim=True)
+        self.strength = torch.where(is_open, self.strength, self.settled)
         return count
 
     def _erase(self, gone: Bool[Tensor, "batch slots"]) -> None:
