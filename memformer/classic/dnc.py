@@ -47,6 +47,7 @@ class DNC(nn.Module):
         hidden: size of the controller.
         controller: "lstm" or "feedforward".
         links: read along temporal links too; without them, by content only (as in ADNC).
+        kept_links: how many links a slot keeps, the largest; None: all, which is a matrix of N x N.
         masks: keys that are about a part of the word (Csordas and Schmidhuber 2019).
         deallocate: freed slots lose their contents (the same).
         sharpness: sharpened forward and backward reads (the same).
@@ -54,7 +55,8 @@ class DNC(nn.Module):
             full memory evicts; None: a full memory takes no more, as in the paper.
 
     Raises:
-        ValueError: a size below one, a half-life that is not positive, or an unknown controller.
+        ValueError: a size below one, more links than slots, a half-life that is not positive, or an
+            unknown controller.
 
     Example:
         >>> machine = DNC(input_size=3, output_size=2, slots=8, width=4)
@@ -76,6 +78,7 @@ class DNC(nn.Module):
         hidden: int = 100,
         controller: Kind = "lstm",
         links: bool = True,
+        kept_links: int | None = None,
         masks: bool = False,
         deallocate: bool = False,
         sharpness: bool = False,
@@ -91,12 +94,17 @@ class DNC(nn.Module):
             writes=writes,
             hidden=hidden,
         )
+        if kept_links is not None and not 1 <= kept_links <= slots:
+            raise ValueError(
+                f"kept_links must be between 1 and the number of slots, {slots}; got {kept_links}."
+            )
         if half_life is not None and half_life <= 0:
             raise ValueError(f"half_life must be above 0; got {half_life}.")
         self.input_size, self.slots, self.width = input_size, slots, width
         self.reads, self.writes, self.links = reads, writes, links
         self.masks, self.sharpness = masks, sharpness
         self.deallocate, self.half_life = deallocate, half_life
+        self.kept_links = kept_links
         self.controller = Controller(input_size + reads * width, hidden, controller)
         sizes = DNCInterface.sizes(width, reads, writes, masks, sharpness)
         self.interface = nn.Linear(hidden, sum(sizes))
@@ -112,6 +120,7 @@ class DNC(nn.Module):
             self.reads,
             self.writes,
             links=self.links,
+            kept_links=self.kept_links,
             like=like,
         )
         words = like.new_zeros(batch, self.reads, self.width)

@@ -19,11 +19,8 @@ from memformer.memory.addressing import (
     Guards,
     aged_usage,
     allocation,
-    backward_weights,
     content_weights,
     erase_and_add,
-    forward_weights,
-    link_after,
     oneplus,
     precedence_after,
     read_weights,
@@ -32,6 +29,7 @@ from memformer.memory.addressing import (
     usage_after,
     write_weights,
 )
+from memformer.memory.links import LinkLists, backward_along, forward_along, links_after
 
 # the least weight of a masked number in a match; Csordas and Schmidhuber found it essential
 LEAST_MASK = 0.1
@@ -45,7 +43,7 @@ class DNCState(NamedTuple):
         usage: how occupied each slot is, in [0, 1], with all writes counted. (The paper counts a
             write one step later, before anything looks; the numbers are the same.)
         precedence: how much each slot was the last one written.
-        link: how much slot i was written right after slot j.
+        link: how much slot i was written right after slot j; a matrix, or lists of the largest.
         read_weights: where each head read last.
         write_weights: where the last writes went.
     """
@@ -53,7 +51,7 @@ class DNCState(NamedTuple):
     memory: Float[Tensor, "batch slots width"]
     usage: Float[Tensor, "batch slots"]
     precedence: Float[Tensor, "batch slots"]
-    link: Float[Tensor, "batch slots slots"]
+    link: Float[Tensor, "batch slots slots"] | LinkLists
     read_weights: Float[Tensor, "batch reads slots"]
     write_weights: Float[Tensor, "batch writes slots"]
 
@@ -67,6 +65,7 @@ class DNCState(NamedTuple):
         writes: int = 1,
         *,
         links: bool = True,
+        kept_links: int | None = None,
         like: Tensor | None = None,
     ) -> DNCState:
         """A memory in which nothing was ever written: zeros throughout.
@@ -78,14 +77,18 @@ class DNCState(NamedTuple):
             reads: R.
             writes: K.
             links: whether to keep temporal links; without them, reads are by content only.
+            kept_links: how many links a slot keeps; None: all, as a matrix.
             like: a tensor whose device and dtype to take; None: float32 on the CPU.
         """
         like = torch.empty(()) if like is None else like
+        link: Tensor | LinkLists = like.new_zeros(batch, *[slots if links else 0] * 2)
+        if links and kept_links is not None:
+            link = LinkLists.empty(batch, slots, kept_links, like)
         return cls(
             memory=like.new_zeros(batch, slots, width),
             usage=like.new_zeros(batch, slots),
             precedence=like.new_zeros(batch, slots),
-            link=like.new_zeros(batch, slots, slots) if links else like.new_zeros(batch, 0, 0),
+            link=link,
             read_weights=like.new_zeros(batch, reads, slots),
             write_weights=like.new_zeros(batch, writes, slots),
         )
@@ -206,7 +209,8 @@ def dnc_step(
         The state after the step, and the words read. The memory keeps its dtype, which may be
         half precision; all else is float32 or better.
 
-    Cost: O(writes slots^2) for the links; the rest is linear but for a sort.
+    Cost: O(writes slots^2) for the links, O(writes slots kept^2) for lists; the rest is linear but
+        for a sort.
     """
     freeing = state.read_weights if interface.free_weights is None else interface.free_weights
     freed = retention(interface.free_gates, freeing)
@@ -228,7 +232,7 @@ def dnc_step(
             interface.write_gates[:, write],
         )
         if interface.read_modes is not None:
-            link = link_after(link, precedence, writing)
+            link = links_after(link, precedence, writing)
         precedence = precedence_after(precedence, writing)
         usage = usage_after(usage, writing if usage_gradient else writing.detach())
         writings.append(writing)
@@ -243,7 +247,7 @@ def dnc_step(
     reading = content
     if interface.read_modes is not None:
         start = content if anchored else state.read_weights
-        forward, backward = forward_weights(link, start), backward_weights(link, start)
+        forward, backward = forward_along(link, start), backward_along(link, start)
         if interface.forward_sharpness is not None:
             forward = sharpened(forward, interface.forward_sharpness)
         if interface.backward_sharpness is not None:

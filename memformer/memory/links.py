@@ -1,0 +1,89 @@
+"""Temporal links as lists: for each slot the few slots that it was most written after.
+
+The DNC's link matrix has N x N numbers and is nearly empty where writes are nearly one-hot. Lists
+of k links a slot take N k; with k = N they are the matrix, to the last digit. Source: the sparse
+links of the SDNC (J. Rae et al. 2016, appendix D), but with both decay terms of the DNC, so that no
+link to an overwritten slot survives, and with a gradient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from memformer.memory.addressing import backward_weights, forward_weights, link_after
+
+
+class LinkLists(NamedTuple):
+    """Row i: the slots j after which slot i was written, and how much. Others count as zero.
+
+    Attributes:
+        slots: j, each at most once in a row.
+        weights: L(i, j).
+    """
+
+    slots: Int[Tensor, "... slots kept"]
+    weights: Float[Tensor, "... slots kept"]
+
+    @classmethod
+    def empty(cls, batch: int, slots: int, kept: int, like: Tensor) -> LinkLists:
+        """No links: `kept` places a slot."""
+        places = torch.arange(kept, device=like.device).expand(batch, slots, kept)
+        return cls(places, like.new_zeros(batch, slots, kept))
+
+
+def links_after(
+    link: Tensor | LinkLists,
+    precedence: Float[Tensor, "... slots"],
+    write_weights: Float[Tensor, "... slots"],
+) -> Tensor | LinkLists:
+    """The links after a write; see `link_after`. Lists keep the largest of each row.
+
+    Cost: O(slots kept^2) for lists.
+    """
+    if isinstance(link, Tensor):
+        return link_after(link, precedence, write_weights)
+    kept = link.slots.shape[-1]
+    columns = write_weights[..., None, :].expand(*link.slots.shape[:-1], -1)
+    rows = write_weights.unsqueeze(-1)
+    decay = (1.0 - rows - columns.gather(-1, link.slots)).clamp_min(0.0)
+    weights = decay * link.weights
+    # what is new: this write after the last ones, as far as there is room for them
+    before, last = precedence.topk(min(kept, precedence.shape[-1]), -1)
+    new = rows * before.unsqueeze(-2)
+    itself = torch.arange(new.shape[-2], device=new.device)[:, None] == last.unsqueeze(-2)
+    new = new.masked_fill(itself, 0.0)
+    # a link that is listed already grows, the others stand behind the list
+    same = link.slots.unsqueeze(-1) == last[..., None, None, :]
+    weights = weights + (same * new.unsqueeze(-2)).sum(-1)
+    new = new.masked_fill(same.any(-2), 0.0)
+    slots = torch.cat([link.slots, last.unsqueeze(-2).expand_as(new)], -1)
+    # what is listed twice has no weight at its second place, so a stable sort drops that one
+    order = torch.cat([weights, new], -1)
+    best = order.argsort(dim=-1, descending=True, stable=True)[..., :kept]
+    return LinkLists(slots.gather(-1, best), order.gather(-1, best))
+
+
+def forward_along(
+    link: Tensor | LinkLists, read_weights: Float[Tensor, "... reads slots"]
+) -> Float[Tensor, "... reads slots"]:
+    """Where the reads would be one write later: f = L w."""
+    if isinstance(link, Tensor):
+        return forward_weights(link, read_weights)
+    index = link.slots.flatten(-2).unsqueeze(-2).expand(*read_weights.shape[:-1], -1)
+    found = read_weights.gather(-1, index).unflatten(-1, link.slots.shape[-2:])
+    return (found * link.weights.unsqueeze(-3)).sum(-1)
+
+
+def backward_along(
+    link: Tensor | LinkLists, read_weights: Float[Tensor, "... reads slots"]
+) -> Float[Tensor, "... reads slots"]:
+    """Where the reads would be one write earlier: b = L^T w."""
+    if isinstance(link, Tensor):
+        return backward_weights(link, read_weights)
+    index = link.slots.flatten(-2).unsqueeze(-2).expand(*read_weights.shape[:-1], -1)
+    flow = (read_weights.unsqueeze(-1) * link.weights.unsqueeze(-3)).flatten(-2)
+    return torch.zeros_like(read_weights).scatter_add(-1, index, flow)
