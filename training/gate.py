@@ -32,11 +32,12 @@ from eval.haystack import Haystack
 from eval.people import Document, make_documents
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
-from eval.report import ThreadsOption, checked_book, head, model_name, open_model, write_json
+from eval.report import ThreadsOption, checked_book, head, model_name, open_model
 from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.segment import GATE_REACH
 from training.inputs import lowest_inputs
 from training.kinds import MORE_KINDS
+from training.parts import NewFolder, save
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
 FACTS = 6
@@ -166,7 +167,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__)
 def main(
-    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint.")],
+    out: NewFolder,
     model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
     budget: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Share of plain text that is written.")
@@ -181,8 +182,6 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     console = Console()
-    if out.exists() and any(out.iterdir()):
-        raise typer.BadParameter(f"{out} is not empty; name a new folder.")
     started = time.perf_counter()
     settings = {
         "budget": budget,
@@ -207,10 +206,7 @@ def main(
     with torch.no_grad():
         lowest.write_gate_weight.copy_(gate.weight)
         lowest.write_gate_bias.copy_(gate.bias)
-    loaded.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    report["seconds"] = round(time.perf_counter() - started)
-    write_json(out / "gate.json", report)
+    save(out, loaded, tokenizer, report, started)
     kept = report["held_out"]
     console.print(
         f"held out: {kept['facts']:.1%} of the facts and {kept['book']:.1%} of the book text are "

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memformer import MemformerConfig, MemformerForCausalLM
+from memformer import MemformerForCausalLM
 from memformer.backbone import Backbone
 from memformer.layers import StopBackbone
 
@@ -32,25 +30,3 @@ def lowest_inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, 
     finally:
         handle.remove()
     return seen[0][0].float()
-
-
-def with_parts(model: MemformerForCausalLM, **switches: Any) -> MemformerForCausalLM:
-    """The same model and weights with other parts of the memory switched on or off.
-
-    Args:
-        model: its backbone is handed on; the model itself is of no use afterwards.
-        switches: fields of `MemoryConfig`, such as `erase=True`.
-    """
-    settings = dataclasses.replace(model.memory_config, **switches)
-    weights = model.memory.state_dict()
-    config = MemformerConfig(
-        text_config=copy.deepcopy(model.config.text_config),  # the model puts the real one in
-        memory_config=settings.to_dict(),
-        backbone=model.config.backbone,
-    )
-    changed = MemformerForCausalLM(config, model.unload_memory())
-    known = changed.memory.state_dict().keys()
-    changed.memory.load_state_dict(
-        {name: weight for name, weight in weights.items() if name in known}, strict=False
-    )
-    return changed.train(model.training)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -23,10 +22,10 @@ from rich.progress import track
 from torch import Tensor
 
 from eval.people import Chat, Fact, Kind
-from eval.report import ThreadsOption, head, model_name, open_model, write_json
+from eval.report import ThreadsOption, head, model_name, open_model
 from memformer import MemformerForCausalLM, MemoryState
-from training.inputs import with_parts
 from training.kinds import MORE_NAMES
+from training.parts import NewFolder, save, with_parts
 
 THINGS = (
     "lamp chair mirror carpet clock sofa desk oven kettle broom rope spade helmet blanket bucket "
@@ -113,7 +112,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__)
 def main(
-    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint.")],
+    out: NewFolder,
     model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
     held_out: Annotated[int, typer.Option(min=1, help="Lists to measure on.")] = 12,
     seed: int = 7000,
@@ -122,8 +121,6 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     console = Console()
-    if out.exists() and any(out.iterdir()):
-        raise typer.BadParameter(f"{out} is not empty; name a new folder.")
     started = time.perf_counter()
     report = head("training.links", {"steps": STEPS, "rate": RATE, "seed": seed})
     report |= model_name(model)
@@ -142,10 +139,7 @@ def main(
     report["modes"] = dict(
         zip(("backward", "content", "forward"), modes.mean((0, 1)).tolist(), strict=True)
     )
-    report["seconds"] = round(time.perf_counter() - started)
-    loaded.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    write_json(out / "links.json", report)
+    save(out, loaded, tokenizer, report, started)
     console.print(f"loss on lists held out: {losses[0]:.3f} before, {losses[1]:.3f} after; {out}")
 
 

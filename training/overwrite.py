@@ -34,15 +34,16 @@ from torch import Tensor
 from eval.haystack import Haystack
 from eval.people import Chat, Fact, Kind
 from eval.recipe import KINDS, NAMES
-from eval.report import ThreadsOption, checked_book, head, model_name, open_model, write_json
+from eval.report import ThreadsOption, checked_book, head, model_name, open_model
 from memformer import MemformerForCausalLM, MemoryState
 from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.addressing import matches
 from memformer.memory.segment import MemoryPass
 from memformer.release import ReleaseHeads
 from training.gate import BOOK
-from training.inputs import lowest_inputs, with_parts
+from training.inputs import lowest_inputs
 from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.parts import NewFolder, save, with_parts
 
 PEOPLE, KINDS_EACH = 4, 2  # in a document
 CHANGED, NEW = 3, 3  # facts of the later text
@@ -278,7 +279,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__)
 def main(
-    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint.")],
+    out: NewFolder,
     model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
     documents: Annotated[int, typer.Option(min=5, help="Three examples each.")] = 200,
     book: Annotated[
@@ -290,8 +291,6 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     console = Console()
-    if out.exists() and any(out.iterdir()):
-        raise typer.BadParameter(f"{out} is not empty; name a new folder.")
     started = time.perf_counter()
     report = head("training.overwrite", {"documents": documents, "book": book.name, "seed": seed})
     report |= model_name(model)
@@ -323,10 +322,7 @@ def main(
     train(heads, trained_on, seed)
     report["trained_on"] = shares(heads, trained_on)
     report["held_out"] = shares(heads, held_out)
-    loaded.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    report["seconds"] = round(time.perf_counter() - started)
-    write_json(out / "overwrite.json", report)
+    save(out, loaded, tokenizer, report, started)
     found = report["held_out"]
     console.print(
         f"held out: {found['replaced']:.1%} of the values that were replaced are let go, and "

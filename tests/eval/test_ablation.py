@@ -17,7 +17,7 @@ from eval.recall import Bench
 from memformer import MemformerForCausalLM
 from memformer.memory import MemoryPass
 from tests.tiny import byte_tokenizer, save_tiny
-from training.inputs import with_parts
+from training.parts import with_parts
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from eval.recipe import KINDS, NAMES
 from memformer import MemformerForCausalLM
 from memformer.release import ReleaseHeads
 from training import links, overwrite
-from training.inputs import lowest_inputs, with_parts
+from training.inputs import lowest_inputs
 from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
 from training.overwrite import Example, kept, observe, same, shares, told
+from training.parts import with_parts
 
 HIDDEN = 48
 
