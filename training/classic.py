@@ -72,7 +72,7 @@ class OptimSection:
     Attributes:
         lr_end: the learning rate goes from `lr` to this share of it, along a cosine.
         stop_below: ends the training once so little is wrong at the first test size, on sequences
-            of their own.
+            made for that alone.
     """
 
     batches: int = MISSING
@@ -203,7 +203,7 @@ def _made(known: dict[str, type], what: str, section: Any, **given: int) -> Any:
 def mistakes(
     machine: Machine, task: Task, config: ClassicConfig, count: int, seed: int
 ) -> dict[str, Mistakes]:
-    """What is wrong at each test size, on sequences made with this seed."""
+    """What is wrong at each test size, on sequences made with a seed so far from the training's."""
     generator = Generator().manual_seed(config.seed + seed)
     found = {}
     with torch.no_grad(), _with_slots(machine, config.machine.test_slots):
