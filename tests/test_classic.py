@@ -187,6 +187,7 @@ def dense_sam(machine: SAM, inputs: torch.Tensor) -> torch.Tensor:
         memory = memory * (1 - oldest[..., None]) + writing[..., None] * parts[2][:, None]
         reading = content_weights(memory, keys, strengths)
         words = reading @ memory
+        reading = reading * memory.any(-1)[:, None]
         for row in range(batch):
             # a slot that is read is accessed after those that were written, best match first
             accessed = [slot for slot in range(SLOTS) if writing[row, slot] > 0.005]
@@ -235,6 +236,31 @@ def test_a_segment_in_one_step_reads_what_came_after():
     machine(inputs[:, :, 2:], state)[0].sum().backward()
     with pytest.raises(ValueError, match=r"shape \[batch, segments, tokens, 4\]; got \[2, 4, 4\]"):
         machine(inputs[:, 0])
+
+
+def test_reads_find_the_best_match_from_the_start_if_asked_to():
+    words, inputs = torch.randn(BATCH, SLOTS, WIDTH), torch.randn(BATCH, INPUT)
+
+    def best(name: str, strength: float) -> torch.Tensor:
+        machine = made(name, strength=strength)
+        if name == "sam":
+            state = machine.start(BATCH, words)
+        else:
+            state = machine.start(BATCH)
+            state = state._replace(memory=state.memory._replace(memory=words))
+        return machine.weights(machine.step(inputs, state)[1])[0].max(-1).values
+
+    for name in ("dnc, no links", "sam"):
+        assert (best(name, 20.0) > best(name, 0.0)).all()
+
+
+def test_a_sam_forgets_nothing_while_there_are_empty_slots():
+    """Though every read finds all slots, empty ones too, and each write goes where it was read."""
+    machine = made("sam", topk=SLOTS)
+    state = machine.start(BATCH)
+    for full, vector in enumerate(torch.randn(SLOTS, BATCH, INPUT), start=1):
+        _, state = machine.step(vector, state)
+        assert state.memory.store.words.any(-1).sum(-1).tolist() == [full] * BATCH
 
 
 def test_a_sam_state_is_continued_once():

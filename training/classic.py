@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,8 @@ MACHINES: dict[str, type] = {
 }
 # batches between two points of the curve, and between two looks at the test sizes
 REPORT_EVERY = 250
+# what the training stops by, and what is reported: seeds of sequences that are not trained on
+VALIDATION, TEST = 2_000_003, 1_000_003
 
 
 @dataclass
@@ -65,11 +67,18 @@ class MachineSection:
 
 @dataclass
 class OptimSection:
-    """How it is trained: Adam on batches of one size each."""
+    """How it is trained: Adam on batches of one size each.
+
+    Attributes:
+        lr_end: the learning rate goes from `lr` to this share of it, along a cosine.
+        stop_below: ends the training once so little is wrong at the first test size, on sequences
+            made for that alone.
+    """
 
     batches: int = MISSING
     batch_size: int = 16
     lr: float = 1e-3
+    lr_end: float = 1.0
     clip: float = 10.0
     stop_below: float = 0.0
 
@@ -94,6 +103,36 @@ class Curve:
     error: list[float] = field(default_factory=list)
     largest: list[int] = field(default_factory=list)
     tests: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Mistakes:
+    """What is wrong on some sequences, as shares.
+
+    Attributes:
+        parts: of the bits; where answers are choices, of the answers.
+        answers: of the answers, which are wrong if any part is.
+        by_number: of the answers that have the same number.
+    """
+
+    parts: float
+    answers: float
+    by_number: list[float]
+
+    @classmethod
+    def of(cls, wrong: torch.Tensor, nth: torch.Tensor | None) -> Mistakes:
+        """Sums up.
+
+        Args:
+            wrong: which parts of each answer are wrong.
+            nth: the number of each answer; None: its place in the sequence.
+        """
+        answers = wrong.any(-1).float()
+        # the tokens of a segment have one number
+        answers = answers.reshape(*answers.shape[:2], -1).mean(-1)
+        nth = torch.arange(answers.shape[1]).expand_as(answers) if nth is None else nth
+        by_number = [answers[nth == number].mean().item() for number in range(int(nth.max()) + 1)]
+        return cls(wrong.float().mean().item(), answers.mean().item(), by_number)
 
 
 class Sizes:
@@ -161,33 +200,18 @@ def _made(known: dict[str, type], what: str, section: Any, **given: int) -> Any:
         raise BadConfig(f"{what}.options of {section.name}: {error}") from None
 
 
-def bit_error(outputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """The share of wrong bits."""
-    return ((outputs > 0) != (targets > 0.5)).float().mean().item()
-
-
-def wrong_answers(outputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """The share of answers, a vector each, that have any bit wrong."""
-    return ((outputs > 0) != (targets > 0.5)).any(-1).float().mean().item()
-
-
-def test_errors(
-    machine: Machine,
-    task: Task,
-    config: ClassicConfig,
-    count: int = 128,
-    wrong: Callable[[torch.Tensor, torch.Tensor], float] = bit_error,
-) -> dict[str, float]:
-    """What is wrong at each test size, on sequences made with another seed than the training's."""
-    generator = Generator().manual_seed(config.seed + 1_000_003)
-    slots = config.machine.test_slots
-    errors = {}
-    with torch.no_grad(), _with_slots(machine, slots):
+def mistakes(
+    machine: Machine, task: Task, config: ClassicConfig, count: int, seed: int
+) -> dict[str, Mistakes]:
+    """What is wrong at each test size, on sequences made with a seed so far from the training's."""
+    generator = Generator().manual_seed(config.seed + seed)
+    found = {}
+    with torch.no_grad(), _with_slots(machine, config.machine.test_slots):
         for size in config.task.test_sizes:
             batch = task.batch(count, size, generator)
             outputs = machine(batch.inputs)[0][:, -batch.targets.shape[1] :]
-            errors[str(size)] = wrong(outputs, batch.targets)
-    return errors
+            found[str(size)] = Mistakes.of(task.scoring.wrong(outputs, batch.targets), batch.nth)
+    return found
 
 
 @contextlib.contextmanager
@@ -207,6 +231,9 @@ def train(task: Task, machine: Machine, config: ClassicConfig, console: Console)
     """Trains a machine in place."""
     optim, curve = config.optim, Curve(tests={str(size): [] for size in config.task.test_sizes})
     optimizer = torch.optim.Adam(machine.parameters(), optim.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, optim.batches, optim.lr * optim.lr_end
+    )
     generator = Generator().manual_seed(config.seed)
     sizes = Sizes(config.task, generator)
     losses: list[float] = []
@@ -217,20 +244,23 @@ def train(task: Task, machine: Machine, config: ClassicConfig, console: Console)
         for done in range(1, optim.batches + 1):
             batch = task.batch(optim.batch_size, sizes.draw(), generator)
             outputs = machine(batch.inputs)[0][:, -batch.targets.shape[1] :]
-            loss = nn.functional.binary_cross_entropy_with_logits(outputs, batch.targets)
+            loss = task.scoring.loss(outputs, batch.targets)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(machine.parameters(), optim.clip)
             optimizer.step()
+            schedule.step()
             losses.append(loss.item())
-            errors.append(bit_error(outputs.detach(), batch.targets))
+            wrong = task.scoring.wrong(outputs.detach(), batch.targets)
+            errors.append(wrong.float().mean().item())
             sizes.learn(errors[-1])
             if done % REPORT_EVERY == 0 or done == optim.batches:
                 curve.batches.append(done)
                 curve.loss.append(sum(losses) / len(losses))
                 curve.error.append(sum(errors) / len(errors))
                 curve.largest.append(sizes.limit)
-                tested = test_errors(machine, task, config)
+                found = mistakes(machine, task, config, 128, VALIDATION)
+                tested = {size: one.parts for size, one in found.items()}
                 for size, error in tested.items():
                     curve.tests[size].append(error)
                 losses, errors = [], []
@@ -268,22 +298,25 @@ def main(
     began = time.monotonic()
     curve = train(task, machine, settings, console)
     report["seconds"] = round(time.monotonic() - began)
-    report["bit_error"] = test_errors(machine, task, settings, 1000)
-    report["wrong_answers"] = test_errors(machine, task, settings, 1000, wrong_answers)
+    tested = mistakes(machine, task, settings, 1000, TEST)
+    report["bit_error"] = {size: found.parts for size, found in tested.items()}
+    report["wrong_answers"] = {size: found.answers for size, found in tested.items()}
+    report["wrong_by_number"] = {size: found.by_number for size, found in tested.items()}
     report["curve"] = asdict(curve)
     out = Path(settings.out)
     write_json(out.with_suffix(".json"), report)
-    title = f"{settings.task.name}, {settings.machine.name}: bit error"
+    part = task.scoring.part
+    title = f"{settings.task.name}, {settings.machine.name}: {part} error"
     tests = [Line(f"size {size}", curve.batches, errors) for size, errors in curve.tests.items()]
     lines = [Line("training batches", curve.batches, curve.error), *tests]
-    draw(out.with_suffix(".png"), title, [Panel("batches", "share of wrong bits", lines)])
-    generator = Generator().manual_seed(settings.seed + 1_000_003)
+    draw(out.with_suffix(".png"), title, [Panel("batches", f"share of wrong {part}s", lines)])
+    generator = Generator().manual_seed(settings.seed + TEST)
     one = task.batch(1, min(settings.task.test_sizes), generator)
     if isinstance(machine, MemoryMachine):
-        draw_weights(out.with_name(f"{out.name}_weights.png"), machine, one)
-    for size, bits in report["bit_error"].items():
-        answers = report["wrong_answers"][size]
-        console.print(f"size {size}: wrong bits {bits:.4f}, wrong answers {answers:.4f}")
+        draw_weights(out.with_name(f"{out.name}_weights.png"), machine, one, task.scoring)
+    for size, found in tested.items():
+        shown = f"wrong bits {found.parts:.4f}, wrong answers {found.answers:.4f}"
+        console.print(f"size {size}: {shown}")
 
 
 if __name__ == "__main__":

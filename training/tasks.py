@@ -3,17 +3,18 @@
 A task makes sequences of a given size (how long, how many items); training draws sizes from a range
 and tests ask for larger ones. All sequences of a batch have one length, so nothing is padded.
 Sources: A. Graves et al. 2014 (copy, repeat copy, associative recall, priority sort), A. Graves et
-al. 2016 (graph traversal).
+al. 2016 (graph traversal), A. Santoro et al. 2016 (few-shot classification).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
 
 
 class Batch(NamedTuple):
@@ -21,16 +22,52 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: what the machine sees; a step is one token, or for `After` a segment of them.
-        targets: what it should put out at the last `answers` steps, bits.
+        targets: what it should put out at the last `answers` steps, zeros and ones.
+        nth: counts the answers, from 0, where the place in a sequence says less: errors are
+            reported for each number apart.
     """
 
     inputs: Float[Tensor, "batch steps *tokens input"]
     targets: Float[Tensor, "batch answers *tokens output"]
+    nth: Int[Tensor, "batch answers"] | None = None
+
+
+class Scoring(NamedTuple):
+    """How outputs are held against targets.
+
+    Attributes:
+        part: what an answer consists of, each right or wrong.
+        loss: of outputs and targets; what training makes small.
+        wrong: of outputs and targets; which parts of each answer are wrong.
+        chances: of outputs; how likely each number of an answer is taken to be a one.
+    """
+
+    part: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    wrong: Callable[[Tensor, Tensor], Tensor]
+    chances: Callable[[Tensor], Tensor]
+
+
+# an answer is a vector of bits
+BITS = Scoring(
+    part="bit",
+    loss=nn.functional.binary_cross_entropy_with_logits,
+    wrong=lambda outputs, targets: (outputs > 0) != (targets > 0.5),
+    chances=torch.sigmoid,
+)
+# an answer is one of several, marked by a one, and right or wrong as a whole
+CHOICE = Scoring(
+    part="answer",
+    loss=lambda outputs, targets: -(outputs.log_softmax(-1) * targets).sum(-1).mean(),
+    wrong=lambda outputs, targets: (outputs.argmax(-1) != targets.argmax(-1))[..., None],
+    chances=lambda outputs: outputs.softmax(-1),
+)
 
 
 class Task(Protocol):
-    """What `train.py` asks of a task."""
+    """What `training.classic` asks of a task."""
 
+    scoring: Scoring
     input_size: int
     output_size: int
 
@@ -49,6 +86,8 @@ class Copy:
     Args:
         width: bits in a vector.
     """
+
+    scoring = BITS
 
     def __init__(self, width: int = 8) -> None:
         self.width = width
@@ -71,6 +110,8 @@ class RepeatCopy:
         items: most vectors that are shown.
         scale: how often is shown to the machine as a fraction of this.
     """
+
+    scoring = BITS
 
     def __init__(self, width: int = 6, items: int = 5, scale: int = 10) -> None:
         self.width, self.items, self.scale = width, items, scale
@@ -97,6 +138,8 @@ class AssociativeRecall:
         width: bits in a vector.
         vectors: vectors in an item.
     """
+
+    scoring = BITS
 
     def __init__(self, width: int = 6, vectors: int = 3) -> None:
         self.width, self.vectors = width, vectors
@@ -129,6 +172,8 @@ class PrioritySort:
         share: how many of them are to be put out, as a share; 16 of 20 in the paper.
     """
 
+    scoring = BITS
+
     def __init__(self, width: int = 8, share: float = 0.8) -> None:
         self.width, self.share = width, share
         self.input_size, self.output_size = width + 2, width
@@ -156,6 +201,8 @@ class After:
         width: bits in a vector.
     """
 
+    scoring = BITS
+
     def __init__(self, width: int = 12) -> None:
         self.width = width
         self.input_size, self.output_size = width + 1, width
@@ -173,91 +220,91 @@ class After:
 
 
 class Graph:
-    """The edges of a random graph, then a walk: put out each node that it comes to. Size: steps.
+    """The edges of a random graph, then a walk: name each node that it comes to. Size: nodes.
 
-    Every node has a random code and two edges, with different labels, to random nodes. A step of
-    the walk shows a label, the first step also the node where it begins.
+    A node is one of so many names, and has two edges, with different labels, to random nodes. A
+    step of the walk shows a label, the first step also the node where it begins.
 
     Args:
-        nodes: how many.
-        width: bits in the code of a node.
+        names: of nodes; a graph has some of them.
         labels: kinds of edges.
+        walk: steps.
     """
 
-    def __init__(self, nodes: int = 6, width: int = 8, labels: int = 3) -> None:
-        self.nodes, self.width, self.labels = nodes, width, labels
+    scoring = CHOICE
+
+    def __init__(self, names: int = 12, labels: int = 3, walk: int = 4) -> None:
+        self.names, self.labels, self.walk = names, labels, walk
         # from, label, to; and a mark on the walk
-        self.input_size, self.output_size = 2 * width + labels + 1, width
+        self.input_size, self.output_size = 2 * names + labels + 1, names
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
         """All edges in random order, then the walk; each step is to be answered at once."""
-        nodes, width, labels = self.nodes, self.width, self.labels
+        names, labels, edges = self.names, self.labels, 2 * size
+        if size > names:
+            raise ValueError(f"a graph with {names} names has at most {names} nodes; got {size}.")
         rows = torch.arange(count)
-        # different codes within a graph
-        codes = torch.rand(count, 2**width, generator=generator).topk(nodes, -1).indices
-        codes = (codes[..., None] >> torch.arange(width) & 1).float()
-        kinds = torch.rand(count, nodes, labels, generator=generator).argsort(-1)[..., :2]
-        ends = torch.randint(0, nodes, (count, nodes, 2), generator=generator)
-        edges = 2 * nodes
-        inputs = torch.zeros(count, edges + size, self.input_size)
-        label = slice(width, width + labels)
+        name = torch.rand(count, names, generator=generator).argsort(-1)[:, :size]
+        kinds = torch.rand(count, size, labels, generator=generator).argsort(-1)[..., :2]
+        ends = torch.randint(0, size, (count, size, 2), generator=generator)
+        inputs = torch.zeros(count, edges + self.walk, self.input_size)
+        start, label, end = inputs[..., :-1].split([names, labels, names], -1)
         order = torch.rand(count, edges, generator=generator).argsort(-1)
         for place in range(edges):
             node, edge = order[:, place] // 2, order[:, place] % 2
-            inputs[:, place, :width] = codes[rows, node]
-            inputs[:, place, label] = torch.eye(labels)[kinds[rows, node, edge]]
-            inputs[:, place, width + labels : -1] = codes[rows, ends[rows, node, edge]]
-        at = torch.randint(0, nodes, (count,), generator=generator)
-        inputs[:, edges, :width] = codes[rows, at]
+            start[rows, place, name[rows, node]] = 1
+            label[rows, place, kinds[rows, node, edge]] = 1
+            end[rows, place, name[rows, ends[rows, node, edge]]] = 1
+        at = torch.randint(0, size, (count,), generator=generator)
+        start[rows, edges, name[rows, at]] = 1
         inputs[:, edges:, -1] = 1
-        targets = torch.zeros(count, size, width)
-        for place in range(size):
+        targets = torch.zeros(count, self.walk, names)
+        for step in range(self.walk):
             edge = torch.randint(0, 2, (count,), generator=generator)
-            inputs[:, edges + place, label] = torch.eye(labels)[kinds[rows, at, edge]]
+            label[rows, edges + step, kinds[rows, at, edge]] = 1
             at = ends[rows, at, edge]
-            targets[:, place] = codes[rows, at]
+            targets[rows, step, name[rows, at]] = 1
         return Batch(inputs, targets)
 
 
 class Glyphs:
-    """Few-shot classification: drawings of classes never seen before, with their labels; then more
-    drawings of the same classes, to be labelled. Size: labelled drawings of each class.
+    """Few-shot classification: which of several classes never seen before is each drawing of?
 
-    A class is a line through a few random points, each drawing moves, turns and bends it. Every
-    sequence has classes of its own, whose labels mean nothing beyond it: what was learned about
-    them is in the memory, not in the weights.
+    A step shows a drawing, to be labelled at once, and the one before it with its label. The first
+    of a class can only be guessed; each later one is asked with one more known, as in Santoro et
+    al. 2016, where the label comes without its drawing. A class is a line through a few random
+    points, each drawing moves, turns and bends it. Every sequence has classes of its own, whose
+    labels mean nothing beyond it: what was learned about them is in the memory, not in the weights.
+    Size: drawings of each class.
 
     Args:
         classes: in one sequence.
         pixels: side of a drawing.
-        questions: drawings to be labelled.
     """
 
+    scoring = CHOICE
     POINTS = 4
     # of the points of a drawing against those of its class, as shares of the picture
     BEND, SHIFT, TURN = 0.05, 0.04, 0.25
     # half the breadth of a line
     INK = 0.06
 
-    def __init__(self, classes: int = 5, pixels: int = 12, questions: int = 5) -> None:
-        self.classes, self.pixels, self.questions = classes, pixels, questions
-        self.input_size, self.output_size = pixels**2 + classes, classes
+    def __init__(self, classes: int = 5, pixels: int = 12) -> None:
+        self.classes, self.pixels = classes, pixels
+        self.input_size, self.output_size = 2 * pixels**2 + classes, classes
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
-        """The labelled drawings in random order, then those without labels."""
+        """All drawings in random order; each answer is counted among those of its class."""
         classes = self.classes
         lines = 0.15 + 0.7 * torch.rand(count, classes, self.POINTS, 2, generator=generator)
-        shots = size * classes
-        order = torch.rand(count, shots, generator=generator).argsort(-1) % classes
-        asked = torch.randint(0, classes, (count, self.questions), generator=generator)
-        labels = torch.cat([order, asked], 1)
-        steps = labels.shape[1]
+        labels = torch.rand(count, size * classes, generator=generator).argsort(-1) % classes
         drawn = lines.gather(1, labels[..., None, None].expand(-1, -1, self.POINTS, 2))
-        inputs = torch.zeros(count, steps, self.input_size)
-        inputs[..., : self.pixels**2] = self._draw(self._vary(drawn, generator))
         answers = torch.eye(classes)[labels]
-        inputs[:, :shots, self.pixels**2 :] = answers[:, :shots]
-        return Batch(inputs, answers[:, shots:])
+        drawings = self._draw(self._vary(drawn, generator))
+        known = torch.cat([drawings, answers], -1)
+        inputs = torch.cat([drawings, nn.functional.pad(known[:, :-1], (0, 0, 1, 0))], -1)
+        nth = (answers.cumsum(1) * answers).sum(-1).long() - 1
+        return Batch(inputs, answers, nth)
 
     def _vary(self, lines: Tensor, generator: Generator) -> Tensor:
         shape = lines.shape[:2]

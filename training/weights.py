@@ -8,10 +8,10 @@ import torch
 from matplotlib.figure import Figure
 
 from training.machine import MemoryMachine
-from training.tasks import Batch
+from training.tasks import Batch, Scoring
 
 
-def draw_weights(path: Path, machine: MemoryMachine, batch: Batch) -> None:
+def draw_weights(path: Path, machine: MemoryMachine, batch: Batch, scoring: Scoring) -> None:
     """One column a step: inputs, answers, write weights and read weights of the first sequence."""
     state, reads, writes, answers = machine.start(1), [], [], []
     with torch.no_grad():
@@ -22,7 +22,7 @@ def draw_weights(path: Path, machine: MemoryMachine, batch: Batch) -> None:
             read, written = (one[0].unflatten(0, (tokens, -1)) for one in machine.weights(state))
             reads.append(read.sum(1))
             writes.append(written.sum(1))
-            answers.append(answer[0].sigmoid().view(tokens, -1))
+            answers.append(scoring.chances(answer[0]).view(tokens, -1))
     rows = {
         "input": batch.inputs[0].flatten(0, -2),
         "output": torch.cat(answers),

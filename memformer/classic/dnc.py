@@ -51,6 +51,8 @@ class DNC(nn.Module):
         masks: keys that are about a part of the word (Csordas and Schmidhuber 2019).
         deallocate: freed slots lose their contents (the same).
         sharpness: sharpened forward and backward reads (the same).
+        strength: added to the strengths of reads at the start. With nothing added, a read spreads
+            over all slots until it has learned better; with 8 or so it finds the best match.
         half_life: steps after which the usage of a slot that nobody reads has halved, so that a
             full memory evicts; None: a full memory takes no more, as in the paper.
 
@@ -82,6 +84,7 @@ class DNC(nn.Module):
         masks: bool = False,
         deallocate: bool = False,
         sharpness: bool = False,
+        strength: float = 0.0,
         half_life: float | None = None,
     ) -> None:
         super().__init__()
@@ -109,6 +112,8 @@ class DNC(nn.Module):
         sizes = DNCInterface.sizes(width, reads, writes, masks, sharpness)
         self.interface = nn.Linear(hidden, sum(sizes))
         self.output = nn.Linear(hidden + reads * width, output_size)
+        with torch.no_grad():
+            self.interface.bias[reads * width : reads * width + reads] += strength
 
     def start(self, batch: int) -> DNCMachineState:
         """The state before anything was seen."""

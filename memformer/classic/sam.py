@@ -54,7 +54,7 @@ class SAMState(NamedTuple):
         memory: all that is as large as the memory.
         steps: how many steps led here.
         read_slots: the slots that each head read last.
-        read_weights: with which weights.
+        read_weights: with which weights; 0 where nothing was.
         write_slots: the slots that were written last.
         write_weights: with which weights.
         words: what was read last.
@@ -76,7 +76,9 @@ class SAM(nn.Module):
     Equations (SAM, sections 3.1 and 3.2), with U the least recently accessed slot:
         write:  w = alpha (gamma w_read + (1 - gamma) 1_U);   M_U <- 0;   M <- M + w a^T
         read:   the K best slots by cosine; softmax over these of beta cos(key, M_i)
-    w_read is where the heads read last, mean over heads.
+    w_read is where the heads read last, mean over heads. What differs from the paper: an empty slot
+    that is read is neither accessed nor written again. Else reads that match little fill the memory
+    and move its empty slots behind the full ones, so that what is yet to be read is overwritten.
 
     Args:
         input_size: numbers in one input.
@@ -87,6 +89,8 @@ class SAM(nn.Module):
         topk: K, slots in one read.
         hidden: size of the controller.
         controller: "lstm" or "feedforward".
+        strength: added to the strengths of reads at the start. With nothing added, a read spreads
+            over all slots until it has learned better; with 8 or so it finds the best match.
         search: "exact" looks at every slot without gradient, "faiss" at the nearest lists of an
             index: for more than some 10^5 slots.
 
@@ -105,6 +109,7 @@ class SAM(nn.Module):
         topk: int = 4,
         hidden: int = 100,
         controller: Kind = "lstm",
+        strength: float = 0.0,
         search: Literal["exact", "faiss"] = "exact",
     ) -> None:
         super().__init__()
@@ -128,6 +133,8 @@ class SAM(nn.Module):
         self.sizes = [reads * width, reads, width, 1, 1]
         self.interface = nn.Linear(hidden, sum(self.sizes))
         self.output = nn.Linear(hidden + reads * width, output_size)
+        with torch.no_grad():
+            self.interface.bias[reads * width : reads * width + reads] += strength
 
     def start(
         self, batch: int, words: Float[Tensor, "batch slots width"] | None = None
@@ -188,8 +195,10 @@ class SAM(nn.Module):
         found = memory.search.nearest(keys, self.topk)
         words = store.read(found.flatten(1)).unflatten(1, found.shape[1:])
         reading = self._weights(words, keys, oneplus(strengths), found)
-        accesses.touch(found.flatten(1), (reading > ACCESSED).flatten(1))
         read = (reading.unsqueeze(-1) * words).sum(-2)
+        # an empty slot stays empty, and first in line to be written
+        reading = reading * words.ne(0).any(-1)
+        accesses.touch(found.flatten(1), (reading > ACCESSED).flatten(1))
         memory.steps += 1
         output = self.output(torch.cat([hidden, read.flatten(1)], -1))
         return output, SAMState(

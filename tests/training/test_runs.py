@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from training import classic
-from training.classic import ClassicConfig, Sizes, TaskSection
+from training.classic import TEST, VALIDATION, ClassicConfig, Mistakes, Sizes, TaskSection
 from training.config import BadConfig, read_config
+from training.tasks import Copy
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "classic").glob("*.yaml"))
 TINY = """
@@ -51,6 +52,7 @@ def test_a_run_leaves_its_report_and_pictures_and_comes_out_the_same_again(tiny,
     assert sorted(path.name for path in folder.iterdir()) == names
     report = json.loads((folder / "tiny.json").read_text())
     assert set(report["bit_error"]) == set(report["wrong_answers"]) == {"2", "3"}
+    assert [len(report["wrong_by_number"][size]) for size in ("2", "3")] == [2, 3]
     assert report["settings"]["optim"]["batches"] == 3
     assert report["curve"]["batches"] == [3]
     assert run(tiny).exit_code == 0
@@ -110,6 +112,44 @@ def test_the_curriculum_waits_until_the_machine_is_ready():
     for _ in range(5 * Sizes.WINDOW):
         sizes.learn(0.0)
     assert {sizes.draw() for _ in range(100)} == {2, 3, 4}
+
+
+def test_what_stops_the_training_is_neither_trained_on_nor_reported(tiny, monkeypatch):
+    made, batch = [], Copy.batch
+
+    def noted(task, count, size, generator):
+        made.append((generator.initial_seed(), count))
+        return batch(task, count, size, generator)
+
+    monkeypatch.setattr(Copy, "batch", noted)
+    assert run(tiny, "seed=7").exit_code == 0
+    trained, validated, reported = [7] * 3, [7 + VALIDATION] * 2, [7 + TEST] * 2
+    assert [seed for seed, count in made if count > 1] == trained + validated + reported
+
+
+def test_the_learning_rate_goes_down_to_its_end(tiny, monkeypatch):
+    rates = []
+
+    class Adam(torch.optim.Adam):
+        def step(self, *arguments, **options):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    assert run(tiny, "optim.lr=0.01").exit_code == 0
+    assert rates == [0.01] * 3
+    assert run(tiny, "optim.lr=0.01", "optim.lr_end=0.1", "optim.batches=20").exit_code == 0
+    assert rates[3] == 0.01
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] == pytest.approx(0.001, rel=0.1)
+
+
+def test_mistakes_are_summed_up_by_the_number_of_the_answer():
+    wrong = torch.tensor([[[0, 0], [1, 0]], [[1, 1], [1, 0]]]).bool()
+    assert Mistakes.of(wrong, None) == Mistakes(0.5, 0.75, [0.5, 1.0])
+    assert Mistakes.of(wrong, torch.tensor([[0, 1], [1, 1]])).by_number == [0.0, 1.0]
+    # two tokens of a segment, one answer
+    assert Mistakes.of(wrong[:, None], None) == Mistakes(0.5, 0.75, [0.75])
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from training.tasks import (
+    BITS,
+    CHOICE,
     TASKS,
     After,
     AssociativeRecall,
@@ -86,34 +88,46 @@ def test_after_asks_for_the_successor_and_for_zeros_behind_the_last():
 
 
 def test_a_walk_on_a_graph_follows_its_edges():
-    task = Graph(nodes=5, width=6, labels=3)
-    batch = made(task, 4)
-    edges, codes = 10, slice(0, 6)
+    task = Graph(names=9, labels=3, walk=4)
+    batch = made(task, 5)
+    edges, names = 10, slice(0, 9)
+    used = set()
     for row in range(COUNT):
         known = {}
         for edge in batch.inputs[row, :edges]:
-            known[tuple(edge[:9].tolist())] = edge[9:15].tolist()
+            known[tuple(edge[:12].tolist())] = edge[12:21].tolist()
         assert len(known) == edges
-        at = batch.inputs[row, edges, codes].tolist()
+        assert len({key[:9] for key in known}) == 5
+        used |= {key[:9] for key in known}
+        at = batch.inputs[row, edges, names].tolist()
         for step, answer in zip(batch.inputs[row, edges:], batch.targets[row], strict=True):
-            assert step[15] == 1
-            at = known[(*at, *step[6:9].tolist())]
+            assert step[21] == 1
+            at = known[(*at, *step[9:12].tolist())]
             assert answer.tolist() == at
-        assert (batch.inputs[row, edges + 1 :, codes] == 0).all()
+        assert (batch.inputs[row, edges + 1 :, names] == 0).all()
+    assert len(used) == 9
+    with pytest.raises(ValueError, match="with 9 names has at most 9 nodes; got 10"):
+        made(task, 10)
 
 
-def test_glyphs_show_every_class_and_ask_for_labels_that_were_shown():
-    task = Glyphs(classes=3, pixels=10, questions=4)
-    batch = made(task, 2)
-    shown, asked = batch.inputs[:, :6], batch.inputs[:, 6:]
-    assert shown[..., 100:].sum(1).eq(2).all()
-    assert (asked[..., 100:] == 0).all()
-    assert batch.targets.sum(-1).eq(1).all()
+def test_glyphs_show_each_drawing_and_then_again_with_its_label():
+    task = Glyphs(classes=3, pixels=10)
+    batch = made(task, 4)
+    drawing, before, label = batch.inputs.split([100, 100, 3], -1)
+    assert before[:, 1:].equal(drawing[:, :-1])
+    assert label[:, 1:].equal(batch.targets[:, :-1])
+    assert not batch.inputs[:, 0, 100:].any()
+    assert batch.targets.sum(1).eq(4).all()
+    for row in range(COUNT):
+        seen = [0, 0, 0]
+        for answer, nth in zip(batch.targets[row].argmax(-1), batch.nth[row], strict=True):
+            assert nth == seen[answer]
+            seen[answer] += 1
     # drawings of one class are more alike than those of different classes
-    ink = shown[..., :100]
-    alike = torch.cosine_similarity(ink[:, :, None], ink[:, None], -1)
-    same = shown[..., 100:].argmax(-1)[:, :, None] == shown[..., 100:].argmax(-1)[:, None]
-    other = ~torch.eye(6, dtype=torch.bool)
+    alike = torch.cosine_similarity(drawing[:, :, None], drawing[:, None], -1)
+    labels = batch.targets.argmax(-1)
+    same = labels[:, :, None] == labels[:, None]
+    other = ~torch.eye(12, dtype=torch.bool)
     assert alike[same & other].mean() > alike[~same].mean() + 0.2
 
 
@@ -121,3 +135,19 @@ def test_the_seed_makes_the_glyphs_anew():
     """New classes in every sequence: nothing about them can be in the weights."""
     batch = made(Glyphs(classes=3, pixels=10), 1)
     assert not batch.inputs[0, :3, :100].equal(batch.inputs[1, :3, :100])
+
+
+def test_bits_are_right_or_wrong_one_by_one_and_a_choice_as_a_whole():
+    outputs = torch.tensor([[[3.0, 1.0, -1.0], [-1.0, 0.5, 2.0]]])
+    targets = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    assert BITS.wrong(outputs, targets).tolist() == [[[False, True, False], [False, False, True]]]
+    assert CHOICE.wrong(outputs, targets).tolist() == [[[False], [True]]]
+    torch.testing.assert_close(
+        CHOICE.loss(outputs, targets),
+        torch.nn.functional.cross_entropy(outputs[0], torch.tensor([0, 1])),
+    )
+    torch.testing.assert_close(CHOICE.chances(outputs).sum(-1), torch.ones(1, 2))
+    torch.testing.assert_close(
+        BITS.loss(outputs, targets),
+        torch.nn.functional.binary_cross_entropy(BITS.chances(outputs), targets),
+    )
