@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from training import babi
+from training.config import read_config
 from training.stories import (
     ANSWER,
     NUM_TASKS,
@@ -132,6 +134,14 @@ def test_an_answer_is_right_if_all_its_words_are(tmp_path):
             assert babi.task_error(reader, vocabulary, stories, 2) == pytest.approx(error)
         finally:
             babi.batches = monkeyed
+
+
+def test_the_config_can_be_read_and_says_how_to_run_it():
+    path = Path(__file__).parents[2] / "configs" / "classic" / "babi_dnc.yaml"
+    config = read_config(babi.BabiConfig, path, ["data=en-10k"])
+    assert babi.Reader(30, config.words, config.machine).machine.slots
+    assert config.out == "reports/classic/babi_dnc"
+    assert f"python -m training.babi configs/classic/{path.name} data=" in path.read_text()
 
 
 def run(*arguments):
