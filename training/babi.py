@@ -2,8 +2,8 @@
 
     python -m training.babi configs/classic/babi_dnc.yaml data=FOLDER [key=value ...]
 
-A step of the machine is one sentence, read by a small recurrent network; published machines take a
-step for every word. Writes `OUT.json` (config, errors by task, curve) and `OUT.png`.
+A step of the machine is one sentence; the published machines take a step for every word. Writes
+`OUT.json` (config, errors by task, curve) and `OUT.png`.
 """
 
 from __future__ import annotations
@@ -70,30 +70,32 @@ class BabiConfig:
 
 
 class Reader(nn.Module):
-    """A machine with a recurrent network in front that reads one sentence a step.
+    """A machine that is shown one sentence a step.
+
+    A sentence is the sum of its words, each weighted by where it stands (S. Sukhbaatar et al. 2015,
+    section 4.1; the weights are learned, as in M. Henaff et al. 2017). A recurrent network in its
+    place hides the first words from an untrained machine, which then learns to guess.
 
     Args:
         vocabulary: how many words there are.
+        longest: words in the longest sentence.
         width: numbers that stand for a word, and for a sentence.
         machine: which machine.
     """
 
-    def __init__(self, vocabulary: int, width: int, machine: MachineSection) -> None:
+    def __init__(self, vocabulary: int, longest: int, width: int, machine: MachineSection) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
-        self.sentence = nn.GRU(width, width, batch_first=True)
+        self.places = nn.Parameter(1.0 + 0.5 * torch.randn(longest, width))
         self.machine = made_machine(machine, input_size=width, output_size=vocabulary)
 
     def forward(
         self, words: Int[Tensor, "batch steps words"]
     ) -> Float[Tensor, "batch steps vocabulary"]:
         """What it would answer at every step."""
-        # stories are full of the same sentences: each is read once
-        sentences, places = words.flatten(0, 1).unique(dim=0, return_inverse=True)
-        states, _ = self.sentence(self.embedding(sentences))
-        last = (sentences > 0).sum(-1).sub(1).clamp_min(0)
-        read = states[torch.arange(len(sentences)), last]
-        return self.machine(read[places].view(*words.shape[:2], -1))[0]
+        length = words.shape[-1]
+        sentences = (self.embedding(words) * self.places[:length]).sum(-2)
+        return self.machine(sentences / len(self.places) ** 0.5)[0]
 
 
 def task_error(
@@ -223,7 +225,7 @@ def main(
         vocabulary = Vocabulary([story for stories in tasks for story in stories])
         vocabulary.encode([story for stories in tests for story in stories[:1]])
         torch.manual_seed(settings.seed)
-        reader = Reader(len(vocabulary), settings.words, settings.machine)
+        reader = Reader(len(vocabulary), vocabulary.longest, settings.words, settings.machine)
         if settings.compile:
             reader.machine.step = torch.compile(reader.machine.step, dynamic=False)
     except (BadConfig, BadStories) as error:

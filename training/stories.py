@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,8 +117,10 @@ class Vocabulary:
         stories: where the words come from.
     """
 
-    def __init__(self, stories: Iterable[Story]) -> None:
-        words = {word for story in stories for sentence in story.sentences for word in sentence}
+    def __init__(self, stories: Sequence[Story]) -> None:
+        sentences = [sentence for story in stories for sentence in story.sentences]
+        self.longest = max(map(len, sentences))
+        words = {word for sentence in sentences for word in sentence}
         self.words = ["", *sorted(words | {word for s in stories for word in s.answers if word})]
         self.numbers = {word: number for number, word in enumerate(self.words)}
 
@@ -129,7 +131,7 @@ class Vocabulary:
         """A batch of stories.
 
         Raises:
-            BadStories: a word that no training story has.
+            BadStories: a word that no training story has, or a sentence longer than all of them.
         """
         try:
             words = [[[self.numbers[w] for w in words] for words in s.sentences] for s in stories]
@@ -140,6 +142,10 @@ class Vocabulary:
             raise BadStories(f"no training story has the word {error}.") from None
         steps = max(len(story) for story in words)
         width = max(len(sentence) for story in words for sentence in story)
+        if width > self.longest:
+            raise BadStories(
+                f"a sentence has {width} words, and no training story over {self.longest}."
+            )
         padded = torch.zeros(len(stories), steps, width, dtype=torch.long)
         asked = torch.full((len(stories), steps), SILENT)
         for row, (story, target) in enumerate(zip(words, targets, strict=True)):

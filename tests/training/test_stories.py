@@ -86,6 +86,9 @@ def test_what_is_no_story_gets_a_sentence(tmp_path, text, sentence):
         path.write_text(TEXT)
         stories = read_stories(path, 1)
         Vocabulary(stories[:1]).encode(stories[1:])
+    longer = stories[0]._replace(sentences=[["ada"] * 9, *stories[0].sentences[1:]])
+    with pytest.raises(BadStories, match="a sentence has 9 words, and no training story over 5"):
+        Vocabulary(stories).encode([longer])
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -139,7 +142,7 @@ def test_an_answer_is_right_if_all_its_words_are(tmp_path):
 def test_the_config_can_be_read_and_says_how_to_run_it():
     path = Path(__file__).parents[2] / "configs" / "classic" / "babi_dnc.yaml"
     config = read_config(babi.BabiConfig, path, ["data=en-10k"])
-    assert babi.Reader(30, config.words, config.machine).machine.slots
+    assert babi.Reader(30, 9, config.words, config.machine).machine.slots
     assert config.out == "reports/classic/babi_dnc"
     assert f"python -m training.babi configs/classic/{path.name} data=" in path.read_text()
 
