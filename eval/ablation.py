@@ -8,6 +8,7 @@
 | order | links | where somebody went, place after place; pages | what came right after one |
 | capacity | usage | facts and pages of 2 and 10 times the slots | facts of each third |
 | noise | gate | facts, then a long text | the facts |
+| lasting | gate | as for capacity | the same |
 
 All other mechanisms are off: every token is written, nothing is let go, reads are by content, and
 what was written first is evicted first. "usage" on means that reads keep a slot from eviction. The
@@ -27,6 +28,7 @@ from unittest import mock
 
 import torch
 import typer
+from matplotlib.figure import Figure
 from memformer import MemformerForCausalLM
 from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.segment import MemoryPass
@@ -40,12 +42,9 @@ from eval.people import KINDS, Fact, Kind, make_documents
 from eval.recall import Bench, answer, wilson_interval
 from eval.report import (
     BookOption,
-    Line,
     ModelArgument,
     OutOption,
-    Panel,
     ThreadsOption,
-    draw,
     head,
     model_name,
     open_model,
@@ -178,6 +177,7 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[[Bench, int, int], list[Scene]],
     "order": ("links", [(order, 512)]),
     "capacity": ("usage", [(capacity, 2), (capacity, 10)]),
     "noise": ("gate", [(noise, 2048)]),
+    "lasting": ("gate", [(capacity, 2), (capacity, 10)]),
 }
 
 
@@ -295,26 +295,29 @@ def table(cells: Sequence[dict[str, Any]]) -> Table:
 
 
 def plot(path: Path, title: str, cells: Sequence[dict[str, Any]]) -> None:
-    """A panel a part, with and without its mechanism."""
-    panels = []
-    for part in dict.fromkeys(cell["part"] for cell in cells):
-        mine = [cell for cell in cells if cell["part"] == part]
-        groups = list(dict.fromkeys(cell["group"] for cell in mine))
-        lines = []
-        for on in (False, True):
-            here = [cell for cell in mine if cell["on"] == on]
-            lines.append(
-                Line(
-                    f"{mine[0]['mechanism']} {'on' if on else 'off'}",
-                    [groups.index(cell["group"]) for cell in here],
-                    [cell["accuracy"] for cell in here],
-                    [cell["interval"][0] for cell in here],
-                    [cell["interval"][1] for cell in here],
-                )
-            )
-        ticks = [group.replace(", ", "\n") for group in groups]
-        panels.append(Panel(part, "exact match", lines, ticks=ticks, top=1.02))
-    draw(path, title, panels)
+    """Two bars a group of questions: without its mechanism, and with it."""
+    groups = list(dict.fromkeys((cell["part"], cell["group"]) for cell in cells))
+    figure = Figure(figsize=(8, 1.2 + 0.45 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for on, color in ((False, "tab:gray"), (True, "tab:orange")):
+        mine = [cell for cell in cells if cell["on"] == on]
+        at = [groups.index((cell["part"], cell["group"])) + 0.4 * (on - 0.5) for cell in mine]
+        share = [cell["accuracy"] for cell in mine]
+        low = [max(0.0, cell["accuracy"] - cell["interval"][0]) for cell in mine]
+        high = [max(0.0, cell["interval"][1] - cell["accuracy"]) for cell in mine]
+        label = "mechanism on" if on else "mechanism off"
+        axes.barh(at, share, 0.36, xerr=[low, high], color=color, label=label, capsize=2)
+    mechanisms = {(cell["part"], cell["group"]): cell["mechanism"] for cell in cells}
+    names = [f"{part}: {group}\n({mechanisms[part, group]})" for part, group in groups]
+    axes.set_yticks(range(len(groups)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("exact match, with 95 % interval")
+    axes.set_title(title, fontsize=11)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 app = typer.Typer(add_completion=False)
