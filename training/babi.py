@@ -223,7 +223,13 @@ def main(
         tasks = read_tasks(folder, "train", settings.think)
         tests = read_tasks(folder, "test", settings.think)
         vocabulary = Vocabulary([story for stories in tasks for story in stories])
-        vocabulary.encode([story for stories in tests for story in stories[:1]])
+        vocabulary.encode([story for stories in tests for story in stories])
+        for_training = sum(len(stories) - len(stories[::HELD_OUT]) for stories in tasks)
+        if not 1 <= settings.train.batch_size <= for_training:
+            raise BadConfig(
+                f"train.batch_size must be between 1 and the {for_training} stories to train on; "
+                f"got {settings.train.batch_size}."
+            )
         torch.manual_seed(settings.seed)
         reader = Reader(len(vocabulary), vocabulary.longest, settings.words, settings.machine)
         if settings.compile:

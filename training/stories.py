@@ -51,7 +51,8 @@ def read_stories(path: Path, think: int) -> list[Story]:
         think: steps between a question and its answer.
 
     Raises:
-        BadStories: it can't be read, or a line is neither a sentence nor a question.
+        BadStories: it can't be read, a line is neither a sentence nor a question, or nothing
+            is asked.
     """
     try:
         raw = path.read_bytes()
@@ -76,6 +77,8 @@ def read_stories(path: Path, think: int) -> list[Story]:
             sentences.extend([[THINK]] * think + [[ANSWER]] * len(words))
             answers.extend([None] * think)
             answers.extend(words)
+    if not any(word for story in stories for word in story.answers):
+        raise BadStories(f"{path} holds no story with a question; it may have been cut off.")
     return stories
 
 

@@ -69,6 +69,8 @@ def test_a_story_is_sentences_and_answers_word_by_word(tmp_path):
         ("2 Ada left.\n", "line 1: expected a number and a sentence"),
         ("1 Ada left.\nBen left.\n", "line 2: expected a number and a sentence"),
         ("1 Where?\t\t1\n", "line 1: expected a number and a sentence"),
+        ("", "holds no story with a question"),
+        ("1 Ada left.\n", "holds no story with a question"),
     ],
 )
 def test_what_is_no_story_gets_a_sentence(tmp_path, text, sentence):
@@ -111,7 +113,7 @@ def test_batches_hold_every_story_once_with_others_of_its_length(tmp_path):
     assert all(len(one) == 1 for one in lengths)
 
 
-def test_an_answer_is_right_if_all_its_words_are(tmp_path):
+def test_an_answer_is_right_if_all_its_words_are(tmp_path, monkeypatch):
     path = tmp_path / "qa1_x_train.txt"
     path.write_text(TEXT)
     stories = read_stories(path, 1)
@@ -129,14 +131,11 @@ def test_an_answer_is_right_if_all_its_words_are(tmp_path):
             ).float()
             return told
 
+    together = lambda stories, size, generator: [list(range(len(stories)))]  # noqa: E731
+    monkeypatch.setattr(babi, "batches", together)
     reader = Says()
     for reader.word, error in (("e", 2 / 3), ("n", 1.0)):
-        monkeyed = babi.batches
-        try:
-            babi.batches = lambda stories, size, generator: [list(range(len(stories)))]
-            assert babi.task_error(reader, vocabulary, stories, 2) == pytest.approx(error)
-        finally:
-            babi.batches = monkeyed
+        assert babi.task_error(reader, vocabulary, stories, 2) == pytest.approx(error)
 
 
 def test_the_config_can_be_read_and_says_how_to_run_it():
@@ -176,5 +175,7 @@ def test_bad_folders_and_configs_get_a_sentence(tmp_path):
     result = run(config, f"data={tmp_path}")
     assert result.exit_code == 2
     assert "must hold one file qa1_*_train" in " ".join(result.output.split())
-    result = run(config, f"data={write_folder(tmp_path)}", "machine.name=dmc")
+    result = run(config, f"data={write_folder(tmp_path)}", "train.batch_size=900")
+    assert result.exit_code == 2 and "must be between 1 and the 440 stories" in result.output
+    result = run(config, f"data={tmp_path}", "machine.name=dmc")
     assert result.exit_code == 2 and "it must be one of dnc" in result.output
