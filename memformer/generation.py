@@ -52,7 +52,7 @@ def generate(
         row = int((~real.any(-1)).nonzero()[0])
         raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
     before = (model.init_memory(inputs.shape[0]) if memory is None else memory).closed()
-    before, _ = model._begin_turn(before, real)
+    before, _ = model.begin_turn(before, real)
     # whole segments of the prompt go to memory at once; the rest is the current segment
     lengths = real.sum(-1)
     tokens = model.memory_config.segment_tokens

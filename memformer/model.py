@@ -26,6 +26,7 @@ from memformer.backbone import Backbone
 from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
 from memformer.layers import MemoryLayer, StopBackbone, drop_memory_argument
+from memformer.layout import IGNORED_LABEL, forward_laid_out
 from memformer.memory.segment import MemoryPass
 from memformer.memory.state import EMPTY, IncompatibleMemory, MemoryState
 from memformer.release import ADDRESS_WIDTH
@@ -33,16 +34,27 @@ from memformer.segments import Segments, cut
 
 # tokens that one parallel pass encodes at most outside training; more gains nothing on a CPU
 PARALLEL_TOKENS = 2048
-IGNORED_LABEL = -100
 # of the squared difference between the share that is written and the budget, in the loss
 BUDGET_WEIGHT = 1.0
 
 
 @dataclass
 class MemformerOutput(CausalLMOutputWithPast):
-    """Output of `MemformerForCausalLM.forward`: the usual fields, and the memory afterwards."""
+    """Output of `MemformerForCausalLM.forward`: the usual fields, and the memory.
+
+    Attributes:
+        memory: afterwards.
+        written: of text laid out in segments: share that the write gate let through, which the
+            gate's gradient passes straight through.
+        evidence: and for every aside, how much its tokens read from memory, in [0, 1], mean over
+            heads and layers;
+        entropy: in nats, how widely that is spread over the slots. Neither carries a gradient.
+    """
 
     memory: MemoryState | None = None
+    written: Float[Tensor, ""] | None = None
+    evidence: Float[Tensor, " asides"] | None = None
+    entropy: Float[Tensor, " asides"] | None = None
 
 
 class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
@@ -313,7 +325,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         progress: Callable[[int], None] | None = None,
     ) -> MemoryState:
         state, open_ids, open_turns = memory.reopened()
-        state, turn = self._begin_turn(state, real, same_turn)
+        state, turn = self.begin_turn(state, real, same_turn)
         turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
         ids = torch.cat([open_ids.clamp_min(0), ids], 1)
         real = torch.cat([open_turns != EMPTY, real], 1)
@@ -330,9 +342,10 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             begin = end
         return state.replaced(fingerprint=self.fingerprint)
 
-    def _begin_turn(
+    def begin_turn(
         self, state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
     ) -> tuple[MemoryState, Int[Tensor, " batch"]]:
+        """Counts a turn in every row that has text; returns the turn of what is written now."""
         begins = real.any(-1).long() * (0 if same_turn else 1)
         after = state.replaced(num_turns=state.num_turns + begins)
         return after, (after.num_turns - 1).clamp_min(0)
@@ -411,6 +424,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         memory: MemoryState | None = None,
         segments_per_chunk: int | None = None,
+        segment_ids: Int[Tensor, "batch tokens"] | None = None,
+        remembered: Bool[Tensor, "batch tokens"] | None = None,
+        chunks: int = 1,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> MemformerOutput | tuple[Any, ...]:
@@ -419,6 +435,10 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         The text begins a new segment; where it is longer than one, it is cut into segments, which
         share nothing but the memory. With an empty memory and text of at most one segment, the
         logits are the backbone's, bit for bit.
+
+        Text may also come laid out, with `segment_ids`: a document in segments of any length and,
+        between them, asides such as questions, which read the memory as it is there and are not
+        written to it. One call then holds a whole training example, whatever wraps the model.
 
         Args:
             input_ids: token ids, padded on either side.
@@ -433,6 +453,13 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             logits_to_keep: compute logits for the last so many positions only; 0: all.
             memory: what is remembered so far; None: nothing.
             segments_per_chunk: see `memorize`; 1 is the recurrent form.
+            segment_ids: which segment each token is in; a segment begins where the number changes.
+                Logits are then computed only where there is a label to predict, of shape
+                `[labels, vocabulary]` in the order of the text, row after row.
+            remembered: with `segment_ids`: False at asides.
+            chunks: with `segment_ids`: so many parts, in each of which all segments go through the
+                backbone at once. Asides are read after the part they stand in; the gradient does
+                not go from one part to another.
             return_dict: False returns a tuple.
             **kwargs: handed to the backbone (text of at most one segment) and to the loss.
 
@@ -451,8 +478,18 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             )
         carried = past_key_values.memory if past_key_values is not None else memory
         items = kwargs.pop("num_items_in_batch", None)
-        if past_key_values is not None or (use_cache and labels is None):
-            real = self._check(input_ids, attention_mask, carried)
+        real = self._check(input_ids, attention_mask, carried)
+        written: list[Tensor] = []
+        if segment_ids is not None:
+            state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
+            found = forward_laid_out(
+                self, input_ids, real, segment_ids, remembered, labels, state, chunks
+            )
+            targets = found.pop("targets")
+            state = found.pop("memory").replaced(fingerprint=self.fingerprint)
+            output = MemformerOutput(memory=state, **found)
+            written.append(found["written"][None])
+        elif past_key_values is not None or (use_cache and labels is None):
             cache = past_key_values
             if cache is None:  # an empty cache is falsy
                 cache = MemoryCache(
@@ -461,12 +498,10 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             logits = generation.forward_cached(self, input_ids, real, cache, logits_to_keep)
             output = MemformerOutput(logits=logits, past_key_values=cache, memory=cache.memory)
         else:
-            real = self._check(input_ids, attention_mask, carried)
             if not bool(real.any()):
                 raise ValueError("There is no text: attention_mask is 0 everywhere.")
             state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
-            state, turn = self._begin_turn(state, real)
-            written: list[Tensor] = []
+            state, turn = self.begin_turn(state, real)
             if input_ids.shape[1] <= self.memory_config.segment_tokens:
                 output = self._forward_segment(
                     input_ids,
@@ -486,11 +521,13 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 output = MemformerOutput(logits=logits[:, -logits_to_keep:], memory=state)
         if labels is not None and output.logits is not None:
             labels = labels.masked_fill(~real, IGNORED_LABEL)
+            if segment_ids is None:
+                targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
             output.loss = self.loss_function(
                 logits=output.logits,
                 labels=labels,
                 vocab_size=output.logits.shape[-1],
-                shift_labels=torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL),
+                shift_labels=targets,
                 num_items_in_batch=items,
             )
             if self.training and (budget := self.memory_config.write_budget) is not None:

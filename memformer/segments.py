@@ -59,3 +59,32 @@ def cut(
     moved = ids.gather(1, order) if columns else order
     shape = (batch, num_segments, segment_tokens)
     return Segments(moved.masked_fill(~kept, 0).view(shape), kept.view(shape), order.view(shape))
+
+
+def arrange(
+    ids: Int[Tensor, "batch columns"],
+    real: Bool[Tensor, "batch columns"],
+    segment_ids: Int[Tensor, "batch columns"],
+) -> Segments:
+    """Cuts each row where its segment id changes, padding aside.
+
+    Segments are as wide as the longest, and numbered from 0 in each row whatever their ids are.
+    """
+    batch = len(ids)
+    order = (~real).long().argsort(dim=-1, stable=True)[:, : max(1, int(real.sum(-1).max()))]
+    text = real.gather(1, order)
+    moved = segment_ids.gather(1, order)
+    begins = torch.nn.functional.pad(moved[:, 1:] != moved[:, :-1], (1, 0), value=True) & text
+    number = begins.cumsum(-1) - 1
+    here = torch.arange(order.shape[1], device=ids.device).expand_as(order)
+    place = here - torch.where(begins, here, 0).cummax(-1).values
+    rows, columns = text.nonzero(as_tuple=True)
+    segments = max(1, int(begins.sum(-1).max()))
+    tokens = int(place[text].max()) + 1 if len(rows) else 1
+    target = (rows, number[rows, columns], place[rows, columns])
+    column = order.new_zeros(batch, segments, tokens)
+    column[target] = order[rows, columns]
+    kept = torch.zeros_like(column, dtype=torch.bool)
+    kept[target] = True
+    taken = ids.gather(1, column.flatten(1)).view_as(column)
+    return Segments(taken.masked_fill(~kept, 0), kept, column)

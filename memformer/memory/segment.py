@@ -60,6 +60,9 @@ class MemoryPass:
             is row i.
         writes: whether memory layers shall write. A decoding step only reads.
         stop_after: the layer after whose write the rest of the backbone is not needed.
+        until: write clock at which each segment reads the memory as it was then, and not what the
+            segments before it in the chunk hold. For segments that write nothing.
+        closes: whether each segment is closed at its end; None: if it is full.
     """
 
     def __init__(
@@ -71,7 +74,11 @@ class MemoryPass:
         segment_tokens: int = 0,
         writes: bool = True,
         stop_after: int | None = None,
+        until: Int[Tensor, "batch segments"] | None = None,
+        closes: Bool[Tensor, "batch segments"] | None = None,
     ) -> None:
+        self.until = until
+        self.closes = closes
         self.state = state
         self.real = real
         self.sequences = sequences
@@ -93,6 +100,8 @@ class MemoryPass:
         counts = real.sum(-1)
         # write clock at the start of every segment, and of every new token
         self.segment_clock = state.clock[:, None] + counts.cumsum(-1) - counts
+        if until is not None:
+            self.segment_clock = until
         self.written_at = state.clock[:, None] + real.view(batch, -1).long().cumsum(-1) - 1
         # of every slot and every new token, numbered through all rows
         self.passage = torch.cat([state.written_at, self.written_at], 1) // PASSAGE_TOKENS
@@ -191,7 +200,9 @@ class MemoryPass:
         """The slots before and after each of those that a segment sees."""
         if segment not in self._links:
             written_at, present = self.state.written_at, self.state.strength > 0
-            if segment:
+            if self.until is not None:
+                present = present & (written_at < self.until[:, segment, None])
+            elif segment:
                 assert self.kept is not None
                 written_at = torch.cat([written_at, self.written_at], 1)[:, :seen]
                 present = torch.cat([present, (self.kept > 0) & self.real.flatten(1)], 1)[:, :seen]
@@ -220,12 +231,12 @@ class MemoryPass:
         """
         state, (_, segments, tokens) = self.state, self.real.shape
         stored = state.token.shape[1]
-        if stored == 0 and segments == 1:
+        if stored == 0 and (segments == 1 or self.until is not None):
             return None
         keys, values = state.keys[layer], state.values[layer]
         strength, written_at = state.strength, state.written_at
         kept = None
-        if segments > 1:
+        if segments > 1 and self.until is None:
             assert self.strength is not None
             assert self.kept is not None
             keys = torch.cat([keys, self._keys[layer].to(keys.dtype)], 1)
@@ -241,7 +252,7 @@ class MemoryPass:
         words, evidence = [], []
         mass: list[Tensor | None] = []
         for segment in range(segments):
-            seen = stored + segment * tokens
+            seen = stored if self.until is not None else stored + segment * tokens
             if segment and self.retained:
                 # what the segment before this one let go of
                 left = torch.nn.functional.pad(
@@ -254,17 +265,19 @@ class MemoryPass:
                 evidence.append(query.new_zeros(query.shape[:-1], dtype=torch.float32))
                 mass.append(None)
                 continue
-            age = (self.segment_clock[:, segment, None] - written_at[:, :seen]).clamp_min(0)
+            ago = self.segment_clock[:, segment, None] - written_at[:, :seen]
+            age = ago.clamp_min(0)
+            there = held[:, :seen] if self.until is None else held.where(ago > 0, 0.0)
             read, found, used = content_read(
                 query,
                 keys[:, :seen],
                 values[:, :seen],
-                held[:, :seen],
+                there,
                 age.float(),
                 age_slope,
                 null_logit,
                 softcap,
-                self.real[:, segment] if self.writes else None,
+                self.real[:, segment] if self.writes or self.until is not None else None,
                 self.passage[:, :seen],
                 focus,
                 None if kept is None else kept[:, :seen],
@@ -273,7 +286,7 @@ class MemoryPass:
             words.append(read)
             evidence.append(found)
             mass.append(used)
-        if self.writes:
+        if self.writes or self.until is not None:
             self._mass[layer] = mass
         return self.scatter(torch.stack(words, 1)), self.scatter(torch.stack(evidence, 1))
 
@@ -293,7 +306,8 @@ class MemoryPass:
     ) -> MemoryState:
         """The memory after the chunk.
 
-        A segment that is full is closed; a row's last, shorter segment stays open.
+        Unless `closes` says otherwise, a segment that is full is closed, and a row's last, shorter
+        segment stays open.
 
         Args:
             ids: token ids, for provenance.
@@ -305,7 +319,7 @@ class MemoryPass:
         assert self.strength is not None
         assert self.kept is not None
         counts = real.sum(-1)
-        full = counts == self.segment_tokens
+        full = counts == self.segment_tokens if self.closes is None else self.closes
         number = state.num_segments[:, None] + full.long().cumsum(-1) - full.long()
         fresh = real.flatten(1)
         new_strength = torch.where(fresh & (self.kept.detach() > 0), self.strength, 0.0)
