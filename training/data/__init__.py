@@ -1,0 +1,1 @@
+"""Building training data: everything becomes a file of documents with questions."""
