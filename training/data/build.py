@@ -1,0 +1,157 @@
+"""Builds a file of training data: documents with questions, one JSON object a line.
+
+    python -m training.data.build squality squality.jsonl.gz --source SQuALITY/train.jsonl
+    python -m training.data.build updates updates.jsonl --documents 5000
+    python -m training.data.build hub deepmind/narrativeqa narrativeqa.jsonl.gz --documents 200
+
+What each set is made of is said in the module it comes from; the format is that of
+`training.data.records`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from training.data import drills, longqa
+from training.data.dialogues import conversations, read_dialogues
+from training.data.hub import BadSet, hub, hub_dialogues
+from training.data.records import BadRecord, Record, write
+
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+
+
+def allowed(name: Path | str | None) -> Path | str | None:
+    """What may be trained on.
+
+    Raises:
+        typer.BadParameter: it is LoCoMo.
+    """
+    if name is not None and re.search(r"locomo(?![a-z])", str(name), re.IGNORECASE):
+        raise typer.BadParameter(
+            "LoCoMo is for evaluation only: its licence, CC BY-NC 4.0, rules out training a model "
+            "that others may use freely."
+        )
+    return name
+
+
+Out = Annotated[Path, typer.Argument(help="JSONL file; gzipped if its name ends in .gz.")]
+Source = Annotated[Path, typer.Option(help="Local copy of the set.", callback=allowed)]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+Documents = Annotated[int, typer.Option(min=1, help="How many to make.")]
+AtMost = Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")]
+
+
+def build(out: Path, records: Iterable[Record]) -> None:
+    """Writes the records and says how many there are; errors are one sentence and status 2."""
+    questions = 0
+
+    def counted() -> Iterator[Record]:
+        nonlocal questions
+        for record in records:
+            questions += len(record.questions)
+            yield record
+
+    console = Console()
+    try:
+        documents = write(out, counted())
+    except (BadRecord, BadSet) as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{out} can't be written: {error.strerror or error}."
+    else:
+        console.print(f"{documents} documents with {questions} questions in {out}", soft_wrap=True)
+        return
+    console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+@app.command()
+def squality(out: Out, source: Source, documents: AtMost = None) -> None:
+    """SQuALITY: stories, and questions that take a paragraph to answer."""
+    build(out, itertools.islice(longqa.squality(source), documents))
+
+
+@app.command()
+def quality(out: Out, source: Source, documents: AtMost = None) -> None:
+    """QuALITY: stories, and questions with four options."""
+    build(out, itertools.islice(longqa.quality(source), documents))
+
+
+@app.command()
+def qmsum(out: Out, source: Source, documents: AtMost = None) -> None:
+    """QMSum: transcripts of meetings, and what was said about what."""
+    build(out, itertools.islice(longqa.qmsum(source), documents))
+
+
+@app.command()
+def nq(
+    out: Out,
+    source: Source,
+    documents: Documents = 400,
+    seed: Seed = 0,
+    gold: Annotated[int, typer.Option(min=1, help="Passages that are asked about.")] = 4,
+    distractors: Annotated[int, typer.Option(min=0, help="Passages that are not.")] = 12,
+) -> None:
+    """Natural Questions: passages of Wikipedia among others."""
+    build(out, longqa.nq(source, documents, seed, gold, distractors))
+
+
+@app.command()
+def dialogues(
+    out: Out,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Local copy of the set; from the hub if left out.", callback=allowed),
+    ] = None,
+    documents: Documents = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Synthetic-Persona-Chat: sessions of one user, asked about earlier ones."""
+    found = hub_dialogues() if source is None else read_dialogues(source)
+    build(out, conversations(found, documents, seed))
+
+
+@app.command()
+def keys(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
+    """Drills: many facts of the same form, asked at the end."""
+    build(out, drills.keys(documents, seed))
+
+
+@app.command()
+def updates(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
+    """Drills: facts that change, asked all along; the newest counts."""
+    build(out, drills.updates(documents, seed))
+
+
+@app.command("hub")
+def from_hub(
+    name: Annotated[str, typer.Argument(help="As on the hub.", callback=allowed)],
+    out: Out,
+    config: Annotated[str | None, typer.Option(help="Which part, if it has several.")] = None,
+    split: Annotated[str | None, typer.Option(help="Default: the one to train with.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Folder with a copy laid out as there.", callback=allowed)
+    ] = None,
+    documents: AtMost = None,
+) -> None:
+    """A set of the Hugging Face hub, read as it arrives."""
+    build(out, itertools.islice(hub(name, config, split, source), documents))
+
+
+@app.command(
+    hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+)
+def locomo() -> None:
+    """Refused."""
+    allowed("locomo")
+
+
+if __name__ == "__main__":
+    app()
