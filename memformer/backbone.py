@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -135,10 +135,14 @@ class Backbone:
         """Magnitude at which the layer caps its attention logits, if it does."""
         return getattr(self.attention(layer), "attn_logit_softcapping", None)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, weights: Mapping[str, Tensor] | None = None) -> str:
         """Sixteen hex digits of the config's shape and a sample of every weight.
 
-        Equal for the same weights in float32 and in bfloat16; cheap enough to compute each time.
+        Equal for the same weights in float32 and in bfloat16, and with and without an adapter of
+        peft; cheap enough to compute each time.
+
+        Args:
+            weights: the model's own, by name, where they had to be gathered first (FSDP).
         """
         config: Any = self.model.config
         keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -148,8 +152,9 @@ class Backbone:
             plain = name.replace("base_layer.", "")
             if "lora_" in plain:
                 continue
-            digest.update(f"{plain}{tuple(weight.shape)}".encode())
-            sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+            value = weight if weights is None else weights[plain]
+            digest.update(f"{plain}{tuple(value.shape)}".encode())
+            sample = value.detach().flatten()[:: max(1, value.numel() // 64)]
             digest.update(sample.to(torch.bfloat16).float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 

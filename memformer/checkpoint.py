@@ -1,7 +1,8 @@
 """Saving and opening models: the memory path and a reference to the backbone, nothing more.
 
 A checkpoint is a folder with `config.json`, `model.safetensors` (memory weights only) and
-`generation_config.json`. Where the backbone has no name to find it by, or its weights are no
+`generation_config.json`. Where the backbone has a peft adapter, that is beside it in peft's own
+format, in the folder `adapter`. Where the backbone has no name to find it by, or its weights are no
 longer those it was loaded with, it is saved too, in the folder `backbone`.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 OWN_BACKBONE = "backbone"
+ADAPTER = "adapter"
 # arguments that say where to look, for configs and tokenizers as for weights
 LOOKUP = ("revision", "token", "cache_dir", "local_files_only")
 # what transformers leaves on a model read from GGUF, and refuses to save
@@ -39,6 +41,7 @@ def save_model(
     *,
     is_main_process: bool = True,
     state_dict: dict[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
     push_to_hub: bool = False,
     **_: Any,
 ) -> None:
@@ -49,6 +52,7 @@ def save_model(
         directory: made if it does not exist.
         is_main_process: only that one writes.
         state_dict: weights gathered elsewhere (FSDP); the model's own if None.
+        dtype: of the memory's and the adapter's weights on disk; None: as they are.
         push_to_hub: refused; call `model.push_to_hub(name)`.
 
     Raises:
@@ -62,16 +66,38 @@ def save_model(
     if not is_main_process:
         return
     target.mkdir(parents=True, exist_ok=True)
-    reference = dict(model.config.backbone or {})
-    fingerprint = Backbone.of(model.backbone).fingerprint()
-    if not reference.get("name") or reference.get("fingerprint") != fingerprint:
-        model.backbone.save_pretrained(target / OWN_BACKBONE)
-        reference = {"name": "", "revision": None}
-    reference["fingerprint"] = fingerprint
-    model.config.backbone = reference
-    weights = {
+    everything = {
         name: value.detach().cpu().contiguous()
         for name, value in (state_dict or model.state_dict()).items()
+    }
+    reference = dict(model.config.backbone or {})
+    reference.pop("adapter", None)
+    backbone: Any = model.backbone
+    adapter = hasattr(backbone, "peft_config")
+    plain = backbone.get_base_model() if adapter else backbone
+    prefix = "backbone.base_model.model." if adapter else "backbone."
+    own = {
+        name.removeprefix(prefix).replace(".base_layer.", "."): value
+        for name, value in everything.items()
+        if name.startswith(prefix) and "lora_" not in name
+    }
+    fingerprint = Backbone.of(plain).fingerprint(own)
+    if not reference.get("name") or reference.get("fingerprint") != fingerprint:
+        plain.save_pretrained(target / OWN_BACKBONE, state_dict=own)
+        reference = {"name": "", "revision": None}
+    reference["fingerprint"] = fingerprint
+    if adapter:
+        reference["adapter"] = True
+        lora = {
+            name.removeprefix("backbone."): value.to(dtype or value.dtype)
+            for name, value in everything.items()
+            if "lora_" in name
+        }
+        backbone.save_pretrained(target / ADAPTER, state_dict=lora)
+    model.config.backbone = reference
+    weights = {
+        name: value.to(dtype or value.dtype)
+        for name, value in everything.items()
         if name.startswith("memory.")
     }
     write_atomically(target / WEIGHTS, save(weights, metadata={"format": "pt"}))
@@ -177,6 +203,8 @@ def _open(
             "with backbone=."
         )
     model = cls(config, backbone)
+    if reference.get("adapter"):
+        model.backbone = _adapted(backbone, folder, source, kwargs)
     weights = _weights(folder, source, kwargs)
     expected = {name for name in model.state_dict() if name.startswith("memory.")}
     if set(weights) != expected:
@@ -187,6 +215,25 @@ def _open(
     model.load_state_dict(weights, strict=False)
     model.memory.to(backbone.device)
     return model.eval()
+
+
+def _adapted(
+    backbone: PreTrainedModel, folder: Path, source: str, kwargs: dict[str, Any]
+) -> PreTrainedModel:
+    """The backbone with the checkpoint's adapter, changed in place and wrapped by peft."""
+    from peft import PeftModel
+
+    place, options = str(folder / ADAPTER), {}
+    if not folder.exists():
+        place, options = source, _chosen(kwargs, *LOOKUP) | {"subfolder": ADAPTER}
+    try:
+        wrapped: Any = PeftModel.from_pretrained(backbone, place, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"The adapter of {source} was expected at {place} but could not be loaded "
+            f"({str(error).splitlines()[0]}); the checkpoint is damaged."
+        ) from None
+    return wrapped
 
 
 def _weights(folder: Path, source: str, kwargs: dict[str, Any]) -> dict[str, Tensor]:

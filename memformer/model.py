@@ -206,7 +206,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             family.width,
             num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
             address_width=ADDRESS_WIDTH if self.memory_config.release else 0,
-            fingerprint=self.fingerprint,
+            fingerprint=self._stamp,
             dtype=self.backbone.dtype,
             device=self.device,
         )
@@ -229,11 +229,20 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         memory = hashlib.sha256()
         for name, weight in self.memory.state_dict().items():
             memory.update(name.encode() + weight.float().cpu().numpy().tobytes())
+        for name, weight in self.backbone.named_parameters():
+            if "lora_" in name:
+                sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+                memory.update(sample.float().cpu().numpy().tobytes())
         return {
             "architecture": self.architecture,
             "backbone": self._family[0].fingerprint(),
             "memory": memory.hexdigest()[:16],
         }
+
+    @property
+    def _stamp(self) -> dict[str, str]:
+        """Of a memory that this model writes; while training, that of no weights in particular."""
+        return {"architecture": self.architecture} if self.training else self.fingerprint
 
     @property
     def _layer_numbers(self) -> tuple[int, ...]:
@@ -340,7 +349,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             if progress is not None:
                 progress(max(0, done - open_ids.shape[1]))
             begin = end
-        return state.replaced(fingerprint=self.fingerprint)
+        return state.replaced(fingerprint=self._stamp)
 
     def begin_turn(
         self, state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
@@ -486,7 +495,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 self, input_ids, real, segment_ids, remembered, labels, state, chunks
             )
             targets = found.pop("targets")
-            state = found.pop("memory").replaced(fingerprint=self.fingerprint)
+            state = found.pop("memory").replaced(fingerprint=self._stamp)
             output = MemformerOutput(memory=state, **found)
             written.append(found["written"][None])
         elif past_key_values is not None or (use_cache and labels is None):
@@ -556,7 +565,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             logits=outputs.logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            memory=after.replaced(fingerprint=self.fingerprint),
+            memory=after.replaced(fingerprint=self._stamp),
         )
 
     def _forward_long(
@@ -584,7 +593,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 columns = part.column[rows, numbers][entry, place]
                 logits = logits.index_put((rows[entry], columns), outputs[entry, place])
             begin = end
-        return logits, state.replaced(fingerprint=self.fingerprint)
+        return logits, state.replaced(fingerprint=self._stamp)
 
     # ---- generation ------------------------------------------------------------------------
 

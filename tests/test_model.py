@@ -12,7 +12,7 @@ import torch
 from backbones import FAMILIES, random_ids, tiny_backbone
 from safetensors.torch import load_file, save_file
 from test_forms import attached
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, save_tiny
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -320,6 +320,53 @@ def test_lora_on_the_backbone_leaves_the_memory_out_and_reaches_every_projection
         name for name, p in model.backbone.named_parameters() if "lora_" in name and p.grad.any()
     }
     assert len(touched) == 4 * 2 * 2
+
+
+def with_lora(model: MemformerForCausalLM) -> MemformerForCausalLM:
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    model.backbone = peft.get_peft_model(model.backbone, settings)
+    return model
+
+
+def test_a_checkpoint_with_an_adapter_comes_back(tmp_path):
+    folder = save_tiny(tmp_path)
+    model = with_lora(MemformerForCausalLM.from_pretrained(folder))
+    model.save_pretrained(tmp_path / "adapted")
+    files = {str(p.relative_to(tmp_path / "adapted")) for p in (tmp_path / "adapted").rglob("*")}
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= files
+    assert not any(name.startswith("backbone") for name in files)
+    again = MemformerForCausalLM.from_pretrained(tmp_path / "adapted")
+    ids = random_ids(2, 80)
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model.eval()(ids).logits)
+        generated = again.generate(ids, max_new_tokens=4, do_sample=False)
+    assert generated.shape == (2, 84)
+    again.save_pretrained(tmp_path / "again")
+    third = MemformerForCausalLM.from_pretrained(tmp_path / "again")
+    assert third.fingerprint == again.fingerprint
+    # what it remembers is of no use to the model without the adapter
+    memory = again.memorize(ids)
+    plain = MemformerForCausalLM.from_pretrained(folder)
+    with pytest.raises(IncompatibleMemory, match="memory is"):
+        plain.check_memory(memory, source="a file")
+    (tmp_path / "again" / "adapter" / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="adapter of .* could not be loaded"):
+        MemformerForCausalLM.from_pretrained(tmp_path / "again")
+
+
+def test_weights_can_be_saved_in_half_the_space(tmp_path):
+    model = with_lora(MemformerForCausalLM.from_pretrained(save_tiny(tmp_path)))
+    sizes = {}
+    for name, dtype in (("full", None), ("half", torch.bfloat16)):
+        model.save_pretrained(tmp_path / name, dtype=dtype)
+        kept = (tmp_path / name).rglob("*.safetensors")
+        sizes[name] = sum(tensor.nbytes for path in kept for tensor in load_file(path).values())
+    assert sizes["half"] == sizes["full"] / 2
+    again = MemformerForCausalLM.from_pretrained(tmp_path / "half")
+    for name, weight in again.memory.named_parameters():
+        expected = model.memory.get_parameter(name).to(torch.bfloat16).float()
+        assert torch.equal(weight, expected)
 
 
 def test_importing_memformer_pulls_in_no_optional_package():

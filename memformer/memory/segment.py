@@ -93,6 +93,8 @@ class MemoryPass:
         )
         # what each segment leaves of the slots before its end; empty where nothing is let go
         self.retained: list[Float[Tensor, "batch seen"]] = []
+        # once for all layers: the gradient of one layer's part is then no copy of the whole
+        self._stored = tuple(zip(state.keys, state.values, strict=True))
         self._links: dict[int, tuple[Tensor, Tensor]] = {}
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
@@ -233,7 +235,7 @@ class MemoryPass:
         stored = state.token.shape[1]
         if stored == 0 and (segments == 1 or self.until is not None):
             return None
-        keys, values = state.keys[layer], state.values[layer]
+        keys, values = self._stored[layer]
         strength, written_at = state.strength, state.written_at
         kept = None
         if segments > 1 and self.until is None:
@@ -247,7 +249,7 @@ class MemoryPass:
             else:
                 strength = torch.cat([strength, self.strength * self.kept], 1)
             written_at = torch.cat([written_at, self.written_at], 1)
-        full = self.gather(queries)
+        asked = self.gather(queries).unbind(1)
         held = strength
         words, evidence = [], []
         mass: list[Tensor | None] = []
@@ -259,7 +261,7 @@ class MemoryPass:
                     self.retained[segment - 1], (0, held.shape[1] - seen), value=1.0
                 )
                 held = held * left
-            query = full[:, segment]
+            query = asked[segment]
             if seen == 0:
                 words.append(torch.zeros_like(query, dtype=torch.float32))
                 evidence.append(query.new_zeros(query.shape[:-1], dtype=torch.float32))
