@@ -19,7 +19,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from eval.stories import BadStory
 from training.data import drills, longqa
+from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
 from training.data.hub import BadSet, hub, hub_dialogues
 from training.data.records import BadRecord, Record, write
@@ -61,7 +63,7 @@ def build(out: Path, records: Iterable[Record]) -> None:
     console = Console()
     try:
         documents = write(out, counted())
-    except (BadRecord, BadSet) as error:
+    except (BadRecord, BadSet, BadStory) as error:
         message = str(error)
     except OSError as error:
         message = f"{out} can't be written: {error.strerror or error}."
@@ -70,6 +72,37 @@ def build(out: Path, records: Iterable[Record]) -> None:
         return
     console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2)
+
+
+@app.command("babilong")
+def from_stories(
+    out: Out,
+    babi: Annotated[Path, typer.Option(help="Folder with bAbI's en-10k files.")],
+    books: Annotated[Path, typer.Option(help="Folder with text files to put in between.")],
+    tasks: Annotated[str, typer.Option(help="With commas between them.")] = "qa1,qa2,qa3,qa4,qa5",
+    lengths: Annotated[
+        str, typer.Option(help="Tokens of book text, about, with commas; each document draws one.")
+    ] = "0",
+    documents: Annotated[int, typer.Option(min=1, help="Of each task.")] = 2000,
+    seed: Seed = 0,
+    regenerated: Annotated[
+        Path | None, typer.Option(help="Folder with training files that --babi lacks.")
+    ] = None,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Of the stories kept for validation.")
+    ] = False,
+) -> None:
+    """BABILong: bAbI training stories in book text, no test story among them."""
+    if not re.fullmatch(r"\d+(,\d+)*", lengths):
+        raise typer.BadParameter(
+            f"--lengths takes whole numbers with commas between them; got {lengths!r}."
+        )
+    places = [int(length) for length in lengths.split(",")]
+    texts = sorted(path for path in books.glob("*") if path.name.endswith((".txt", ".txt.gz")))
+    if not texts:
+        raise typer.BadParameter(f"{books} holds no .txt or .txt.gz file.")
+    wanted = tasks.split(",")
+    build(out, babilong(babi, texts, wanted, places, documents, seed, regenerated, validation))
 
 
 @app.command()

@@ -1,0 +1,101 @@
+"""Training samples in the manner of BABILong: bAbI training stories strewn in book text.
+
+A story of the released training files becomes one document, in so many words of a book, with all
+its questions, each where it stands in the story. Stories that are also among the test stories are
+left out, and a build that would hold one all the same fails. One training story in twenty is kept
+for validation while training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from eval.stories import Background, BadStory, Story, read_stories, story_file, strewn
+from training.data.records import Question, Record
+
+# of English prose in the tokenizers in use
+TOKENS_PER_WORD = 1.33
+VALIDATION = 20
+
+
+def by_words(text: str) -> int:
+    """About how many tokens a text has."""
+    return round(TOKENS_PER_WORD * len(text.split()))
+
+
+def babilong(
+    babi: Path,
+    books: Sequence[Path],
+    tasks: Sequence[str] = ("qa1", "qa2", "qa3", "qa4", "qa5"),
+    lengths: Sequence[int] = (0,),
+    documents: int = 2000,
+    seed: int = 0,
+    regenerated: Path | None = None,
+    validation: bool = False,
+) -> Iterator[Record]:
+    """Documents of all tasks in turn.
+
+    Args:
+        babi: folder with `qa1_*_train*` and `qa1_*_test*` files; the latter are only compared with.
+        books: text files for what is in between.
+        tasks: names as in the files.
+        lengths: tokens of book text, about; each document draws one.
+        documents: of each task; stories come again with other text around them if there are fewer.
+        seed: of the order, of lengths, books and places.
+        regenerated: another folder for tasks whose training file `babi` lacks.
+        validation: of the stories that are kept for it, instead of all others.
+
+    Raises:
+        BadStory: a file is missing or is no bAbI.
+    """
+    background = Background(books, by_words) if any(lengths) else None
+    rng = random.Random(seed)
+    stories, taken = {}, set()
+    for task in tasks:
+        tests = read_stories(story_file(babi, task, "test"))
+        taken |= {_essence(story) for story in tests}
+    for task in tasks:
+        try:
+            path = story_file(babi, task, "train")
+        except BadStory:
+            if regenerated is None:
+                raise
+            path = story_file(regenerated, task, "train")
+        # each once, so that none is in both parts
+        left = sorted(
+            {one for one in read_stories(path) if _essence(one) not in taken}, key=_essence
+        )
+        random.Random(task).shuffle(left)
+        kept = len(left) // VALIDATION
+        stories[task] = left[:kept] if validation else left[kept:]
+        if not stories[task]:
+            raise BadStory(f"{path} has too few stories that are not test stories too.")
+        rng.shuffle(stories[task])
+    for number in range(documents):
+        for task in tasks:
+            story = stories[task][number % len(stories[task])]
+            check(story, taken)
+            length = rng.choice(lengths)
+            between = background.sentences(length, rng) if background and length else []
+            text, ends = strewn(story.statements, between, rng)
+            questions = tuple(
+                Question(asked.question, asked.answer, ends[asked.after - 1])
+                for asked in story.asked
+            )
+            yield Record(f"{task}/{number}", text, questions)
+
+
+def check(story: Story, tests: set[str]) -> None:
+    """Fails if a story is among test stories, given by their essence.
+
+    Raises:
+        BadStory: it is.
+    """
+    if _essence(story) in tests:
+        raise BadStory(f"A test story must not be trained on: {story.statements[0]} ...")
+
+
+def _essence(story: Story) -> str:
+    return "\n".join(statement.lower() for statement in story.statements)
