@@ -59,11 +59,13 @@ class Backbone:
 
     @classmethod
     def of(cls, model: nn.Module) -> Backbone:
-        """Finds the family of a model.
+        """Finds the family of a model; one that peft has wrapped is looked into.
 
         Raises:
             ValueError: the family is not known; the sentence lists those that are.
         """
+        if hasattr(model, "peft_config"):
+            model = cast(Any, model).get_base_model()
         config: Any = getattr(model, "config", None)
         model_type = getattr(config, "model_type", type(model).__name__)
         if model_type not in _FAMILIES:

@@ -74,16 +74,17 @@ def save_model(
     reference.pop("adapter", None)
     backbone: Any = model.backbone
     adapter = hasattr(backbone, "peft_config")
-    plain = backbone.get_base_model() if adapter else backbone
     prefix = "backbone.base_model.model." if adapter else "backbone."
     own = {
         name.removeprefix(prefix).replace(".base_layer.", "."): value
         for name, value in everything.items()
         if name.startswith(prefix) and "lora_" not in name
     }
-    fingerprint = Backbone.of(plain).fingerprint(own)
+    view = Backbone.of(backbone)
+    fingerprint = view.fingerprint(own)
     if not reference.get("name") or reference.get("fingerprint") != fingerprint:
-        plain.save_pretrained(target / OWN_BACKBONE, state_dict=own)
+        decoder: Any = view.model
+        decoder.save_pretrained(target / OWN_BACKBONE, state_dict=own)
         reference = {"name": "", "revision": None}
     reference["fingerprint"] = fingerprint
     if adapter:

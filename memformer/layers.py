@@ -111,7 +111,8 @@ class MemoryLayer(nn.Module):
         self.release: ReleaseHeads | None = None
         if index == 0:
             self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
-            self.write_gate_bias = nn.Parameter(torch.tensor(WRITE_GATE_BIAS))
+            # no scalar: FSDP can not shard one
+            self.write_gate_bias = nn.Parameter(torch.tensor([WRITE_GATE_BIAS]))
             if release:
                 self.release = ReleaseHeads(hidden, release)
 

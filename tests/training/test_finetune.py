@@ -1,0 +1,229 @@
+"""Fine-tuning: what is trained, that it can stop anywhere, that processes make no difference."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny import save_tiny
+from typer.testing import CliRunner
+
+from memformer import MemformerForCausalLM
+from training import finetune, resume
+from training.data.records import Question, Record, write
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("attic", "cellar", "garden", "harbour")
+PEOPLE = ("Ada", "Ben", "Cleo", "Dov")
+
+SHORT = "stages=[{{steps: {}, segments: 6, segment_tokens: 24}}]"
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def records(documents: int, questions: bool = True) -> list[Record]:
+    found = []
+    for number in range(documents):
+        told = [
+            f"{PEOPLE[(number + place) % 4]} is in the {PLACES[(number * place + place) % 4]}."
+            for place in range(2 + number % 4)
+        ]
+        text = " ".join(told)
+        asked = [
+            Question(
+                f"Where is {one.split()[0]}?", one.split()[-1][:-1], len(" ".join(told[: at + 1]))
+            )
+            for at, one in enumerate(told)
+        ]
+        found.append(Record(f"{number}", text, tuple(asked) if questions else ()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A tiny decoder, a checkpoint made of it, documents, and a config."""
+    folder = tmp_path_factory.mktemp("finetune")
+    save_tiny(folder)
+    write(folder / "train.jsonl", records(40))
+    write(folder / "text.jsonl", records(12, questions=False))
+    write(folder / "valid.jsonl.gz", records(6))
+    settings = {
+        "out": str(folder / "unused"),
+        "trained": "lora",
+        "model": {"name": str(folder / "memory")},
+        "lora": {"rank": 4, "alpha": 8},
+        "data": [{"path": str(folder / "train.jsonl")}],
+        "stages": [
+            {"steps": 4, "segments": 3, "segment_tokens": 24},
+            {"steps": 4, "segments": 6, "segment_tokens": 32},
+        ],
+        "optim": {"documents": 4, "warmup": 2},
+        "report_every": 1,
+        "save_every": 4,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def run(place: Path, out: str, *arguments: str):
+    return CliRunner().invoke(
+        finetune.app, [str(place / "config.yaml"), f"out={place / out}", *arguments]
+    )
+
+
+def losses(place: Path, out: str) -> list[float]:
+    lines = (place / out / "log.jsonl").read_text().splitlines()
+    return [entry["answer_loss"] for entry in map(json.loads, lines) if "answer_loss" in entry]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(folder.glob("**/*.safetensors")):
+        if "checkpoints" not in path.parts:
+            found |= {
+                f"{path.relative_to(folder)} {name}": w for name, w in load_file(path).items()
+            }
+    return found
+
+
+def test_a_run_learns_and_leaves_a_checkpoint(place):
+    validation = [
+        f"validation.sources=[{{path: {place / 'valid.jsonl.gz'}}}]",
+        "validation.every=4",
+    ]
+    ended = run(place, "learned", *validation, "optim.memory_lr=0.01", "save_dtype=bfloat16")
+    assert ended.exit_code == 0, ended.output
+    found = losses(place, "learned")
+    assert len(found) == 8 and found[-1] < found[0]
+    report = json.loads((place / "learned" / "finetune.json").read_text())
+    assert report["steps"] == 8 and report["best"]["step"] in (4, 8)
+    assert report["settings"]["seed"] == 0 and "training.finetune" in report["command"]
+    model = MemformerForCausalLM.from_pretrained(place / "learned")
+    assert hasattr(model.backbone, "peft_config")
+    stored = load_file(place / "learned" / "model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
+
+
+def test_interrupted_and_resumed_is_as_if_it_had_not_been(place, monkeypatch):
+    assert run(place, "whole").exit_code == 0
+    learn = finetune.Run.learn
+
+    def interrupted(self):
+        values = learn(self)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune.Run, "learn", interrupted)
+        stopped = run(place, "parts")
+    assert stopped.exit_code == 0 and "stopped at step 3" in stopped.output
+    assert not (place / "parts" / "model.safetensors").exists()
+    assert run(place, "parts").exit_code == 2  # it does not begin anew over what is there
+    other = run(place, "parts", "--resume", "seed=1")
+    assert other.exit_code == 2 and "has seed 0, and this config 1" in flat(other.output)
+    again = run(place, "parts", "--resume")
+    assert again.exit_code == 0, again.output
+    assert losses(place, "parts") == losses(place, "whole")
+    found, expected = weights(place / "parts"), weights(place / "whole")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_a_checkpoint_that_could_not_be_finished_leaves_the_one_before(place, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    assert run(place, "full", "save_every=2", SHORT.format(2)).exit_code == 0
+    monkeypatch.setattr(resume.json, "dumps", full)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(OSError):
+        resume.save(place / "full" / "checkpoints", 4, model, optimizer, {})
+    assert [path.name for path in (place / "full" / "checkpoints").iterdir()] == ["000002"]
+
+
+@pytest.mark.parametrize("trained", ["memory", "lora", "all"])
+def test_only_what_is_to_be_trained_changes(place, trained):
+    assert run(place, f"only-{trained}", f"trained={trained}", SHORT.format(2)).exit_code == 0
+    before = MemformerForCausalLM.from_pretrained(place / "memory")
+    after = MemformerForCausalLM.from_pretrained(place / f"only-{trained}")
+    changed = [
+        name
+        for name, weight in before.memory.named_parameters()
+        if not torch.equal(after.memory.get_parameter(name), weight)
+    ]
+    assert len(changed) > 10
+    assert (place / f"only-{trained}" / "adapter").exists() == (trained == "lora")
+    assert (place / f"only-{trained}" / "backbone").exists() == (trained == "all")
+    ids = torch.randint(3, 90, (1, 20))
+    with torch.no_grad():
+        same = torch.equal(before(ids).logits, after(ids).logits)
+    assert same == (trained == "memory")
+
+
+def torchrun(processes: int, *command_line: str) -> None:
+    """Runs it in several processes on the CPU (`accelerate launch --cpu` starts one only)."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", *command_line]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.mark.parametrize("extra", [[], ["optim.checkpointing=true", "optim.at_once=1"]])
+def test_two_processes_give_the_weights_of_one_with_twice_the_batch(place, extra):
+    """Documents of unequal lengths, a write budget and micro-batches among them."""
+    arguments = [str(place / "config.yaml"), SHORT.format(20), "save_every=20", *extra]
+    arguments += ["report_every=20", "model.memory={write_budget: 0.5, segment_tokens: 64}"]
+    arguments += [f"model.name={place / 'base'}"]
+    names = [f"{way}{len(extra)}" for way in ("one", "two")]
+    ended = CliRunner().invoke(finetune.app, [*arguments, f"out={place / names[0]}"])
+    assert ended.exit_code == 0, ended.output
+    torchrun(2, "-m", "training.finetune", *arguments, f"out={place / names[1]}")
+    one, two = (weights(place / name) for name in names)
+    start = MemformerForCausalLM.from_pretrained(place / "base").memory.state_dict()
+    moved = [
+        (one[f"model.safetensors memory.{name}"] - weight).abs().max()
+        for name, weight in start.items()
+    ]
+    assert max(moved) > 1e-2
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", ["lora", "all"])
+def test_sharded_by_fsdp_it_trains_alike_and_saves_what_loads_without(place, trained):
+    arguments = [str(place / "config.yaml"), f"trained={trained}", SHORT.format(4)]
+    names = [f"{way}-{trained}" for way in ("whole", "sharded")]
+    ended = CliRunner().invoke(finetune.app, [*arguments, f"out={place / names[0]}"])
+    assert ended.exit_code == 0, ended.output
+    worker = str(Path(__file__).with_name("sharded.py"))
+    torchrun(2, worker, *arguments, f"out={place / names[1]}")
+    one, two = (weights(place / name) for name in names)
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
+    ids = torch.randint(3, 90, (1, 80))
+    with torch.no_grad():
+        whole, sharded = (
+            MemformerForCausalLM.from_pretrained(place / name)(ids).logits for name in names
+        )
+    torch.testing.assert_close(whole, sharded, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,219 @@
+"""From records to what the model reads: tokens, segments, asides, labels.
+
+A document is tokenised once (`Document`), cut into segments when a batch is made, since stages of
+a curriculum differ in how long a segment is, and laid out with its questions where they are asked
+(`memformer.layout`). Everything here is the same on every run and every rank.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from eval.stories import SENTENCE_END
+from memformer.chat import ACKNOWLEDGEMENT, chat_ids
+from memformer.layout import IGNORED_LABEL
+from training.data.records import Record
+
+# how a document and its questions are written. "chat": as ChatSession does. "plain": without roles
+STYLES = ("plain", "chat")
+QUESTION, ANSWER = "Question: {}\nAnswer:", " {}"
+# segment ids of asides, out of the way of those of the document
+ASIDE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A question and its answer.
+
+    Attributes:
+        after: so many tokens of the document come before it.
+        ids: of question and answer.
+        answer: so many of them, at the end, are the answer's, its end-of-text token with them.
+    """
+
+    after: int
+    ids: tuple[int, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """A record as tokens.
+
+    Attributes:
+        id: of the record.
+        ids: of the document.
+        ends: after how many tokens a sentence ends.
+        begins: after how many tokens a new exchange of a conversation begins.
+        asides: its questions, in order.
+    """
+
+    id: str
+    ids: tuple[int, ...]
+    ends: frozenset[int]
+    begins: tuple[int, ...]
+    asides: tuple[Aside, ...]
+
+    def cut(self, segment_tokens: int) -> list[int]:
+        """Where segments begin, and where the last one ends.
+
+        A segment has `segment_tokens` at most. It ends where a sentence does, if one ends in its
+        second half, and where an exchange does.
+        """
+        bounds = [0]
+        for stop in (*self.begins, len(self.ids)):
+            while bounds[-1] < stop:
+                begin = bounds[-1]
+                end = min(begin + segment_tokens, stop)
+                if end < stop:
+                    half = begin + segment_tokens // 2
+                    end = next((at for at in range(end, half, -1) if at in self.ends), end)
+                bounds.append(end)
+        return bounds
+
+
+def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) -> Document:
+    """Tokenises one record.
+
+    Args:
+        record: a document with questions.
+        tokenizer: a fast one, as tokens are matched with characters; with an end-of-text token.
+        style: one of `STYLES`.
+    """
+    ids: list[int] = []
+    ends: set[int] = set()
+    begins: list[int] = []
+    asides: list[Aside] = []
+    waiting = list(record.questions)
+    seen = 0  # characters of the document before the piece
+    for text, contents in _pieces(record, tokenizer, style):
+        first = len(ids)
+        if first:
+            begins.append(first)
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        stops = [int(stop) for _, stop in encoded["offset_mapping"]]
+        ids.extend(encoded["input_ids"])
+        # a sentence's end is the space after it, and tokens begin with spaces
+        sentence_ends = {match.start() for match in SENTENCE_END.finditer(text)}
+        sentence_ends |= {match.start() for match in re.finditer(r"\n", text)}
+        ends.update(first + place + 1 for place, stop in enumerate(stops) if stop in sentence_ends)
+        cursor = 0
+        for content in contents:
+            # a template may leave out the spaces around a content
+            begin = text.index(content.strip(), cursor) - (len(content) - len(content.lstrip()))
+            cursor = begin + len(content.rstrip())
+            while waiting and waiting[0].after <= seen + len(content):
+                asked = waiting.pop(0)
+                reached = begin + asked.after - seen
+                after = first + sum(stop < reached for stop in stops) + 1
+                # what is asked at the end of an exchange comes after its closing marks too
+                if asked.after == seen + len(content) and content is contents[-1]:
+                    after = first + len(stops)
+                asides.append(_aside(asked.question, asked.answer, after, tokenizer, style))
+            seen += len(content)
+    return Document(record.id, tuple(ids), frozenset(ends), tuple(begins), tuple(asides))
+
+
+def _pieces(
+    record: Record, tokenizer: PreTrainedTokenizerBase, style: str
+) -> list[tuple[str, list[str]]]:
+    """What is written down at once, and the contents of the document in it."""
+    if isinstance(record.document, str):
+        if style == "plain":
+            return [(record.document, [record.document])]
+        return [_exchange([("user", record.document)], tokenizer, True)]
+    if style == "plain":
+        return [(f"{role}: {content}\n", [content]) for role, content in record.document]
+    exchanges: list[list[tuple[str, str]]] = []
+    for role, content in record.document:
+        if not exchanges or (role == "user" and exchanges[-1][-1][0] != "system"):
+            exchanges.append([])
+        exchanges[-1].append((role, content))
+    return [_exchange(exchange, tokenizer, False) for exchange in exchanges]
+
+
+def _exchange(
+    messages: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, acknowledged: bool
+) -> tuple[str, list[str]]:
+    said = [{"role": role, "content": content} for role, content in messages]
+    if acknowledged:
+        said.append({"role": "assistant", "content": ACKNOWLEDGEMENT})
+    return str(tokenizer.decode(chat_ids(tokenizer, said)[0])), [content for _, content in messages]
+
+
+def _aside(
+    question: str, answer: str, after: int, tokenizer: PreTrainedTokenizerBase, style: str
+) -> Aside:
+    if style == "chat":
+        asked = chat_ids(tokenizer, [{"role": "user", "content": question}], reply="")[0].tolist()
+        told = tokenizer(answer, add_special_tokens=False).input_ids
+    else:
+        asked = tokenizer(QUESTION.format(question), add_special_tokens=False).input_ids
+        told = tokenizer(ANSWER.format(answer), add_special_tokens=False).input_ids
+    told = [*told, tokenizer.eos_token_id]
+    return Aside(after, (*asked, *told), len(told))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch; see `MemformerForCausalLM.forward` for what each list means."""
+
+    ids: list[int]
+    segment_ids: list[int]
+    remembered: list[bool]
+    labels: list[int]
+
+
+def laid_out(
+    document: Document, segment_tokens: int, *, answers: bool = True, text: bool = False
+) -> Row:
+    """Lays a document out with its questions.
+
+    Args:
+        document: as tokens.
+        segment_tokens: longest segment.
+        answers: whether answers are to be predicted.
+        text: whether the document is, from its second segment on: the first has no memory.
+    """
+    bounds = document.cut(segment_tokens)
+    row = Row([], [], [], [])
+    waiting = list(document.asides)
+    for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for place in range(begin, end):
+            row.ids.append(document.ids[place])
+            row.segment_ids.append(number)
+            row.remembered.append(True)
+            row.labels.append(document.ids[place] if text and number else IGNORED_LABEL)
+            while waiting and waiting[0].after <= place + 1:
+                aside = waiting.pop(0)
+                asked = len(aside.ids) - aside.answer
+                row.ids.extend(aside.ids)
+                row.segment_ids.extend([ASIDE + len(waiting)] * len(aside.ids))
+                row.remembered.extend([False] * len(aside.ids))
+                row.labels.extend([IGNORED_LABEL] * asked)
+                row.labels.extend(aside.ids[asked:] if answers else [IGNORED_LABEL] * aside.answer)
+    return row
+
+
+def collate(rows: Sequence[Row], padding: int) -> dict[str, Tensor]:
+    """Rows as one batch of the arguments of `MemformerForCausalLM.forward`, padded on the right."""
+    width = max(len(row.ids) for row in rows)
+
+    def padded(lists: list[list[int]] | list[list[bool]], fill: int) -> Tensor:
+        return torch.tensor([[*values, *[fill] * (width - len(values))] for values in lists])
+
+    return {
+        "input_ids": padded([row.ids for row in rows], padding),
+        "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
+        "segment_ids": padded([row.segment_ids for row in rows], -1),
+        "remembered": padded([row.remembered for row in rows], 0).bool(),
+        "labels": padded([row.labels for row in rows], IGNORED_LABEL),
+    }

@@ -1,0 +1,751 @@
+"""Fine-tunes a model with a memory on documents with questions.
+
+    accelerate launch -m training.finetune configs/finetune/NAME.yaml [key=value ...]
+
+One process needs no launcher: `python -m training.finetune ...`. A run that was interrupted goes
+on with `--resume` as if it had not been; `--minutes 9` ends it in time, to be resumed later.
+
+A step takes documents of one source (`sources.py`), lays them out with their questions
+(`documents.py`), sends each batch through the model in one forward, all segments at once, and
+minimises the loss on answers and, where a source asks for it, on the text (`objective.py`).
+OUT becomes a checkpoint that `memformer` and `eval` take as a model, with `finetune.json` (config,
+command, scores) and `log.jsonl` beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import torch
+import typer
+from accelerate import Accelerator
+from omegaconf import MISSING
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from eval.report import head, write_json
+from memformer import MemformerForCausalLM, MemoryConfig
+from memformer.backbone import Backbone
+from memformer.pretrained import local_path
+from training import resume, sources
+from training.config import BadConfig, read_config
+from training.data.records import BadRecord
+from training.documents import Document, collate, laid_out
+from training.health import Health
+from training.objective import Batch, budget_penalty, exact, predicted, sums
+from training.sources import Pool, Source
+
+TARGETS = ("attention", "all")
+TRAINED = ("memory", "lora", "all")
+# scalars of the memory path: how sharply, how far back and when to read, what to write
+PROJECTIONS = ("correction", "release")
+
+
+@dataclass
+class Model:
+    """What is trained.
+
+    Attributes:
+        name: a plain decoder, which gets a memory, or a memformer checkpoint.
+        memory: fields of `MemoryConfig`, for a plain decoder.
+    """
+
+    name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Lora:
+    """LoRA on linear maps of the backbone's layers, from the lowest memory layer up.
+
+    Attributes:
+        rank: of each.
+        alpha: scale, over rank.
+        targets: "attention" for those of attention modules, "all" for all of them.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    targets: str = "attention"
+
+
+@dataclass
+class Stage:
+    """One stage of the curriculum.
+
+    Attributes:
+        steps: how many.
+        segments: longest document; every batch draws a length from 1 to this.
+        segment_tokens: longest segment.
+    """
+
+    steps: int = MISSING
+    segments: int = MISSING
+    segment_tokens: int = MISSING
+
+
+@dataclass
+class Optim:
+    """How it is trained: AdamW, with a rate that rises, stays, and falls at the end.
+
+    Attributes:
+        memory_lr: of the memory path's projections.
+        gate_lr: of its scalars and gates, which have no weight decay.
+        backbone_lr: of LoRA, or of the backbone itself.
+        weight_decay: of the projections and of the backbone.
+        warmup: steps until the rate is reached.
+        decay: share of all steps in which it falls to nothing again.
+        clip: greatest norm of the gradient.
+        documents: in a step, over all processes.
+        at_once: documents in one forward of one process; None: all that it has.
+        chunks: parts of a document that the gradient does not go across.
+        text_weight: of the loss on text, where a source learns it.
+        teacher_weight: of the divergence from the teacher, where a source has one.
+        checkpointing: compute activations twice instead of keeping them.
+    """
+
+    memory_lr: float = 1e-3
+    gate_lr: float = 1e-2
+    backbone_lr: float = 3e-4
+    weight_decay: float = 0.01
+    warmup: int = 20
+    decay: float = 0.2
+    clip: float = 1.0
+    documents: int = 8
+    at_once: int | None = None
+    chunks: int = 1
+    text_weight: float = 0.2
+    teacher_weight: float = 1.0
+    checkpointing: bool = False
+
+
+@dataclass
+class Validation:
+    """What is measured while training: best longer documents than those trained on.
+
+    Attributes:
+        sources: held-out documents.
+        every: steps between measurements.
+        segment_tokens: longest segment.
+        at_once: documents in one forward.
+        patience: measurements without a better score until training ends; None: never.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    every: int = 50
+    segment_tokens: int = 64
+    at_once: int = 8
+    patience: int | None = None
+
+
+@dataclass
+class Settings:
+    """A run; see the sections.
+
+    Attributes:
+        out: folder of the checkpoint.
+        trained: "memory" leaves the backbone as it is, "lora" adds an adapter, "all" trains it.
+        model: what is trained.
+        lora: how large the adapter is.
+        data: what it is trained on.
+        stages: the curriculum.
+        optim: how it is trained.
+        validation: what is measured meanwhile.
+        seed: of data and adapter.
+        report_every: steps between lines of the log.
+        save_every: steps between checkpoints to resume from.
+        save_dtype: of the weights in `out`: "float32" or "bfloat16".
+        tensorboard: also log for tensorboard.
+    """
+
+    out: str = MISSING
+    trained: str = "memory"
+    model: Model = field(default_factory=Model)
+    lora: Lora = field(default_factory=Lora)
+    data: list[Source] = MISSING
+    stages: list[Stage] = MISSING
+    optim: Optim = field(default_factory=Optim)
+    validation: Validation = field(default_factory=Validation)
+    seed: int = 0
+    report_every: int = 10
+    save_every: int = 100
+    save_dtype: str = "float32"
+    tensorboard: bool = False
+
+
+# ---- the model ------------------------------------------------------------------------------
+
+
+def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
+    """The model, with what is to be trained thawed, and its tokenizer.
+
+    Raises:
+        BadConfig: a value that is out of range.
+        OSError, ValueError: it can't be loaded.
+    """
+    if settings.trained not in TRAINED:
+        raise BadConfig(f"trained must be one of {', '.join(TRAINED)}; got {settings.trained!r}.")
+    place = str(local_path(settings.model.name) or settings.model.name)
+    memory = None
+    if settings.model.memory:
+        try:
+            memory = MemoryConfig.from_dict(settings.model.memory)
+        except ValueError as error:
+            raise BadConfig(f"model.memory: {error}") from None
+    model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    if (longest := max(stage.segment_tokens for stage in settings.stages)) > (
+        most := model.memory_config.segment_tokens
+    ):
+        raise BadConfig(
+            f"A stage has segments of {longest} tokens, and the model's have {most} at most; set "
+            "model.memory.segment_tokens."
+        )
+    torch.manual_seed(settings.seed)
+    if settings.trained == "lora" and not hasattr(model.backbone, "peft_config"):
+        model.backbone = _with_lora(model, settings.lora)
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(
+            settings.trained == "all" or (settings.trained == "lora" and "lora_" in name)
+        )
+    if settings.optim.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train(), tokenizer
+
+
+def _with_lora(model: MemformerForCausalLM, settings: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    if settings.targets not in TARGETS:
+        raise BadConfig(
+            f"lora.targets must be one of {', '.join(TARGETS)}; got {settings.targets!r}."
+        )
+    family = Backbone.of(model.backbone).family
+    lowest = min(layer.layer for layer in model.memory_layers)
+    inside = rf"{family.attention}\." if settings.targets == "attention" else r"(.+\.)?"
+    place = re.compile(rf"{re.escape(family.layers)}\.(\d+)\.{inside}[^.]+")
+    linear = [
+        name
+        for name, module in model.backbone.named_modules()
+        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        and (found := place.fullmatch(name))
+        and int(found[1]) >= lowest
+    ]
+    chosen = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=linear)
+    return get_peft_model(model.backbone, chosen)
+
+
+def grouped(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
+    """Parameter groups of the optimizer: gates, projections of the memory path, backbone."""
+    groups: dict[str, list[nn.Parameter]] = {"gates": [], "memory": [], "backbone": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = "backbone"
+        if name.startswith("memory."):
+            kind = "memory" if any(part in name for part in PROJECTIONS) else "gates"
+        groups[kind].append(parameter)
+    rates = {"gates": optim.gate_lr, "memory": optim.memory_lr, "backbone": optim.backbone_lr}
+    return [
+        {
+            "params": groups[kind],
+            "lr": rates[kind],
+            "rate": rates[kind],
+            "weight_decay": 0.0 if kind == "gates" else optim.weight_decay,
+        }
+        for kind in groups
+        if groups[kind]
+    ]
+
+
+def rate(step: int, total: int, optim: Optim) -> float:
+    """Factor of the learning rates at a step, from 0 on."""
+    rising = min(1.0, (step + 1) / max(1, optim.warmup))
+    falling = (total - step) / max(1.0, optim.decay * total)
+    return min(rising, falling, 1.0)
+
+
+# ---- one run --------------------------------------------------------------------------------
+
+
+class Run:
+    """Everything that a run holds; one method a part of it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: MemformerForCausalLM,
+        tokenizer: PreTrainedTokenizerBase,
+        accelerator: Accelerator,
+        console: Console,
+    ) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.accelerator = accelerator
+        self.console = console
+        self.out = Path(settings.out)
+        self.inner = model
+        self.padding = int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
+        many = accelerator.num_processes
+        if settings.optim.documents % many:
+            raise BadConfig(
+                f"optim.documents must be a multiple of the {many} processes; "
+                f"got {settings.optim.documents}."
+            )
+        self.pools = [sources.load(source, tokenizer, self.tell) for source in settings.data]
+        self.measured = [
+            sources.load(source, tokenizer, self.tell) for source in settings.validation.sources
+        ]
+        self.teacher = self._teacher() if any(p.source.teacher for p in self.pools) else None
+        optimizer = torch.optim.AdamW(
+            grouped(model, settings.optim), betas=(0.9, 0.99), foreach=False
+        )
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.total = sum(stage.steps for stage in settings.stages)
+        self.step = 0
+        self.best: dict[str, Any] = {"score": -1.0, "step": 0}
+        self.tokens = 0
+        self.seconds = 0.0
+        # of the text, written in the step before this; one number for all processes
+        self.share: float | None = None
+        self.stopped = False
+
+    def tell(self, text: str) -> None:
+        """Prints a line, once."""
+        if self.accelerator.is_main_process:
+            self.console.print(text, highlight=False)
+
+    def _teacher(self) -> nn.Module:
+        """The backbone as it was, to learn from: a copy, since the student may change its own."""
+        reference = self.inner.config.backbone or {}
+        place = str(local_path(reference.get("name") or "") or reference.get("name"))
+        teacher: nn.Module = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+        return teacher.requires_grad_(False).eval().to(self.accelerator.device)
+
+    # ---- data ----
+
+    def stage(self) -> Stage:
+        """The stage of the step that is next."""
+        begin = 0
+        for stage in self.settings.stages:
+            begin += stage.steps
+            if self.step < begin:
+                return stage
+        return self.settings.stages[-1]
+
+    def batches(self) -> tuple[Pool, list[Batch]]:
+        """This process's share of the next step, in as many forwards as it takes."""
+        stage, optim = self.stage(), self.settings.optim
+        seed = f"{self.settings.seed}/{self.step}"
+        pool, documents = sources.batch(
+            self.pools, optim.documents, stage.segments, stage.segment_tokens, seed
+        )
+        mine = documents[self.accelerator.process_index :: self.accelerator.num_processes]
+        at_once = optim.at_once or len(mine)
+        parts = [mine[begin : begin + at_once] for begin in range(0, len(mine), at_once)]
+        return pool, [self.batch(part, stage.segment_tokens, pool.source) for part in parts]
+
+    def batch(self, documents: Sequence[Document], segment_tokens: int, source: Source) -> Batch:
+        """Documents as one batch on this process's device."""
+        text = source.text or source.teacher
+        rows = [
+            laid_out(document, segment_tokens, answers=not source.teacher, text=text)
+            for document in documents
+        ]
+        found = collate(rows, self.padding)
+        return {name: value.to(self.accelerator.device) for name, value in found.items()}
+
+    # ---- learning ----
+
+    def learn(self) -> dict[str, float]:
+        """One step; returns what there is to log of it."""
+        optim, accelerator = self.settings.optim, self.accelerator
+        torch.manual_seed(hash((self.settings.seed, self.step, accelerator.process_index)))
+        started = time.perf_counter()
+        factor = rate(self.step, self.total, optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        pool, batches = self.batches()
+        mine = torch.zeros(3, device=accelerator.device)
+        for batch in batches:
+            _, of_answers = predicted(batch)
+            mine += torch.stack(
+                [of_answers.sum(), (~of_answers).sum(), batch["attention_mask"].sum()]
+            )
+        answers, text, tokens = accelerator.reduce(mine, "sum").tolist()
+        if not answers + text:
+            raise BadConfig(f"{pool.source.name}: a batch has nothing to learn from.")
+        found = torch.zeros(9, device=accelerator.device)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                found += self._backward(batch, pool.source, max(1.0, answers), max(1.0, text))
+        if self.step == 0:
+            self._check_gradients()
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.tokens += int(tokens)
+        self.seconds += time.perf_counter() - started
+        losses = accelerator.reduce(found, "sum")
+        parts, rows, asides = losses[:3].tolist(), float(losses[7]), float(losses[8])
+        self.share = float(losses[3]) / max(rows, 1.0)
+        values = {
+            "written": self.share,
+            "slots": float(losses[4]) / max(rows, 1.0),
+            "evidence": float(losses[5]) / max(asides, 1.0),
+            "entropy": float(losses[6]) / max(asides, 1.0),
+        }
+        if answers:
+            values["answer_loss"] = parts[0] / answers
+        if text:
+            values["text_loss"] = parts[1] / text
+        if pool.source.teacher:
+            values["teacher_loss"] = parts[2] / text
+        values |= {"gradient": float(norm), "rate": factor, "tokens": tokens}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise FloatingPointError(
+                f"The loss is no number any more at step {self.step}: {values}. The last "
+                "checkpoint is whole; resume with lower rates."
+            )
+        return values
+
+    def _backward(self, batch: Batch, source: Source, answers: float, text: float) -> Tensor:
+        """Adds a batch's share to the gradient; returns sums to log."""
+        optim, accelerator = self.settings.optim, self.accelerator
+        teacher = self._taught(batch) if source.teacher else None
+        with accelerator.autocast():
+            output = self.model(**batch, chunks=optim.chunks)
+        found = sums(output, batch, teacher)
+        loss = found.answers / answers
+        if source.text:
+            loss = loss + optim.text_weight * found.text / text
+        if source.teacher:
+            loss = loss + optim.teacher_weight * found.teacher / text
+        rows = len(batch["input_ids"])
+        if (budget := self.inner.memory_config.write_budget) is not None:
+            loss = loss + budget_penalty(
+                output.written * rows / optim.documents, self.share, budget
+            )
+        # a mean over processes is what becomes of gradients
+        accelerator.backward(loss * accelerator.num_processes)
+        occupied = output.memory.occupied.sum() if output.memory is not None else 0
+        return torch.stack(
+            [
+                torch.as_tensor(value, dtype=torch.float32, device=accelerator.device).detach()
+                for value in (
+                    found.answers,
+                    found.text,
+                    found.teacher,
+                    output.written * rows,
+                    occupied,
+                    output.evidence.sum(),
+                    output.entropy.sum(),
+                    rows,
+                    len(output.evidence),
+                )
+            ]
+        )
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> Tensor:
+        """The teacher's logits for what the student shall predict, seeing all text before it."""
+        assert self.teacher is not None
+        told = batch["remembered"] | ~batch["attention_mask"].bool()
+        if not bool(told.all()):
+            raise BadConfig("A source with a teacher must have no questions; set text instead.")
+        logits = self.teacher(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits
+        return logits[:, :-1][batch["labels"][:, 1:] != -100]
+
+    def _check_gradients(self) -> None:
+        """A weight without a gradient would be wrong on several processes, silently."""
+        without = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        ]
+        if without:
+            raise BadConfig(
+                f"{len(without)} weights get no gradient, such as {without[0]}; documents of more "
+                "than one segment, or with questions, are needed to train what is switched on."
+            )
+
+    # ---- measuring ----
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Exact matches (greedy) and losses on the validation sources."""
+        self.model.eval()
+        settings, accelerator = self.settings.validation, self.accelerator
+        scores = {}
+        for pool in self.measured:
+            order = sorted(pool.sizes(settings.segment_tokens))
+            documents = [pool.documents[number] for _, number in order]
+            parts = [
+                documents[begin : begin + settings.at_once]
+                for begin in range(0, len(documents), settings.at_once)
+            ]
+            many, found = accelerator.num_processes, torch.zeros(4, device=accelerator.device)
+            # all processes go through the model equally often
+            for begin in range(0, len(parts), many):
+                number = begin + accelerator.process_index
+                batch = self.batch(
+                    parts[min(number, len(parts) - 1)], settings.segment_tokens, pool.source
+                )
+                with accelerator.autocast():
+                    output = self.model(**batch)
+                if number < len(parts):
+                    right, losses = exact(output, batch), sums(output, batch)
+                    targets, of_answers = predicted(batch)
+                    text = (~of_answers).sum()
+                    found += torch.stack(
+                        [right.sum(), torch.tensor(len(right)), losses.text, text]
+                    ).to(found)
+            right, asked, loss, text = accelerator.reduce(found, "sum").tolist()
+            if asked:
+                scores[f"{pool.source.name} exact"] = right / asked
+            if text:
+                scores[f"{pool.source.name} text_loss"] = loss / text
+        self.model.train()
+        return scores
+
+    def score(self, scores: dict[str, float]) -> float:
+        """One number to choose the best weights by: mean exact match, else minus the mean loss."""
+        matches = [value for name, value in scores.items() if name.endswith("exact")]
+        losses = [-value for name, value in scores.items() if name.endswith("text_loss")]
+        chosen = matches or losses
+        return sum(chosen) / len(chosen)
+
+    # ---- keeping ----
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run can be resumed from."""
+        return self.out / "checkpoints"
+
+    def keep(self) -> None:
+        """Writes a checkpoint to resume from."""
+        state = {
+            "settings": dataclasses.asdict(self.settings),
+            "best": self.best,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "share": self.share,
+            "streams": [pool.stream.state() if pool.stream else None for pool in self.pools],
+        }
+        main = self.accelerator.is_main_process
+        resume.save(self.checkpoints, self.step, self.model, self.optimizer, state, main=main)
+        self.accelerator.wait_for_everyone()
+
+    def go_on(self) -> None:
+        """Continues from the newest checkpoint.
+
+        Raises:
+            BadConfig: there is none, or its settings are others.
+            BadCheckpoint: it can't be used.
+        """
+        kept = resume.steps(self.checkpoints)
+        if not kept:
+            raise BadConfig(f"There is no checkpoint in {self.checkpoints} to resume from.")
+        state = resume.read_state(self.checkpoints, kept[-1])
+        mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        for key, value in mine.items():
+            if state["settings"].get(key) != value:
+                raise BadConfig(
+                    f"The run in {self.out} has {key} {state['settings'].get(key)!r}, and this "
+                    f"config {value!r}; resume with the same, or choose another out."
+                )
+        resume.load(self.checkpoints, kept[-1], self.model, self.optimizer)
+        self.step, self.best = kept[-1], state["best"]
+        self.tokens, self.seconds = state["tokens"], state["seconds"]
+        self.share = state["share"]
+        for pool, position in zip(self.pools, state["streams"], strict=True):
+            if pool.stream is not None:
+                pool.stream.resume(position)
+        self.tell(f"resumed at step {self.step}")
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Appends a line to the log."""
+        if self.accelerator.is_main_process:
+            with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **entry}) + "\n")
+        numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
+        self.accelerator.log(numbers, step=self.step)
+
+    # ---- the loop ----
+
+    def train(self, minutes: float | None) -> bool:
+        """Trains to the end, or until time is up; returns whether it is done."""
+        previous = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + 60 * minutes if minutes else math.inf
+        recent: list[dict[str, float]] = []
+        try:
+            with self._progress() as progress:
+                task = progress.add_task("", total=self.total, completed=self.step)
+                while self.step < self.total and not self._exhausted():
+                    recent.append(self.learn())
+                    if self.step % self.settings.report_every == 0:
+                        progress.update(task, description=self._report(recent))
+                        recent = []
+                    if self.measured and self.step % self.settings.validation.every == 0:
+                        self._measured()
+                    progress.update(task, completed=self.step)
+                    ending = self._together(self.stopped or time.monotonic() > until)
+                    if ending or self.step % self.settings.save_every == 0:
+                        self.keep()
+                    if ending and self.step < self.total:
+                        self.tell(f"stopped at step {self.step}; go on with --resume")
+                        return False
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return True
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """The first signal asks for a checkpoint; the second ends the process."""
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def _together(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        found = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(found, "sum") > 0)
+
+    def _exhausted(self) -> bool:
+        patience, every = self.settings.validation.patience, self.settings.validation.every
+        return patience is not None and self.step - self.best["step"] >= (patience + 1) * every
+
+    def _progress(self) -> Progress:
+        return Progress(
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not self.accelerator.is_main_process,
+        )
+
+    def _report(self, recent: list[dict[str, float]]) -> str:
+        names = dict.fromkeys(name for entry in recent for name in entry)
+        means = {}
+        for name in names:
+            values = [entry[name] for entry in recent if name in entry]
+            means[name] = round(sum(values) / len(values), 5)
+        means["tokens_per_second"] = round(self.tokens / max(self.seconds, 1e-9), 1)
+        health = Health(means["written"], means["evidence"], means["entropy"], means["slots"])
+        warnings = health.warnings(self.inner.memory_config.write_budget)
+        self.log(means | ({"warnings": warnings} if warnings else {}))
+        for warning in warnings:
+            self.tell(f"[yellow]step {self.step}:[/] {warning}")
+        shown = [
+            f"{name.removesuffix('_loss')} {means[name]:.3f}"
+            for name in ("answer_loss", "text_loss", "teacher_loss", "written", "evidence")
+            if name in means
+        ]
+        return "  ".join(shown)
+
+    def _measured(self) -> None:
+        scores = self.measure()
+        score = self.score(scores)
+        self.log({name: round(value, 5) for name, value in scores.items()})
+        shown = "  ".join(f"{Path(name).name} {value:.3f}" for name, value in scores.items())
+        self.tell(f"step {self.step}: {shown}")
+        if score > self.best["score"] or self.best["step"] == 0:
+            self.best = {"score": score, "step": self.step, "scores": scores}
+            weights = resume.trained_weights(self.model)
+            if self.accelerator.is_main_process:
+                resume.save_best(self.checkpoints, weights)
+
+    def finish(self) -> None:
+        """Puts the best weights back and writes the checkpoint."""
+        if self.measured and self.best["step"]:
+            resume.put_weights(self.model, resume.load_best(self.checkpoints))
+        weights = resume.whole_weights(self.model)
+        if not self.accelerator.is_main_process:
+            return
+        dtype = getattr(torch, self.settings.save_dtype)
+        self.inner.save_pretrained(self.out, state_dict=weights, dtype=dtype)
+        self.tokenizer.save_pretrained(self.out)
+        write_json(
+            self.out / "finetune.json",
+            head("training.finetune", dataclasses.asdict(self.settings))
+            | {
+                "steps": self.step,
+                "tokens": self.tokens,
+                "seconds": round(self.seconds),
+                "best": self.best,
+            },
+        )
+
+
+# ---- the command ----------------------------------------------------------------------------
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    config: Annotated[Path, typer.Argument(help="YAML; see configs/finetune.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Other values.")
+    ] = None,
+    resumed: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in OUT stopped.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after this time, to be resumed.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="PyTorch threads.")] = None,
+) -> None:
+    console = Console(stderr=True)
+    if threads:
+        torch.set_num_threads(threads)
+    # softmax weights far from any match are denormal numbers, with which a CPU is four times slower
+    torch.set_flush_denormal(True)
+    try:
+        settings = read_config(Settings, config, overrides or [])
+        if settings.save_dtype not in ("float32", "bfloat16"):
+            raise BadConfig(f"save_dtype must be float32 or bfloat16; got {settings.save_dtype!r}.")
+        out = Path(settings.out)
+        if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
+            raise BadConfig(f"{out} is not empty; go on with --resume, or name another out.")
+        accelerator = Accelerator(
+            log_with="tensorboard" if settings.tensorboard else None, project_dir=out
+        )
+        run = Run(settings, *build(settings), accelerator, console)
+        if resumed:
+            run.go_on()
+        if settings.tensorboard:
+            accelerator.init_trackers("tensorboard")
+        if run.train(minutes):
+            run.finish()
+            run.tell(f"saved {out}")
+        accelerator.end_training()
+    except (BadConfig, BadRecord, resume.BadCheckpoint, OSError, ValueError) as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    sys.exit(app())

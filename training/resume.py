@@ -1,0 +1,190 @@
+"""Checkpoints of a run in progress: weights and optimizer, whole or not at all, without pickle.
+
+A run keeps `checkpoints/STEP` folders with two safetensors files and one JSON file. Everything
+else that a run needs to go on exactly as if it had never stopped is a function of the step: data,
+learning rate and random numbers (`sources.py`, `finetune.py`); a document's memory lives no longer
+than its step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from memformer.memory.file import write_atomically
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+# whole tensors on the first process, however they are sharded
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+BEST = "best.safetensors"
+SEPARATOR = "|"
+
+
+class BadCheckpoint(ValueError):
+    """A checkpoint of a run that can't be used; the message says why."""
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights, whole, on the CPU of the first process."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
+
+
+def save_best(folder: Path, weights: dict[str, Tensor]) -> None:
+    """Writes the weights that did best so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = serialize({name: weight.contiguous() for name, weight in weights.items()})
+    write_atomically(folder / BEST, data)
+
+
+def load_best(folder: Path) -> dict[str, Tensor]:
+    """The weights that did best."""
+    found: dict[str, Tensor] = load_file(folder / BEST)
+    return found
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights that are trained, whole, on the CPU of the first process."""
+    found = cast(dict[str, Tensor], get_model_state_dict(model, options=WHOLE))
+    wanted = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    return {name: weight for name, weight in found.items() if name in _plain(wanted)}
+
+
+def _plain(names: set[str]) -> set[str]:
+    return {name.removeprefix("module.") for name in names}
+
+
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Puts weights of `trained_weights` back."""
+    options = StateDictOptions(full_state_dict=True, strict=False, broadcast_from_rank0=_many())
+    set_model_state_dict(model, cast(dict[str, Any], weights), options=options)
+
+
+def _many() -> bool:
+    return torch.distributed.is_initialized()
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    *,
+    main: bool = True,
+    keep: int = 2,
+) -> None:
+    """Writes `folder/STEP`, in one step of the file system; all processes take part.
+
+    Args:
+        folder: of all checkpoints of the run.
+        step: number of steps done.
+        model: as it is trained, sharded or not.
+        optimizer: of `model`.
+        state: whatever else, as JSON.
+        main: whether this process writes.
+        keep: so many, the newest, are kept.
+    """
+    weights = trained_weights(model)
+    found = cast(dict[str, Any], get_optimizer_state_dict(model, optimizer, options=WHOLE))
+    if not main:
+        return
+    moments = {
+        f"{name}{SEPARATOR}{key}": torch.as_tensor(value).clone().contiguous()
+        for name, entries in found["state"].items()
+        for key, value in entries.items()
+    }
+    groups = [
+        {key: value for key, value in group.items() if _is_json(value)}
+        for group in found["param_groups"]
+    ]
+    target = folder / f"{step:06d}"
+    beside = folder / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        save_file({name: w.contiguous() for name, w in weights.items()}, beside / WEIGHTS)
+        save_file(moments, beside / OPTIMIZER)
+        text = json.dumps({"step": step, "groups": groups, **state}, indent=1)
+        (beside / STATE).write_text(text + "\n", encoding="utf-8")
+        for file in beside.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(folder / f"{old:06d}")
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple)
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that there are checkpoints of, in order."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if (path / STATE).is_file())
+
+
+def read_state(folder: Path, step: int) -> dict[str, Any]:
+    """What `save` was given as state, and `step`.
+
+    Raises:
+        BadCheckpoint: it can't be read.
+    """
+    path = folder / f"{step:06d}" / STATE
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path} can't be read ({error}); remove that folder.") from None
+    return found
+
+
+def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
+    """Puts weights and optimizer back as they were.
+
+    Raises:
+        BadCheckpoint: damaged, or of another model.
+    """
+    place = folder / f"{step:06d}"
+    try:
+        weights = load_file(place / WEIGHTS)
+        moments = load_file(place / OPTIMIZER)
+    except (OSError, SafetensorError) as error:
+        raise BadCheckpoint(f"{place} can't be read ({error}); remove that folder.") from None
+    wanted = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    if different := set(weights) ^ _plain(wanted):
+        raise BadCheckpoint(
+            f"{place} is of another model: {len(different)} weights are in one of the two only, "
+            f"such as {min(different)}."
+        )
+    put_weights(model, weights)
+    state: dict[str, Any] = {}
+    for name, value in moments.items():
+        parameter, _, key = name.rpartition(SEPARATOR)
+        state.setdefault(parameter, {})[key] = value
+    groups = [{**group, "params": group["params"]} for group in read_state(folder, step)["groups"]]
+    set_optimizer_state_dict(
+        model,
+        optimizer,
+        {"state": state, "param_groups": groups},
+        options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=_many()),
+    )
