@@ -32,12 +32,12 @@ def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedToken
     return wrapped
 
 
-def save_tiny(folder: Path, hidden_size: int = 24) -> Path:
+def save_tiny(folder: Path, hidden_size: int = 24, seed: int = 7) -> Path:
     """A decoder with its tokenizer, and beside it the same with a memory; returns the latter."""
     from memformer import MemformerForCausalLM, MemoryConfig
 
     tokenizer = byte_tokenizer()
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,

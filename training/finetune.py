@@ -310,6 +310,11 @@ class Run:
         self.measured = [
             sources.load(source, tokenizer, self.tell) for source in settings.validation.sources
         ]
+        for number, stage in enumerate(settings.stages, 1):
+            for pool in self.pools:
+                if long := pool.check(stage.segments, stage.segment_tokens):
+                    of = f"{long} of {len(pool.documents)} documents"
+                    self.tell(f"stage {number}: {of} in {pool.source.name} are longer, and wait")
         self.teacher = self._teacher() if any(p.source.teacher for p in self.pools) else None
         optimizer = torch.optim.AdamW(
             grouped(model, settings.optim), betas=(0.9, 0.99), foreach=False
@@ -727,6 +732,10 @@ def main(
         settings = read_config(Settings, config, overrides or [])
         if settings.save_dtype not in ("float32", "bfloat16"):
             raise BadConfig(f"save_dtype must be float32 or bfloat16; got {settings.save_dtype!r}.")
+        if not settings.data:
+            raise BadConfig("data names no source of documents.")
+        if not settings.stages:
+            raise BadConfig("stages names no stage.")
         out = Path(settings.out)
         if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
             raise BadConfig(f"{out} is not empty; go on with --resume, or name another out.")

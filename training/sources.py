@@ -121,22 +121,28 @@ class Pool:
             )
         return self._sizes[segment_tokens]
 
-    def draw(
-        self, count: int, segments: int, segment_tokens: int, rng: random.Random
-    ) -> list[Document]:
-        """Documents of about one length, which is drawn from 1 to `segments` segments.
+    def check(self, segments: int, segment_tokens: int) -> int:
+        """How many documents are too long for a stage.
 
         Raises:
-            BadConfig: all documents are longer.
+            BadConfig: all are.
         """
-        if self.stream is not None:
-            return [self.stream.next(segments, segment_tokens) for _ in range(count)]
-        sizes = [entry for entry in self.sizes(segment_tokens) if entry[0] <= segments]
-        if not sizes:
+        sizes = self.sizes(segment_tokens)
+        long = sum(size > segments for size, _ in sizes)
+        if sizes and long == len(sizes):
             raise BadConfig(
                 f"All documents of {self.source.name} have more than {segments} segments of "
                 f"{segment_tokens} tokens; raise segments, or make shorter documents."
             )
+        return long
+
+    def draw(
+        self, count: int, segments: int, segment_tokens: int, rng: random.Random
+    ) -> list[Document]:
+        """Documents of about one length, which is drawn from 1 to `segments` segments."""
+        if self.stream is not None:
+            return [self.stream.next(segments, segment_tokens) for _ in range(count)]
+        sizes = [entry for entry in self.sizes(segment_tokens) if entry[0] <= segments]
         wanted = rng.randint(1, segments)
         nearest = min((abs(size - wanted), size) for size, _ in sizes)[1]
         alike = [number for size, number in sizes if size == nearest]
@@ -153,7 +159,11 @@ class Stream:
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase) -> None:
         self.source = source
         self.tokenizer = tokenizer
-        self.dataset = _dataset(source)
+        self._begin()
+
+    def _begin(self) -> None:
+        # opened anew: one that was resumed would begin where it was resumed
+        self.dataset = _dataset(self.source)
         self.rows: Iterator[Mapping[str, Any]] = iter(self.dataset)
         self.taken = 0
 
@@ -174,8 +184,7 @@ class Stream:
                     return document
                 skipped += 1
             begun += 1
-            self.taken = 0
-            self.rows = iter(self.dataset)
+            self._begin()
         raise BadConfig(
             f"All {skipped} documents of {self.source.name} have more than {segments} segments of "
             f"{segment_tokens} tokens; raise segments, or make shorter documents."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import save_tiny
 from typer.testing import CliRunner
 
@@ -227,3 +228,132 @@ def test_sharded_by_fsdp_it_trains_alike_and_saves_what_loads_without(place, tra
             MemformerForCausalLM.from_pretrained(place / name)(ids).logits for name in names
         )
     torch.testing.assert_close(whole, sharded, rtol=1e-4, atol=1e-4)
+
+
+def bad_file(place: Path) -> str:
+    path = place / "broken.jsonl"
+    path.write_text((place / "train.jsonl").read_text().splitlines(True)[0] * 6 + "{\n")
+    return str(path)
+
+
+def other_backbone(place: Path) -> str:
+    """A checkpoint whose backbone was exchanged for another."""
+    folder = place / "exchanged"
+    if not folder.exists():
+        shutil.copytree(place / "memory", folder)
+        config = json.loads((folder / "config.json").read_text())
+        save_tiny(place / "other", seed=8)
+        config["backbone"]["name"] = str(place / "other" / "base")
+        (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: "optim.gate_rate=1", "no key optim.gate_rate. Did you mean optim.gate_lr?"),
+        (lambda p: f"data=[{{path: {bad_file(p)}}}]", "broken.jsonl, line 7: this is not JSON"),
+        (lambda p: f"data=[{{path: {p / 'none.jsonl'}}}]", "none.jsonl can't be read: No such"),
+        (lambda p: f"data=[{{path: {p / 'text.jsonl'}}}]", "document 1: it has no questions"),
+        (lambda p: "data=[{}]", "A source names either a path or a dataset"),
+        (lambda p: f"data=[{{path: {p / 'train.jsonl'}, style: loud}}]", "style must be one of pl"),
+        (lambda p: f"data=[{{path: {p / 'train.jsonl'}, weight: 0}}]", "must be above 0; got 0.0"),
+        (lambda p: "data=[]", "data names no source"),
+        (lambda p: "stages=[]", "stages names no stage"),
+        (lambda p: "trained=some", "trained must be one of memory, lora, all; got 'some'"),
+        (lambda p: "lora.targets=mlp", "lora.targets must be one of attention, all"),
+        (lambda p: "save_dtype=int8", "save_dtype must be float32 or bfloat16"),
+        (lambda p: SHORT.format(1).replace("24", "65"), "segments of 65 tokens, and the model's"),
+        (lambda p: "stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments"),
+        (lambda p: f"model.name={p / 'nowhere'}", "nowhere"),
+        (lambda p: f"model.name={other_backbone(p)}", "made for a backbone with fingerprint"),
+        (lambda p: "model.memory={slots: 3}", "model.memory: MemoryConfig has no key 'slots'"),
+        (lambda p: "model.memory={num_slots: 3}", "brings its own memory_config"),
+        (lambda p: "--resume", "There is no checkpoint in"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_leave_nothing(place, change, sentence):
+    result = run(place, "mistake", change(place))
+    assert result.exit_code == 2
+    assert sentence in flat(result.output)
+    assert "Traceback" not in result.output
+    assert not (place / "mistake").exists()
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(place, monkeypatch):
+    assert run(place, "damaged", SHORT.format(2), "save_every=1").exit_code == 0
+    newest = place / "damaged" / "checkpoints" / "000002"
+    whole = (newest / "weights.safetensors").read_bytes()
+    (newest / "weights.safetensors").write_bytes(whole[:100])
+    result = run(place, "damaged", SHORT.format(2), "save_every=1", "--resume")
+    assert result.exit_code == 2 and "can't be read" in flat(result.output)
+    some = dict(list(load_file(newest.parent / "000001" / "weights.safetensors").items())[1:])
+    save_file(some, newest / "weights.safetensors")
+    result = run(place, "damaged", SHORT.format(2), "save_every=1", "--resume")
+    assert result.exit_code == 2 and "is of another model: 1 weights" in flat(result.output)
+
+
+def test_text_is_learned_and_a_teacher_followed(place):
+    text = place / "text.jsonl"
+    for name, kind in (("text", "text"), ("taught", "teacher")):
+        ended = run(
+            place,
+            name,
+            f"data=[{{path: {text}, {kind}: true}}]",
+            "stages=[{steps: 30, segments: 6, segment_tokens: 24}]",
+            "optim.memory_lr=0.01",
+            "optim.text_weight=1",
+        )
+        assert ended.exit_code == 0, ended.output
+        lines = map(json.loads, (place / name / "log.jsonl").read_text().splitlines())
+        found = [entry[f"{kind}_loss"] for entry in lines if f"{kind}_loss" in entry]
+        assert len(found) == 30
+        assert sum(found[-5:]) < sum(found[:5])
+    refused = run(place, "asked", f"data=[{{path: {place / 'train.jsonl'}, teacher: true}}]")
+    assert refused.exit_code == 2 and "must have no questions" in flat(refused.output)
+
+
+def test_a_stream_goes_on_where_it_was(place, monkeypatch):
+    """Rows of a dataset, in their order, across an interruption."""
+    data = f"data=[{{dataset: {place / 'rows'}, streaming: true}}]"
+    (place / "rows").mkdir()
+    shutil.copy(place / "train.jsonl", place / "rows" / "train.jsonl")
+    assert run(place, "streamed", data).exit_code == 0
+    learn = finetune.Run.learn
+
+    def interrupted(self):
+        values = learn(self)
+        self.stopped = self.step == 5
+        return values
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune.Run, "learn", interrupted)
+        assert run(place, "streamed-parts", data).exit_code == 0
+    assert run(place, "streamed-parts", data, "--resume").exit_code == 0
+    assert losses(place, "streamed-parts") == losses(place, "streamed")
+
+
+def test_rates_rise_stay_and_fall():
+    optim = finetune.Optim(warmup=4, decay=0.5)
+    rates = [finetune.rate(step, 20, optim) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(rates[3:11]) == {1.0}
+    assert rates[11:] == sorted(rates[11:], reverse=True) and 0 < rates[-1] < 0.2
+
+
+def test_gates_have_a_rate_of_their_own_and_no_decay(place):
+    model = MemformerForCausalLM.from_pretrained(place / "memory")
+    model.backbone.requires_grad_(True)
+    gates, memory, backbone = finetune.grouped(model, finetune.Optim())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)].split(".")[-1] for p in gates["params"]} == {
+        "log_key_strength",
+        "age_slope",
+        "null_logit",
+        "write_gate_weight",
+        "write_gate_bias",
+    }
+    assert gates["weight_decay"] == 0 and gates["lr"] > memory["lr"] > backbone["lr"]
+    assert all("correction" in names[id(p)] for p in memory["params"])
+    assert len(backbone["params"]) == len(list(model.backbone.parameters()))
+    assert sum(len(group["params"]) for group in (gates, memory, backbone)) == len(names)
