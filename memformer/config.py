@@ -133,7 +133,7 @@ class MemformerConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")
     }
-    keys_to_ignore_at_inference = ["past_key_values", "memory"]
+    keys_to_ignore_at_inference = ["past_key_values", "memory", "written", "evidence", "entropy"]
 
     text_config: Any = None
     memory_config: dict[str, Any] | None = None
