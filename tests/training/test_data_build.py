@@ -122,3 +122,22 @@ def test_building_needs_neither_torch_nor_the_library():
         cwd=Path(__file__).parents[2],
     )
     assert ended.stdout.strip() == ""
+
+
+def test_passages_of_books_begin_with_a_paragraph(tmp_path):
+    books = tmp_path / "books"
+    books.mkdir()
+    lines = [
+        f"Paragraph {number} is told here in eleven plain words, no more." for number in range(30)
+    ]
+    (books / "one.txt").write_text("\n\n".join(lines))
+    out = tmp_path / "out.jsonl"
+    bounds = ["--least", 20, "--most", 40]
+    assert run("plain", out, "--books", books, "--documents", 6, *bounds).exit_code == 0
+    records = list(read(out))
+    assert len(records) == 6 and len({record.document for record in records}) > 1
+    for record in records:
+        assert record.document.startswith("Paragraph") and record.questions == ()
+        assert 20 <= len(record.document.split()) <= 40
+    assert run("plain", out, "--books", tmp_path / "none").exit_code == 2
+    assert run("plain", out, "--books", books, "--least", 50, "--most", 40).exit_code == 2

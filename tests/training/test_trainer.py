@@ -68,7 +68,11 @@ def test_the_trainer_learns_to_answer_and_logs_what_the_memory_does(tiny, tmp_pa
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logged) == 4
     for entry in logged:
-        assert 0 < entry["evidence"] <= 1 and entry["written"] == pytest.approx(1.0) and entry["slots"] > 10
+        assert (
+            0 < entry["evidence"] <= 1
+            and entry["written"] == pytest.approx(1.0)
+            and entry["slots"] > 10
+        )
     assert callback._seen == [] and not model._forward_hooks
 
 

@@ -24,6 +24,7 @@ from training.data import drills, longqa
 from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
 from training.data.hub import BadSet, hub, hub_dialogues
+from training.data.plain import passages
 from training.data.records import BadRecord, Record, write
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -74,6 +75,33 @@ def build(out: Path, records: Iterable[Record]) -> None:
     raise typer.Exit(2)
 
 
+def texts_in(folder: Path) -> list[Path]:
+    """The books in a folder.
+
+    Raises:
+        typer.BadParameter: there are none.
+    """
+    found = sorted(path for path in folder.glob("*") if path.name.endswith((".txt", ".txt.gz")))
+    if not found:
+        raise typer.BadParameter(f"{folder} holds no .txt or .txt.gz file.")
+    return found
+
+
+@app.command("plain")
+def from_books(
+    out: Out,
+    books: Annotated[Path, typer.Option(help="Folder with text files.")],
+    documents: Documents = 4000,
+    seed: Seed = 0,
+    least: Annotated[int, typer.Option(min=10, help="Words of the shortest passage.")] = 100,
+    most: Annotated[int, typer.Option(min=10, help="Words of the longest passage.")] = 1000,
+) -> None:
+    """Passages of books, without questions."""
+    if most < least:
+        raise typer.BadParameter(f"--most must be --least or more; got {most} and {least}.")
+    build(out, passages(texts_in(books), documents, (least, most), seed))
+
+
 @app.command("babilong")
 def from_stories(
     out: Out,
@@ -98,9 +126,7 @@ def from_stories(
             f"--lengths takes whole numbers with commas between them; got {lengths!r}."
         )
     places = [int(length) for length in lengths.split(",")]
-    texts = sorted(path for path in books.glob("*") if path.name.endswith((".txt", ".txt.gz")))
-    if not texts:
-        raise typer.BadParameter(f"{books} holds no .txt or .txt.gz file.")
+    texts = texts_in(books)
     wanted = tasks.split(",")
     build(out, babilong(babi, texts, wanted, places, documents, seed, regenerated, validation))
 

@@ -1,0 +1,45 @@
+"""Plain text as documents without questions: what a general stage of training reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from eval.haystack import read_book
+from training.data.records import Record
+
+
+def passages(
+    books: Sequence[Path], documents: int, words: tuple[int, int] = (100, 1000), seed: int = 0
+) -> Iterator[Record]:
+    """Passages of books, each from the beginning of a paragraph.
+
+    Args:
+        books: text files, gzipped where their name ends in `.gz`; paragraphs are lines.
+        documents: how many.
+        words: shortest and longest passage; each draws its own length.
+        seed: of book, place and length.
+
+    Raises:
+        FileNotFoundError, ValueError: a book is missing or empty.
+    """
+    texts = [
+        (
+            path.name.partition(".")[0],
+            [line for line in read_book(path).splitlines() if line.strip()],
+        )
+        for path in books
+    ]
+    rng = random.Random(seed)
+    for number in range(documents):
+        name, paragraphs = rng.choice(texts)
+        wanted = rng.randint(*words)
+        place = rng.randrange(len(paragraphs))
+        taken: list[str] = []
+        while wanted > 0:
+            found = paragraphs[place].split()[:wanted]
+            taken.append(" ".join(found))
+            wanted -= len(found)
+            place = (place + 1) % len(paragraphs)
+        yield Record(f"{name}/{number}", "\n".join(taken), ())
