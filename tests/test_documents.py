@@ -12,7 +12,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import typer
 from typer.main import get_command
 
 from memformer import cli
@@ -20,7 +19,7 @@ from memformer.backbone import _FAMILIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CLASSIC = (ROOT / "docs" / "classic.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(memformer [a-z]|make [a-z]|python -m )")
 
@@ -51,8 +50,14 @@ def wrong(words: list[str]) -> str | None:
             if importlib.util.find_spec(module) is None:
                 return module
             if module.startswith(("eval.", "training.")):
-                app: typer.Typer = importlib.import_module(module).app
-                return wrong_option(get_command(app), arguments)
+                command = get_command(importlib.import_module(module).app)
+                inner = getattr(command, "commands", None)
+                if inner is not None:
+                    name, *arguments = arguments
+                    if name not in inner:
+                        return name
+                    command = inner[name]
+                return wrong_option(command, arguments)
             return None
     return " ".join(words)
 
@@ -118,7 +123,21 @@ def test_the_readme_names_the_commands_that_matter() -> None:
     assert {f"memformer {name}" for name in ("chat", "ask", "attach", "fetch")} <= named
 
 
-@pytest.mark.parametrize("words", commands(README) + commands(CLASSIC), ids=" ".join)
+def config_commands() -> list[list[str]]:
+    """The commands in the comments at the top of configs."""
+    lines = [
+        line.removeprefix("#").strip()
+        for path in sorted((ROOT / "configs").glob("*/*.yaml"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("#")
+    ]
+    return [shlex.split(line) for line in lines if line.startswith("python -m ")]
+
+
+COMMANDS = [words for text in (README, *PAGES.values()) for words in commands(text)]
+
+
+@pytest.mark.parametrize("words", COMMANDS + config_commands(), ids=" ".join)
 def test_every_command_in_the_documents_exists(words: list[str]) -> None:
     assert wrong(words) is None
 
@@ -154,7 +173,8 @@ def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
 def test_every_link_leads_to_a_file() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert "docs/how_it_works.svg" in links
-    links += [f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)\)", CLASSIC)]
+    for page in PAGES.values():
+        links += [f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)\)", page)]
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 

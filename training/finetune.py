@@ -142,6 +142,7 @@ class Validation:
         every: steps between measurements.
         segment_tokens: longest segment.
         at_once: documents in one forward.
+        by: what the best weights are chosen by: "exact" matches of answers, or "loss".
         patience: measurements without a better score until training ends; None: never.
     """
 
@@ -149,6 +150,7 @@ class Validation:
     every: int = 50
     segment_tokens: int = 64
     at_once: int = 8
+    by: str = "exact"
     patience: int | None = None
 
 
@@ -300,6 +302,8 @@ class Run:
         self.out = Path(settings.out)
         self.inner = model
         self.padding = int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
+        if (by := settings.validation.by) not in ("exact", "loss"):
+            raise BadConfig(f"validation.by must be exact or loss; got {by!r}.")
         many = accelerator.num_processes
         if settings.optim.documents % many:
             raise BadConfig(
@@ -310,6 +314,9 @@ class Run:
         self.measured = [
             sources.load(source, tokenizer, self.tell) for source in settings.validation.sources
         ]
+        for pool in self.measured if by == "exact" else ():
+            if not any(document.asides for document in pool.documents):
+                raise BadConfig(f"{pool.source.name} has no questions; set validation.by: loss.")
         for number, stage in enumerate(settings.stages, 1):
             for pool in self.pools:
                 if long := pool.check(stage.segments, stage.segment_tokens):
@@ -322,7 +329,7 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.total = sum(stage.steps for stage in settings.stages)
         self.step = 0
-        self.best: dict[str, Any] = {"score": -1.0, "step": 0}
+        self.best: dict[str, Any] = {"score": None, "step": 0}
         self.tokens = 0
         self.seconds = 0.0
         # of the text, written in the step before this; one number for all processes
@@ -519,24 +526,26 @@ class Run:
                 if number < len(parts):
                     right, losses = exact(output, batch), sums(output, batch)
                     targets, of_answers = predicted(batch)
-                    text = (~of_answers).sum()
+                    loss, tokens = losses.answers, of_answers.sum()
+                    if not tokens:
+                        loss, tokens = losses.text, torch.tensor(len(targets))
+                    asked = torch.tensor(len(right))
                     found += torch.stack(
-                        [right.sum(), torch.tensor(len(right)), losses.text, text]
-                    ).to(found)
-            right, asked, loss, text = accelerator.reduce(found, "sum").tolist()
+                        [one.to(found) for one in (right.sum(), asked, loss, tokens)]
+                    )
+            right, asked, loss, tokens = accelerator.reduce(found, "sum").tolist()
             if asked:
                 scores[f"{pool.source.name} exact"] = right / asked
-            if text:
-                scores[f"{pool.source.name} text_loss"] = loss / text
+            scores[f"{pool.source.name} loss"] = loss / max(tokens, 1.0)
         self.model.train()
         return scores
 
     def score(self, scores: dict[str, float]) -> float:
-        """One number to choose the best weights by: mean exact match, else minus the mean loss."""
-        matches = [value for name, value in scores.items() if name.endswith("exact")]
-        losses = [-value for name, value in scores.items() if name.endswith("text_loss")]
-        chosen = matches or losses
-        return sum(chosen) / len(chosen)
+        """One number to choose the best weights by; the higher, the better."""
+        by = self.settings.validation.by
+        found = [value for name, value in scores.items() if name.endswith(by)]
+        mean = sum(found) / len(found)
+        return -mean if by == "loss" else mean
 
     # ---- keeping ----
 
@@ -676,7 +685,7 @@ class Run:
         self.log({name: round(value, 5) for name, value in scores.items()})
         shown = "  ".join(f"{Path(name).name} {value:.3f}" for name, value in scores.items())
         self.tell(f"step {self.step}: {shown}")
-        if score > self.best["score"] or self.best["step"] == 0:
+        if self.best["score"] is None or score > self.best["score"]:
             self.best = {"score": score, "step": self.step, "scores": scores}
             weights = resume.trained_weights(self.model)
             if self.accelerator.is_main_process:

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny
 from typer.testing import CliRunner
 
 from memformer import MemformerForCausalLM
 from training import finetune, resume
+from training.config import read_config
 from training.data.records import Question, Record, write
 
 ROOT = Path(__file__).parents[2]
@@ -262,6 +264,11 @@ def other_backbone(place: Path) -> str:
         (lambda p: "stages=[]", "stages names no stage"),
         (lambda p: "trained=some", "trained must be one of memory, lora, all; got 'some'"),
         (lambda p: "lora.targets=mlp", "lora.targets must be one of attention, all"),
+        (lambda p: "validation.by=luck", "validation.by must be exact or loss"),
+        (
+            lambda p: f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true}}]",
+            "text.jsonl has no questions; set validation.by: loss",
+        ),
         (lambda p: "save_dtype=int8", "save_dtype must be float32 or bfloat16"),
         (lambda p: SHORT.format(1).replace("24", "65"), "segments of 65 tokens, and the model's"),
         (lambda p: "stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments"),
@@ -331,6 +338,23 @@ def test_a_stream_goes_on_where_it_was(place, monkeypatch):
         assert run(place, "streamed-parts", data).exit_code == 0
     assert run(place, "streamed-parts", data, "--resume").exit_code == 0
     assert losses(place, "streamed-parts") == losses(place, "streamed")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=str)
+def test_the_configs_can_be_read(path):
+    settings = read_config(finetune.Settings, path)
+    assert settings.trained in finetune.TRAINED and settings.stages
+    assert f"configs/finetune/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=str)
+def test_accelerate_takes_its_configs(path):
+    assert load_config_from_file(str(path)).num_machines == 1
+
+
+def test_the_units_of_sharding_are_the_decoder_layers(place):
+    model = MemformerForCausalLM.from_pretrained(place / "memory")
+    assert "LlamaDecoderLayer" in model._no_split_modules
 
 
 def test_rates_rise_stay_and_fall():
