@@ -55,6 +55,13 @@ class Story:
 def read_stories(path: Path) -> list[Story]:
     """The stories of one bAbI file, gzipped or not, in their original spelling.
 
+        1 Mary moved to the bathroom.
+        2 Where is Mary?<TAB>bathroom<TAB>1
+
+    A line numbered 1 begins a new story; a line with TABs is a question, its answer words (with
+    commas between them) and the numbers of the lines that support it. Source: J. Weston et al.
+    2015, arXiv:1502.05698.
+
     Raises:
         BadStory: it can't be read, or a line is neither a statement nor a question.
     """

@@ -164,10 +164,11 @@ def test_everything_in_the_tree_is_there_and_explained() -> None:
     assert [path for path, comment in TREE.items() if not comment] == []
 
 
-@pytest.mark.parametrize("folder", ["memformer", "eval"])
+@pytest.mark.parametrize("folder", ["memformer", "eval", "training"])
 def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
-    assert there - TREE.keys() <= {"eval/__init__.py"}
+    packages = {f"{name}/__init__.py" for name in ("eval", "training", "training/data")}
+    assert there - TREE.keys() <= packages
 
 
 def test_every_link_leads_to_a_file() -> None:

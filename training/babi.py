@@ -25,9 +25,10 @@ from rich.table import Table
 from torch import Generator, Tensor, nn
 
 from eval.report import Line, Panel, draw, head, write_json
+from eval.stories import BadStory
 from training.classic import MachineSection, made_machine
 from training.config import BadConfig, read_config
-from training.stories import SILENT, BadStories, Story, Vocabulary, batches, read_tasks
+from training.stories import SILENT, Story, Vocabulary, batches, read_tasks
 
 # one training story in so many is kept back, to choose by
 HELD_OUT = 20
@@ -234,7 +235,7 @@ def main(
         reader = Reader(len(vocabulary), vocabulary.longest, settings.words, settings.machine)
         if settings.compile:
             reader.machine.step = torch.compile(reader.machine.step, dynamic=False)
-    except (BadConfig, BadStories) as error:
+    except (BadConfig, BadStory) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     report: dict[str, Any] = head("training.babi", asdict(settings))

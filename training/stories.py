@@ -1,16 +1,7 @@
-"""The bAbI tasks in their released format: stories, questions, and what a machine sees of them.
-
-    1 Mary moved to the bathroom.
-    2 Where is Mary?<TAB>bathroom<TAB>1
-
-A line numbered 1 begins a new story; a line with TABs is a question, its answer words (with commas
-between them) and the numbers of the lines that support it. Source: J. Weston et al. 2015,
-arXiv:1502.05698.
-"""
+"""What a machine sees of the bAbI tasks: a sentence a step, words as numbers, batches."""
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from eval import stories as babi
+from eval.stories import BadStory
+
 NUM_TASKS = 20
 # the words of steps on which nothing is read: time to look things up, and to give one answer word
 THINK, ANSWER = "<think>", "<answer>"
 SILENT = -100  # nothing is asked at this step
-
-
-class BadStories(ValueError):
-    """Files that are not bAbI; the message says where and why."""
 
 
 class Story(NamedTuple):
@@ -51,35 +41,30 @@ def read_stories(path: Path, think: int) -> list[Story]:
         think: steps between a question and its answer.
 
     Raises:
-        BadStories: it can't be read, a line is neither a sentence nor a question, or nothing
-            is asked.
+        BadStory: it can't be read, a line is neither a sentence nor a question, or nothing is
+            asked.
     """
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BadStories(f"{path} can't be read: {error}.") from None
-    stories: list[Story] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        parts = re.fullmatch(r"(\d+) ([^\t]+)(?:\t([^\t]+)(?:\t[\d ]*)?)?", line)
-        if parts is None or (parts[1] != "1" and not stories):
-            raise BadStories(
-                f"{path}, line {number}: expected a number and a sentence, with TAB and answer "
-                f"if it is a question; got {line[:60]!r}."
-            )
-        if parts[1] == "1":
-            stories.append(Story([], []))
-        sentences, answers = stories[-1]
-        sentences.append(re.findall(r"[a-z]+|[?]", parts[2].lower()))
-        answers.append(None)
-        if parts[3]:
-            words = parts[3].strip().lower().split(",")
-            sentences.extend([[THINK]] * think + [[ANSWER]] * len(words))
-            answers.extend([None] * think)
-            answers.extend(words)
-    if not any(word for story in stories for word in story.answers):
-        raise BadStories(f"{path} holds no story with a question; it may have been cut off.")
-    return stories
+    return [_in_steps(story, think) for story in babi.read_stories(path)]
+
+
+def _in_steps(story: babi.Story, think: int) -> Story:
+    steps = Story([], [])
+    waiting = list(story.asked)
+    for told in range(len(story.statements) + 1):
+        while waiting and waiting[0].after == told:
+            asked = waiting.pop(0)
+            answer = asked.answer.lower().split(",")
+            steps.sentences.append(_words(asked.question))
+            steps.sentences.extend([[THINK]] * think + [[ANSWER]] * len(answer))
+            steps.answers.extend([*[None] * (think + 1), *answer])
+        if told < len(story.statements):
+            steps.sentences.append(_words(story.statements[told]))
+            steps.answers.append(None)
+    return steps
+
+
+def _words(sentence: str) -> list[str]:
+    return re.findall(r"[a-z]+|[?]", sentence.lower())
 
 
 def read_tasks(folder: Path, part: str, think: int) -> list[list[Story]]:
@@ -91,14 +76,14 @@ def read_tasks(folder: Path, part: str, think: int) -> list[list[Story]]:
         think: steps between a question and its answer.
 
     Raises:
-        BadStories: a task has no file, or more than one, or an unreadable one.
+        BadStory: a task has no file, or more than one, or an unreadable one.
     """
     tasks = []
     for task in range(1, NUM_TASKS + 1):
         name = re.compile(rf"qa{task}_.*_{part}.*\.txt(\.gz)?")
         found = [path for path in sorted(folder.glob("*")) if name.fullmatch(path.name)]
         if len(found) != 1:
-            raise BadStories(
+            raise BadStory(
                 f"{folder} must hold one file qa{task}_*_{part}*.txt or .txt.gz, from the folder "
                 f"en-10k of the bAbI release; it holds {len(found)}."
             )
@@ -134,7 +119,7 @@ class Vocabulary:
         """A batch of stories.
 
         Raises:
-            BadStories: a word that no training story has, or a sentence longer than all of them.
+            BadStory: a word that no training story has, or a sentence longer than all of them.
         """
         try:
             words = [[[self.numbers[w] for w in words] for words in s.sentences] for s in stories]
@@ -142,11 +127,11 @@ class Vocabulary:
                 [SILENT if w is None else self.numbers[w] for w in s.answers] for s in stories
             ]
         except KeyError as error:
-            raise BadStories(f"no training story has the word {error}.") from None
+            raise BadStory(f"no training story has the word {error}.") from None
         steps = max(len(story) for story in words)
         width = max(len(sentence) for story in words for sentence in story)
         if width > self.longest:
-            raise BadStories(
+            raise BadStory(
                 f"a sentence has {width} words, and no training story over {self.longest}."
             )
         padded = torch.zeros(len(stories), steps, width, dtype=torch.long)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from eval.stories import BadStory
 from training import babi
 from training.config import read_config
 from training.stories import (
@@ -17,7 +18,6 @@ from training.stories import (
     NUM_TASKS,
     SILENT,
     THINK,
-    BadStories,
     Vocabulary,
     batches,
     read_stories,
@@ -76,20 +76,20 @@ def test_a_story_is_sentences_and_answers_word_by_word(tmp_path):
 def test_what_is_no_story_gets_a_sentence(tmp_path, text, sentence):
     path = tmp_path / "qa1_x_train.txt"
     path.write_text(text)
-    with pytest.raises(BadStories, match=sentence):
+    with pytest.raises(BadStory, match=sentence):
         read_stories(path, 1)
-    with pytest.raises(BadStories, match="can't be read"):
+    with pytest.raises(BadStory, match="can't be read"):
         read_stories(tmp_path / "nothing.txt", 1)
     packed = tmp_path / "broken.txt.gz"
     packed.write_bytes(b"no gzip")
-    with pytest.raises(BadStories, match="can't be read"):
+    with pytest.raises(BadStory, match="can't be read"):
         read_stories(packed, 1)
-    with pytest.raises(BadStories, match="no training story has the word"):
+    with pytest.raises(BadStory, match="no training story has the word"):
         path.write_text(TEXT)
         stories = read_stories(path, 1)
         Vocabulary(stories[:1]).encode(stories[1:])
     longer = stories[0]._replace(sentences=[["ada"] * 9, *stories[0].sentences[1:]])
-    with pytest.raises(BadStories, match="a sentence has 9 words, and no training story over 5"):
+    with pytest.raises(BadStory, match="a sentence has 9 words, and no training story over 5"):
         Vocabulary(stories[:1]).encode([longer])
 
 
@@ -99,7 +99,7 @@ def test_twenty_tasks_are_found_by_name(tmp_path, packed):
         24
     ] * NUM_TASKS
     (tmp_path / "qa7_again_test.txt").write_text(TEXT)
-    with pytest.raises(BadStories, match=r"one file qa7_\*_test.*it holds 2"):
+    with pytest.raises(BadStory, match=r"one file qa7_\*_test.*it holds 2"):
         read_tasks(tmp_path, "test", 1)
 
 
