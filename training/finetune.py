@@ -17,13 +17,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -31,15 +29,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate import Accelerator
-from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from eval.report import head, write_json
-from memformer import MemformerForCausalLM, MemoryConfig
-from memformer.backbone import Backbone
+from memformer import MemformerForCausalLM
 from memformer.pretrained import local_path
 from training import resume, sources
 from training.config import BadConfig, read_config
@@ -47,241 +43,9 @@ from training.data.records import BadRecord
 from training.documents import Document, collate, laid_out
 from training.health import Health
 from training.objective import Batch, budget_penalty, exact, predicted, sums
+from training.settings import Settings, Stage
 from training.sources import Pool, Source
-
-TARGETS = ("attention", "all")
-TRAINED = ("memory", "lora", "all")
-# scalars of the memory path: how sharply, how far back and when to read, what to write
-PROJECTIONS = ("correction", "release")
-
-
-@dataclass
-class Model:
-    """What is trained.
-
-    Attributes:
-        name: a plain decoder, which gets a memory, or a memformer checkpoint.
-        memory: fields of `MemoryConfig`, for a plain decoder.
-    """
-
-    name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    memory: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Lora:
-    """LoRA on linear maps of the backbone's layers, from the lowest memory layer up.
-
-    Attributes:
-        rank: of each.
-        alpha: scale, over rank.
-        targets: "attention" for those of attention modules, "all" for all of them.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    targets: str = "attention"
-
-
-@dataclass
-class Stage:
-    """One stage of the curriculum.
-
-    Attributes:
-        steps: how many.
-        segments: longest document; every batch draws a length from 1 to this.
-        segment_tokens: longest segment.
-    """
-
-    steps: int = MISSING
-    segments: int = MISSING
-    segment_tokens: int = MISSING
-
-
-@dataclass
-class Optim:
-    """How it is trained: AdamW, with a rate that rises, stays, and falls at the end.
-
-    Attributes:
-        memory_lr: of the memory path's projections.
-        gate_lr: of its scalars and gates, which have no weight decay.
-        backbone_lr: of LoRA, or of the backbone itself.
-        weight_decay: of the projections and of the backbone.
-        warmup: steps until the rate is reached.
-        decay: share of all steps in which it falls to nothing again.
-        clip: greatest norm of the gradient.
-        documents: in a step, over all processes.
-        at_once: documents in one forward of one process; None: all that it has.
-        chunks: parts of a document that the gradient does not go across.
-        text_weight: of the loss on text, where a source learns it.
-        teacher_weight: of the divergence from the teacher, where a source has one.
-        checkpointing: compute activations twice instead of keeping them.
-    """
-
-    memory_lr: float = 1e-3
-    gate_lr: float = 1e-2
-    backbone_lr: float = 3e-4
-    weight_decay: float = 0.01
-    warmup: int = 20
-    decay: float = 0.2
-    clip: float = 1.0
-    documents: int = 8
-    at_once: int | None = None
-    chunks: int = 1
-    text_weight: float = 0.2
-    teacher_weight: float = 1.0
-    checkpointing: bool = False
-
-
-@dataclass
-class Validation:
-    """What is measured while training: best longer documents than those trained on.
-
-    Attributes:
-        sources: held-out documents.
-        every: steps between measurements.
-        segment_tokens: longest segment.
-        at_once: documents in one forward.
-        by: what the best weights are chosen by: "exact" matches of answers, or "loss".
-        patience: measurements without a better score until training ends; None: never.
-    """
-
-    sources: list[Source] = field(default_factory=list)
-    every: int = 50
-    segment_tokens: int = 64
-    at_once: int = 8
-    by: str = "exact"
-    patience: int | None = None
-
-
-@dataclass
-class Settings:
-    """A run; see the sections.
-
-    Attributes:
-        out: folder of the checkpoint.
-        trained: "memory" leaves the backbone as it is, "lora" adds an adapter, "all" trains it.
-        model: what is trained.
-        lora: how large the adapter is.
-        data: what it is trained on.
-        stages: the curriculum.
-        optim: how it is trained.
-        validation: what is measured meanwhile.
-        seed: of data and adapter.
-        report_every: steps between lines of the log.
-        save_every: steps between checkpoints to resume from.
-        save_dtype: of the weights in `out`: "float32" or "bfloat16".
-        tensorboard: also log for tensorboard.
-    """
-
-    out: str = MISSING
-    trained: str = "memory"
-    model: Model = field(default_factory=Model)
-    lora: Lora = field(default_factory=Lora)
-    data: list[Source] = MISSING
-    stages: list[Stage] = MISSING
-    optim: Optim = field(default_factory=Optim)
-    validation: Validation = field(default_factory=Validation)
-    seed: int = 0
-    report_every: int = 10
-    save_every: int = 100
-    save_dtype: str = "float32"
-    tensorboard: bool = False
-
-
-# ---- the model ------------------------------------------------------------------------------
-
-
-def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
-    """The model, with what is to be trained thawed, and its tokenizer.
-
-    Raises:
-        BadConfig: a value that is out of range.
-        OSError, ValueError: it can't be loaded.
-    """
-    if settings.trained not in TRAINED:
-        raise BadConfig(f"trained must be one of {', '.join(TRAINED)}; got {settings.trained!r}.")
-    place = str(local_path(settings.model.name) or settings.model.name)
-    memory = None
-    if settings.model.memory:
-        try:
-            memory = MemoryConfig.from_dict(settings.model.memory)
-        except ValueError as error:
-            raise BadConfig(f"model.memory: {error}") from None
-    model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    if (longest := max(stage.segment_tokens for stage in settings.stages)) > (
-        most := model.memory_config.segment_tokens
-    ):
-        raise BadConfig(
-            f"A stage has segments of {longest} tokens, and the model's have {most} at most; set "
-            "model.memory.segment_tokens."
-        )
-    torch.manual_seed(settings.seed)
-    if settings.trained == "lora" and not hasattr(model.backbone, "peft_config"):
-        model.backbone = _with_lora(model, settings.lora)
-    for name, parameter in model.backbone.named_parameters():
-        parameter.requires_grad_(
-            settings.trained == "all" or (settings.trained == "lora" and "lora_" in name)
-        )
-    if settings.optim.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.train(), tokenizer
-
-
-def _with_lora(model: MemformerForCausalLM, settings: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    if settings.targets not in TARGETS:
-        raise BadConfig(
-            f"lora.targets must be one of {', '.join(TARGETS)}; got {settings.targets!r}."
-        )
-    family = Backbone.of(model.backbone).family
-    lowest = min(layer.layer for layer in model.memory_layers)
-    inside = rf"{family.attention}\." if settings.targets == "attention" else r"(.+\.)?"
-    place = re.compile(rf"{re.escape(family.layers)}\.(\d+)\.{inside}[^.]+")
-    linear = [
-        name
-        for name, module in model.backbone.named_modules()
-        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
-        and (found := place.fullmatch(name))
-        and int(found[1]) >= lowest
-    ]
-    chosen = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=linear)
-    return get_peft_model(model.backbone, chosen)
-
-
-def grouped(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
-    """Parameter groups of the optimizer: gates, projections of the memory path, backbone."""
-    groups: dict[str, list[nn.Parameter]] = {"gates": [], "memory": [], "backbone": []}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        kind = "backbone"
-        if name.startswith("memory."):
-            kind = "memory" if any(part in name for part in PROJECTIONS) else "gates"
-        groups[kind].append(parameter)
-    rates = {"gates": optim.gate_lr, "memory": optim.memory_lr, "backbone": optim.backbone_lr}
-    return [
-        {
-            "params": groups[kind],
-            "lr": rates[kind],
-            "rate": rates[kind],
-            "weight_decay": 0.0 if kind == "gates" else optim.weight_decay,
-        }
-        for kind in groups
-        if groups[kind]
-    ]
-
-
-def rate(step: int, total: int, optim: Optim) -> float:
-    """Factor of the learning rates at a step, from 0 on."""
-    rising = min(1.0, (step + 1) / max(1, optim.warmup))
-    falling = (total - step) / max(1.0, optim.decay * total)
-    return min(rising, falling, 1.0)
-
-
-# ---- one run --------------------------------------------------------------------------------
+from training.thaw import build, grouped, rate
 
 
 class Run:

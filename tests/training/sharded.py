@@ -12,7 +12,9 @@ from torch.optim import AdamW
 
 from memformer.backbone import Backbone
 from training.config import read_config
-from training.finetune import Run, Settings, build, grouped
+from training.finetune import Run
+from training.settings import Settings
+from training.thaw import build, grouped
 
 
 class Sharding(Accelerator):

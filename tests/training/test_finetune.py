@@ -22,6 +22,8 @@ from memformer import MemformerForCausalLM
 from training import finetune, resume
 from training.config import read_config
 from training.data.records import Question, Record, write
+from training.settings import TRAINED, Optim, Settings
+from training.thaw import grouped, rate
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("attic", "cellar", "garden", "harbour")
@@ -342,8 +344,8 @@ def test_a_stream_goes_on_where_it_was(place, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=str)
 def test_the_configs_can_be_read(path):
-    settings = read_config(finetune.Settings, path)
-    assert settings.trained in finetune.TRAINED and settings.stages
+    settings = read_config(Settings, path)
+    assert settings.trained in TRAINED and settings.stages
     assert f"configs/finetune/{path.name}" in path.read_text()
 
 
@@ -358,8 +360,8 @@ def test_the_units_of_sharding_are_the_decoder_layers(place):
 
 
 def test_rates_rise_stay_and_fall():
-    optim = finetune.Optim(warmup=4, decay=0.5)
-    rates = [finetune.rate(step, 20, optim) for step in range(20)]
+    optim = Optim(warmup=4, decay=0.5)
+    rates = [rate(step, 20, optim) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert set(rates[3:11]) == {1.0}
     assert rates[11:] == sorted(rates[11:], reverse=True) and 0 < rates[-1] < 0.2
@@ -368,7 +370,7 @@ def test_rates_rise_stay_and_fall():
 def test_gates_have_a_rate_of_their_own_and_no_decay(place):
     model = MemformerForCausalLM.from_pretrained(place / "memory")
     model.backbone.requires_grad_(True)
-    gates, memory, backbone = finetune.grouped(model, finetune.Optim())
+    gates, memory, backbone = grouped(model, Optim())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(p)].split(".")[-1] for p in gates["params"]} == {
         "log_key_strength",

@@ -1,0 +1,108 @@
+"""The model of a run, with what is to be trained thawed, and how fast each part of it learns."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from memformer import MemformerForCausalLM, MemoryConfig
+from memformer.backbone import Backbone
+from memformer.pretrained import local_path
+from training.config import BadConfig
+from training.settings import TARGETS, TRAINED, Lora, Optim, Settings
+
+# the rest of the memory path: how sharply, how far back and when to read, what to write
+PROJECTIONS = ("correction", "release")
+
+
+def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
+    """The model, with what is to be trained thawed, and its tokenizer.
+
+    Raises:
+        BadConfig: a value that is out of range.
+        OSError, ValueError: it can't be loaded.
+    """
+    if settings.trained not in TRAINED:
+        raise BadConfig(f"trained must be one of {', '.join(TRAINED)}; got {settings.trained!r}.")
+    place = str(local_path(settings.model.name) or settings.model.name)
+    memory = None
+    if settings.model.memory:
+        try:
+            memory = MemoryConfig.from_dict(settings.model.memory)
+        except ValueError as error:
+            raise BadConfig(f"model.memory: {error}") from None
+    model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    if (longest := max(stage.segment_tokens for stage in settings.stages)) > (
+        most := model.memory_config.segment_tokens
+    ):
+        raise BadConfig(
+            f"A stage has segments of {longest} tokens, and the model's have {most} at most; set "
+            "model.memory.segment_tokens."
+        )
+    torch.manual_seed(settings.seed)
+    if settings.trained == "lora" and not hasattr(model.backbone, "peft_config"):
+        model.backbone = _with_lora(model, settings.lora)
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(
+            settings.trained == "all" or (settings.trained == "lora" and "lora_" in name)
+        )
+    if settings.optim.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train(), tokenizer
+
+
+def _with_lora(model: MemformerForCausalLM, settings: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    if settings.targets not in TARGETS:
+        raise BadConfig(
+            f"lora.targets must be one of {', '.join(TARGETS)}; got {settings.targets!r}."
+        )
+    family = Backbone.of(model.backbone).family
+    lowest = min(layer.layer for layer in model.memory_layers)
+    inside = rf"{family.attention}\." if settings.targets == "attention" else r"(.+\.)?"
+    place = re.compile(rf"{re.escape(family.layers)}\.(\d+)\.{inside}[^.]+")
+    linear = [
+        name
+        for name, module in model.backbone.named_modules()
+        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        and (found := place.fullmatch(name))
+        and int(found[1]) >= lowest
+    ]
+    chosen = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=linear)
+    return get_peft_model(model.backbone, chosen)
+
+
+def grouped(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
+    """Parameter groups of the optimizer: gates, projections of the memory path, backbone."""
+    groups: dict[str, list[nn.Parameter]] = {"gates": [], "memory": [], "backbone": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = "backbone"
+        if name.startswith("memory."):
+            kind = "memory" if any(part in name for part in PROJECTIONS) else "gates"
+        groups[kind].append(parameter)
+    rates = {"gates": optim.gate_lr, "memory": optim.memory_lr, "backbone": optim.backbone_lr}
+    return [
+        {
+            "params": groups[kind],
+            "lr": rates[kind],
+            "rate": rates[kind],
+            "weight_decay": 0.0 if kind == "gates" else optim.weight_decay,
+        }
+        for kind in groups
+        if groups[kind]
+    ]
+
+
+def rate(step: int, total: int, optim: Optim) -> float:
+    """Factor of the learning rates at a step, from 0 on."""
+    rising = min(1.0, (step + 1) / max(1, optim.warmup))
+    falling = (total - step) / max(1.0, optim.decay * total)
+    return min(rising, falling, 1.0)
