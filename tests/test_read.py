@@ -14,8 +14,13 @@ PASSAGES = 5
 SLOTS_EACH = 4
 
 
-def read(focus=0.0, *, tokens=6, null=0.5, passages=PASSAGES, seed=0, reorder=None, **kwargs):
-    """A read by four query heads on two key heads from a random memory."""
+def read(
+    focus=0.0, *, tokens=6, null=0.5, passages=PASSAGES, seed=0, reorder=None, nudge=None, **kwargs
+):
+    """A read by four query heads on two key heads from a random memory.
+
+    `nudge` is added to queries and keys.
+    """
     generator = torch.Generator().manual_seed(seed)
     slots = passages * SLOTS_EACH
     queries = torch.randn(1, tokens, 4, 8, generator=generator)
@@ -24,6 +29,8 @@ def read(focus=0.0, *, tokens=6, null=0.5, passages=PASSAGES, seed=0, reorder=No
     age = torch.randint(0, 90, (1, slots), generator=generator).float()
     passage = torch.arange(slots)[None] // SLOTS_EACH
     order = torch.arange(slots) if reorder is None else reorder
+    if nudge is not None:
+        queries, keys = queries + nudge[0], keys + nudge[1]
     return content_read(
         queries,
         keys[:, order],
@@ -122,3 +129,18 @@ def test_ties_among_the_least_used_go_to_the_lower_slot():
     everyone = torch.ones_like(usage, dtype=torch.bool)
     marked = least_used(usage, everyone, torch.tensor([2]))
     assert marked.tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize("focus", [0.0, 8.0])
+def test_one_kernel_gives_what_the_equations_give_and_their_gradients(focus):
+    """With every slot kept, `kept` is a factor of one: the long way round to the same read."""
+    found = []
+    for kept in (None, torch.ones(1, PASSAGES * SLOTS_EACH, requires_grad=True)):
+        inputs = [torch.zeros(1, 6, 4, 8), torch.zeros(1, PASSAGES * SLOTS_EACH, 2, 8)]
+        inputs = [one.requires_grad_() for one in inputs]
+        words, evidence, mass = read(focus, kept=kept, nudge=inputs)
+        loss = (words * torch.arange(8)).sum() + evidence.square().sum()
+        gradients = torch.autograd.grad(loss, inputs)
+        found.append((words, evidence, mass, *(gradients if not focus else ())))
+    for fused, dense in zip(*found, strict=True):
+        torch.testing.assert_close(fused, dense, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ queries at once, always in float32. Next: `segment.py`, which calls it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -104,9 +105,8 @@ def content_read(
     log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
     slot_terms = torch.stack([log_strength, torch.log1p(age), torch.zeros_like(age)], -1)
     slot_terms = torch.nn.functional.pad(slot_terms, (0, 0, 0, 1))
-    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * (
-        torch.arange(slots + 1, device=age.device)[:, None] == slots
-    )
+    nothing = torch.arange(slots + 1, device=age.device)[:, None] == slots
+    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * nothing
     query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
     key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
     values = values.float()
@@ -119,11 +119,11 @@ def content_read(
     query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
     if softcap is None:
         key_rows = torch.cat([key_rows, slot_terms], 2)
-    block = tokens if torch.is_grad_enabled() else max(1, BLOCK // (heads * (slots + 1)))
     passages = 0 if passage is None or not focus else int(passage.max()) + 1
-    words, evidence, mass = [], [], None
-    for begin in range(0, tokens, block):
-        part = queries[:, begin : begin + block].float().unflatten(2, (kv_heads, groups))
+
+    def weigh(begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+        """Weights of some tokens' queries, one key head's in a row, and by what focus scaled."""
+        part = queries[:, begin:end].float().unflatten(2, (kv_heads, groups))
         terms = query_terms.expand(*part.shape[:-1], 3)
         rows = part if softcap is not None else torch.cat([part, terms], -1)
         # rows of one key head: all its query heads, all tokens
@@ -137,28 +137,88 @@ def content_read(
             mask = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
             weights = weights * mask
             weights = weights / weights.sum(-1, keepdim=True)
-        if passage is not None and passages > KEPT_PASSAGES:
-            grouped = weights.unflatten(2, (groups, -1))
-            scale = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
-            scale = torch.nn.functional.pad(scale, (0, 1), value=1.0)[:, None, None]
-            grouped = grouped * scale if torch.is_grad_enabled() else grouped.mul_(scale)
-            weights = grouped.flatten(2, 3)
+        if passage is None or passages <= KEPT_PASSAGES:
+            return weights, None
+        grouped = weights.unflatten(2, (groups, -1))
+        scale = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
+        scale = torch.nn.functional.pad(scale, (0, 1), value=1.0)[:, None, None]
+        grouped = grouped * scale if torch.is_grad_enabled() else grouped.mul_(scale)
+        return grouped.flatten(2, 3), scale[:, :, 0]
+
+    def count(begin: int, end: int, weights: Tensor, total: Tensor) -> Tensor | None:
+        """Read weight per slot, of those tokens that are readers."""
+        if readers is None:
+            return None
+        counted = readers[:, begin:end].to(weights.dtype) / heads
+        counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
+        counted = counted / total[..., 0].detach()
+        return (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
+
+    mass: Tensor | None = None
+    if torch.is_grad_enabled() and softcap is None and kept is None:
+        # what focus scales by is taken as given, so that one kernel does the rest: attention with
+        # three more numbers a query and a key, and two more a value
+        scales = []
+        with torch.no_grad():
+            for begin, end in _blocks(tokens, heads * (slots + 1)):
+                weights, scale = weigh(begin, end)
+                if scale is not None:
+                    scales.append(scale.clamp_min(1e-30).log())
+                seen = count(begin, end, weights, weights.sum(-1, keepdim=True))
+                mass = seen if mass is None or seen is None else mass + seen
+        terms = query_terms.view(heads, 3).expand(*queries.shape[:3], 3)
+        rows = torch.cat([queries.float(), terms], -1)
+        there = ~nothing  # the null slot has no value, and no part in the evidence
+        found = _attend(
+            rows.transpose(1, 2),
+            key_rows.mT.repeat_interleave(groups, 1),
+            value_rows.where(there, 0.0).repeat_interleave(groups, 1),
+            torch.cat(scales, 2) if scales else None,
+        ).transpose(1, 2)
+        read, evidence = found[..., :-1], found[..., -1]
+        return _along(read, links), evidence, mass
+    words, evidences = [], []
+    every = (0, tokens) if torch.is_grad_enabled() else None
+    for begin, end in [every] if every else _blocks(tokens, heads * (slots + 1)):
+        weights, _ = weigh(begin, end)
         read = weights @ value_rows
         total = read[..., -1:]
         read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
-        read = read.reshape(batch, -1, heads, values.shape[-1])
-        if links is not None:
-            read = (read.unflatten(-1, (3, width)) * links.modes[:, :, None]).sum(-2)
-        words.append(read)
+        words.append(_along(read.reshape(batch, -1, heads, values.shape[-1]), links))
         found = 1.0 - weights[..., -1] / total[..., 0]
-        evidence.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
-        if readers is not None:
-            counted = readers[:, begin : begin + block].to(weights.dtype) / heads
-            counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
-            counted = counted / total[..., 0].detach()
-            seen = (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
-            mass = seen if mass is None else mass + seen
-    return torch.cat(words, 1), torch.cat(evidence, 1), mass
+        evidences.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
+        seen = count(begin, end, weights, total)
+        mass = seen if mass is None or seen is None else mass + seen
+    return torch.cat(words, 1), torch.cat(evidences, 1), mass
+
+
+def _blocks(tokens: int, weights: int) -> Iterator[tuple[int, int]]:
+    """Parts of the tokens whose attention weights, so many a token, stay in a CPU's cache."""
+    block = max(1, BLOCK // weights)
+    for begin in range(0, tokens, block):
+        yield begin, min(begin + block, tokens)
+
+
+def _along(read: Tensor, links: Links | None) -> Tensor:
+    """Mixes what was read backward, by content and forward."""
+    if links is None:
+        return read
+    return (read.unflatten(-1, (3, -1)) * links.modes[:, :, None]).sum(-2)
+
+
+def _attend(
+    queries: Float[Tensor, "batch heads tokens wide"],
+    keys: Float[Tensor, "batch heads slots wide"],
+    values: Float[Tensor, "batch heads slots value"],
+    bias: Float[Tensor, "batch 1 tokens slots"] | None,
+) -> Float[Tensor, "batch heads tokens value"]:
+    """Attention in one kernel, which wants one width of all three."""
+    wide = -(-max(keys.shape[-1], values.shape[-1]) // 8) * 8
+    pad = torch.nn.functional.pad
+    query, key, value = (pad(one, (0, wide - one.shape[-1])) for one in (queries, keys, values))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    found = attend(query, key, value, attn_mask=bias, scale=1.0)
+    return found[..., : values.shape[-1]]
 
 
 def focused(

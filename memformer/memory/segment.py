@@ -151,6 +151,9 @@ class MemoryPass:
         gates = (near / count.clamp_min(1.0 / around)).sigmoid()
         self.strength = torch.where(self.real, gates, 0.0).flatten(1, 2)
         self.kept = hard_gate(self.strength)
+        self._gated = self.kept.requires_grad and bool(
+            (self.real.flatten(1) & (self.kept <= 0)).any()
+        )
 
     @property
     def written(self) -> Float[Tensor, " tokens"]:
@@ -243,7 +246,8 @@ class MemoryPass:
             assert self.kept is not None
             keys = torch.cat([keys, self._keys[layer].to(keys.dtype)], 1)
             values = torch.cat([values, self._values[layer].to(values.dtype)], 1)
-            if self.kept.requires_grad:
+            # where nothing is kept out, a factor of one has the gradient of a strength
+            if self._gated:
                 kept = torch.cat([torch.ones_like(strength), self.kept], 1)
                 strength = torch.cat([strength, self.strength], 1)
             else:
