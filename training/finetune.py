@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -90,6 +91,15 @@ class Run:
         optimizer = torch.optim.AdamW(
             grouped(model, settings.optim), betas=(0.9, 0.99), foreach=False
         )
+        # an engine of its own, which steps, clips and shards by itself
+        self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        if self.deepspeed:
+            if settings.optim.at_once is not None:
+                raise BadConfig("DeepSpeed takes all documents at once; leave out optim.at_once.")
+            engine = accelerator.state.deepspeed_plugin.deepspeed_config
+            engine["train_micro_batch_size_per_gpu"] = settings.optim.documents // many
+            engine["gradient_clipping"] = settings.optim.clip
+            engine["zero_allow_untested_optimizer"] = True
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.total = sum(stage.steps for stage in settings.stages)
         self.step = 0
@@ -170,7 +180,7 @@ class Run:
             last = number == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 found += self._backward(batch, pool.source, max(1.0, answers), max(1.0, text))
-        if self.step == 0:
+        if self.step == 0 and not self.deepspeed:
             self._check_gradients()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), optim.clip)
         self.optimizer.step()
@@ -328,9 +338,28 @@ class Run:
             "share": self.share,
             "streams": [pool.stream.state() if pool.stream else None for pool in self.pools],
         }
-        main = self.accelerator.is_main_process
-        resume.save(self.checkpoints, self.step, self.model, self.optimizer, state, main=main)
+        resume.save(
+            self.checkpoints,
+            self.step,
+            self.model,
+            self.optimizer,
+            state,
+            main=self.accelerator.is_main_process,
+            engine=self._keep_engine if self.deepspeed else None,
+        )
         self.accelerator.wait_for_everyone()
+
+    def _keep_engine(self, folder: Path) -> None:
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(folder))
+        self.accelerator.wait_for_everyone()
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """All weights on the CPU of the first process, however they are sharded."""
+        if self.deepspeed:
+            found: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
+            return found
+        return resume.whole_weights(self.model)
 
     def go_on(self) -> None:
         """Continues from the newest checkpoint.
@@ -350,7 +379,11 @@ class Run:
                     f"The run in {self.out} has {key} {state['settings'].get(key)!r}, and this "
                     f"config {value!r}; resume with the same, or choose another out."
                 )
-        resume.load(self.checkpoints, kept[-1], self.model, self.optimizer)
+        if self.deepspeed:
+            engine = self.checkpoints / f"{kept[-1]:06d}" / resume.ENGINE
+            self.accelerator.load_state(str(engine))
+        else:
+            resume.load(self.checkpoints, kept[-1], self.model, self.optimizer)
         self.step, self.best = kept[-1], state["best"]
         self.tokens, self.seconds = state["tokens"], state["seconds"]
         self.share = state["share"]
@@ -451,17 +484,17 @@ class Run:
         self.tell(f"step {self.step}: {shown}")
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"score": score, "step": self.step, "scores": scores}
-            weights = resume.trained_weights(self.model)
+            weights = self.whole_weights()
             if self.accelerator.is_main_process:
-                resume.save_best(self.checkpoints, weights)
+                resume.save_best(self.checkpoints, resume.trained(weights, self.inner))
 
     def finish(self) -> None:
         """Puts the best weights back and writes the checkpoint."""
-        if self.measured and self.best["step"]:
-            resume.put_weights(self.model, resume.load_best(self.checkpoints))
-        weights = resume.whole_weights(self.model)
+        weights = self.whole_weights()
         if not self.accelerator.is_main_process:
             return
+        if self.best["step"]:
+            weights |= resume.load_best(self.checkpoints)
         dtype = getattr(torch, self.settings.save_dtype)
         self.inner.save_pretrained(self.out, state_dict=weights, dtype=dtype)
         self.tokenizer.save_pretrained(self.out)

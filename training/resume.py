@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from torch.optim import Optimizer
 from memformer.memory.file import write_atomically
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+ENGINE = "engine"
 # whole tensors on the first process, however they are sharded
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 BEST = "best.safetensors"
@@ -60,25 +62,11 @@ def load_best(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights that are trained, whole, on the CPU of the first process."""
-    found = cast(dict[str, Tensor], get_model_state_dict(model, options=WHOLE))
+def trained(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Of all weights, those that are trained."""
     wanted = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    return {name: weight for name, weight in found.items() if name in _plain(wanted)}
-
-
-def _plain(names: set[str]) -> set[str]:
-    return {name.removeprefix("module.") for name in names}
-
-
-def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Puts weights of `trained_weights` back."""
-    options = StateDictOptions(full_state_dict=True, strict=False, broadcast_from_rank0=_many())
-    set_model_state_dict(model, cast(dict[str, Any], weights), options=options)
-
-
-def _many() -> bool:
-    return torch.distributed.is_initialized()
+    wanted = {name.removeprefix("module.") for name in wanted}
+    return {name: weight for name, weight in weights.items() if name in wanted}
 
 
 def save(
@@ -90,6 +78,7 @@ def save(
     *,
     main: bool = True,
     keep: int = 2,
+    engine: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes `folder/STEP`, in one step of the file system; all processes take part.
 
@@ -101,38 +90,52 @@ def save(
         state: whatever else, as JSON.
         main: whether this process writes.
         keep: so many, the newest, are kept.
+        engine: writes weights and optimizer into a folder instead: DeepSpeed's own checkpoint.
     """
-    weights = trained_weights(model)
-    found = cast(dict[str, Any], get_optimizer_state_dict(model, optimizer, options=WHOLE))
-    if not main:
-        return
-    moments = {
-        f"{name}{SEPARATOR}{key}": torch.as_tensor(value).clone().contiguous()
-        for name, entries in found["state"].items()
-        for key, value in entries.items()
-    }
-    groups = [
-        {key: value for key, value in group.items() if _is_json(value)}
-        for group in found["param_groups"]
-    ]
     target = folder / f"{step:06d}"
-    beside = folder / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    beside = folder / f".{target.name}.part"
+    if main:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
     try:
-        save_file({name: w.contiguous() for name, w in weights.items()}, beside / WEIGHTS)
-        save_file(moments, beside / OPTIMIZER)
-        text = json.dumps({"step": step, "groups": groups, **state}, indent=1)
+        if engine is not None:
+            engine(beside / ENGINE)
+        else:
+            state = state | _gather(beside, model, optimizer, main)
+        if not main:
+            return
+        text = json.dumps({"step": step, **state}, indent=1)
         (beside / STATE).write_text(text + "\n", encoding="utf-8")
-        for file in beside.iterdir():
+        for file in beside.rglob("*.*"):
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
         shutil.rmtree(target, ignore_errors=True)
         os.replace(beside, target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if main:
+            shutil.rmtree(beside, ignore_errors=True)
     for old in steps(folder)[:-keep]:
         shutil.rmtree(folder / f"{old:06d}")
+
+
+def _gather(folder: Path, model: nn.Module, optimizer: Optimizer, main: bool) -> dict[str, Any]:
+    """Writes weights and optimizer, whole, by the first process; returns what is JSON of them."""
+    weights = trained(cast(dict[str, Tensor], get_model_state_dict(model, options=WHOLE)), model)
+    found = cast(dict[str, Any], get_optimizer_state_dict(model, optimizer, options=WHOLE))
+    if not main:
+        return {}
+    moments = {
+        f"{name}{SEPARATOR}{key}": torch.as_tensor(value).clone().contiguous()
+        for name, entries in found["state"].items()
+        for key, value in entries.items()
+    }
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+    save_file(moments, folder / OPTIMIZER)
+    groups = [
+        {key: value for key, value in group.items() if _is_json(value)}
+        for group in found["param_groups"]
+    ]
+    return {"groups": groups}
 
 
 def _is_json(value: Any) -> bool:
@@ -170,13 +173,17 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Non
         moments = load_file(place / OPTIMIZER)
     except (OSError, SafetensorError) as error:
         raise BadCheckpoint(f"{place} can't be read ({error}); remove that folder.") from None
-    wanted = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    if different := set(weights) ^ _plain(wanted):
+    every: dict[str, Tensor] = {
+        name.removeprefix("module."): weight for name, weight in model.named_parameters()
+    }
+    if different := set(weights) ^ trained(every, model).keys():
         raise BadCheckpoint(
             f"{place} is of another model: {len(different)} weights are in one of the two only, "
             f"such as {min(different)}."
         )
-    put_weights(model, weights)
+    many = torch.distributed.is_initialized()
+    options = StateDictOptions(full_state_dict=True, strict=False, broadcast_from_rank0=many)
+    set_model_state_dict(model, cast(dict[str, Any], weights), options=options)
     state: dict[str, Any] = {}
     for name, value in moments.items():
         parameter, _, key = name.rpartition(SEPARATOR)
@@ -186,5 +193,5 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Non
         model,
         optimizer,
         {"state": state, "param_groups": groups},
-        options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=_many()),
+        options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=many),
     )

@@ -184,7 +184,8 @@ def torchrun(processes: int, *command_line: str) -> None:
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "DS_ACCELERATOR": "cpu",
     }
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
@@ -232,6 +233,26 @@ def test_sharded_by_fsdp_it_trains_alike_and_saves_what_loads_without(place, tra
             MemformerForCausalLM.from_pretrained(place / name)(ids).logits for name in names
         )
     torch.testing.assert_close(whole, sharded, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_deepspeed_trains_alike_and_goes_on(place, stage):
+    pytest.importorskip("deepspeed", reason="needs `pip install deepspeed`")
+    arguments = [str(place / "config.yaml"), "save_every=2", SHORT.format(4)]
+    names = [f"alone-{stage}", f"zero-{stage}"]
+    ended = CliRunner().invoke(finetune.app, [*arguments, f"out={place / names[0]}"])
+    assert ended.exit_code == 0, ended.output
+    worker = str(Path(__file__).with_name("zero.py"))
+    expected = weights(place / names[0])
+    for resumed in ([], ["--resume"]):
+        torchrun(2, worker, stage, *arguments, f"out={place / names[1]}", *resumed)
+        found = weights(place / names[1])
+        assert expected.keys() == found.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5)
+        # and once more, from the checkpoint before the last on
+        shutil.rmtree(place / names[1] / "checkpoints" / "000004", ignore_errors=True)
+        (place / names[1] / "model.safetensors").unlink()
 
 
 def bad_file(place: Path) -> str:
