@@ -1,0 +1,101 @@
+"""What a checkpoint has lost or gained in plain text: perplexity on a book.
+
+    python -m eval.forgetting MODEL --tokens 8192
+
+The same windows of the book are read three times: by the backbone as it was released (without the
+memory and without the adapter), by the checkpoint with an empty memory, and by the checkpoint with
+the windows before in memory. Where nothing but the memory path was trained, the first two are the
+same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from memformer import MemformerForCausalLM
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from eval.haystack import Haystack
+from eval.report import (
+    BookOption,
+    ModelArgument,
+    OutOption,
+    ThreadsOption,
+    head,
+    model_name,
+    open_model,
+    write_json,
+)
+
+RELEASED, EMPTY, REMEMBERED = "as released", "empty memory", "windows before in memory"
+
+
+def without_adapter(model: MemformerForCausalLM) -> AbstractContextManager[Any]:
+    """While it is open, the backbone computes without an adapter."""
+    backbone: Any = model.backbone
+    return backbone.disable_adapter() if hasattr(backbone, "peft_config") else nullcontext()
+
+
+def nats(logits: Tensor, ids: Tensor) -> float:
+    """Sum of the cross entropy of all tokens of a window but the first."""
+    return float(
+        torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum")
+    )
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+@torch.no_grad()
+def main(
+    model: ModelArgument = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Of the book.")] = 8192,
+    window: Annotated[int, typer.Option(min=2, help="Tokens seen at once.")] = 512,
+    book: BookOption = None,
+    out: OutOption = Path("reports/forgetting"),
+    threads: ThreadsOption = None,
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    report = head("eval.forgetting", model_name(model) | {"tokens": tokens, "window": window})
+    loaded, tokenizer = open_model(model)
+    if window > (most := loaded.memory_config.segment_tokens):
+        raise typer.BadParameter(f"--window must be at most {most}, the model's segment_tokens.")
+    ids = torch.tensor([Haystack(tokenizer, book).tokens(tokens)])
+    sums = dict.fromkeys((RELEASED, EMPTY, REMEMBERED), 0.0)
+    same, scored = True, 0
+    memory = loaded.init_memory(num_slots=None)
+    for begin in track(range(0, tokens, window), "reading", console=Console(stderr=True)):
+        part = ids[:, begin : begin + window]
+        if part.shape[1] < 2:
+            break
+        with without_adapter(loaded):
+            released = loaded.backbone(part).logits
+        empty = loaded(part).logits
+        output = loaded(part, memory=memory)
+        memory = output.memory
+        same = same and torch.equal(released, empty)
+        scored += part.shape[1] - 1
+        for name, logits in zip(sums, (released, empty, output.logits), strict=True):
+            sums[name] += nats(logits, part)
+    found = {name: round(math.exp(value / scored), 4) for name, value in sums.items()}
+    report |= {"perplexity": found, "tokens_scored": scored, "logits_bit_equal": same}
+    table = Table("", "perplexity", "against the release")
+    for name, value in found.items():
+        table.add_row(name, f"{value:.3f}", f"{value / found[RELEASED] - 1:+.2%}")
+    Console().print(table)
+    Console().print(f"with an empty memory, logits {'are' if same else 'are not'} those released")
+    write_json(out.with_suffix(".json"), report)
+
+
+if __name__ == "__main__":
+    app()
