@@ -15,6 +15,7 @@ command, scores) and `log.jsonl` beside it.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import signal
@@ -191,12 +192,10 @@ class Run:
         losses = accelerator.reduce(found, "sum")
         parts, rows, asides = losses[:3].tolist(), float(losses[7]), float(losses[8])
         self.share = float(losses[3]) / max(rows, 1.0)
-        values = {
-            "written": self.share,
-            "slots": float(losses[4]) / max(rows, 1.0),
-            "evidence": float(losses[5]) / max(asides, 1.0),
-            "entropy": float(losses[6]) / max(asides, 1.0),
-        }
+        values = {"written": self.share, "slots": float(losses[4]) / max(rows, 1.0)}
+        if asides:
+            values["evidence"] = float(losses[5]) / asides
+            values["entropy"] = float(losses[6]) / asides
         if answers:
             values["answer_loss"] = parts[0] / answers
         if text:
@@ -464,7 +463,9 @@ class Run:
             values = [entry[name] for entry in recent if name in entry]
             means[name] = round(sum(values) / len(values), 5)
         means["tokens_per_second"] = round(self.tokens / max(self.seconds, 1e-9), 1)
-        health = Health(means["written"], means["evidence"], means["entropy"], means["slots"])
+        health = Health(
+            means["written"], means["slots"], means.get("evidence"), means.get("entropy")
+        )
         warnings = health.warnings(self.inner.memory_config.write_budget)
         self.log(means | ({"warnings": warnings} if warnings else {}))
         for warning in warnings:
@@ -545,6 +546,8 @@ def main(
         out = Path(settings.out)
         if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
             raise BadConfig(f"{out} is not empty; go on with --resume, or name another out.")
+        if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise BadConfig("tensorboard: true needs tensorboard; `pip install tensorboard`.")
         accelerator = Accelerator(
             log_with="tensorboard" if settings.tensorboard else None, project_dir=out
         )

@@ -15,15 +15,15 @@ class Health:
 
     Attributes:
         written: share of the text that the write gate lets through.
-        evidence: how much questions read from memory, in [0, 1].
-        entropy: how widely their reads are spread, in nats.
         slots: occupied at the end of a document.
+        evidence: how much questions read from memory, in [0, 1]; None: nothing was asked.
+        entropy: how widely their reads are spread, in nats; None: nothing was asked.
     """
 
     written: float
-    evidence: float
-    entropy: float
     slots: float
+    evidence: float | None
+    entropy: float | None
 
     def warnings(self, budget: float | None) -> list[str]:
         """What is wrong, a sentence each."""
@@ -38,12 +38,13 @@ class Health:
                 f"The write gate does not close: everything is written, and the budget is "
                 f"{budget:.0%}. Raise gate_lr, or start from a model with a trained gate."
             )
-        if self.evidence < BLIND:
+        if self.evidence is not None and self.evidence < BLIND:
             found.append(
                 f"Questions read {self.evidence:.1%} from memory: it has no say in the answers. "
                 "Raise memory_lr, or lower memory.null_offset."
             )
-        if self.slots >= 8 and self.entropy > DIFFUSE * math.log(self.slots):
+        widest = DIFFUSE * math.log(self.slots) if self.slots >= 8 else math.inf
+        if self.entropy is not None and self.entropy > widest:
             found.append(
                 f"Reads have collapsed: they spread over all {self.slots:.0f} slots alike. "
                 "Lower the learning rates."

@@ -55,7 +55,7 @@ class HealthCallback(TrainerCallback):
     """Adds to the Trainer's logs what is written and read, and warns; see `training.health`."""
 
     def __init__(self) -> None:
-        self._seen: list[Health] = []
+        self._seen: list[dict[str, float]] = []
         self._budget: float | None = None
         self._handle: Any = None
 
@@ -73,17 +73,17 @@ class HealthCallback(TrainerCallback):
         self._handle = model.register_forward_hook(self._look)
 
     def _look(self, _: nn.Module, __: Any, output: MemformerOutput) -> None:
-        if output.evidence is None or not len(output.evidence) or output.memory is None:
+        if output.written is None or output.memory is None:
             return
-        assert output.written is not None and output.entropy is not None
         self._seen.append(
-            Health(
-                written=float(output.written.detach()),
-                evidence=float(output.evidence.mean()),
-                entropy=float(output.entropy.mean()),
-                slots=float(output.memory.occupied.sum(-1).float().mean()),
-            )
+            {
+                "written": float(output.written.detach()),
+                "slots": float(output.memory.occupied.sum(-1).float().mean()),
+            }
         )
+        if output.evidence is not None and output.entropy is not None and len(output.entropy):
+            self._seen[-1]["evidence"] = float(output.evidence.mean())
+            self._seen[-1]["entropy"] = float(output.entropy.mean())
 
     def on_log(
         self,
@@ -96,15 +96,14 @@ class HealthCallback(TrainerCallback):
         """Puts means since the last log into this one."""
         if logs is None or not self._seen:
             return
-        count = len(self._seen)
-        health = Health(
-            *(
-                sum(getattr(one, name) for one in self._seen) / count
-                for name in ("written", "evidence", "entropy", "slots")
-            )
-        )
+        found: dict[str, Any] = {}
+        for name in ("written", "slots", "evidence", "entropy"):
+            if values := [one[name] for one in self._seen if name in one]:
+                found[name] = sum(values) / len(values)
         self._seen = []
-        found: dict[str, Any] = dict(vars(health))
+        health = Health(
+            found["written"], found["slots"], found.get("evidence"), found.get("entropy")
+        )
         if warnings := health.warnings(self._budget):
             found["warnings"] = warnings
         # the history has its own copy of what callbacks are shown

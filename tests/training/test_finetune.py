@@ -338,9 +338,16 @@ def test_text_is_learned_and_a_teacher_followed(place):
         lines = map(json.loads, (place / name / "log.jsonl").read_text().splitlines())
         found = [entry[f"{kind}_loss"] for entry in lines if f"{kind}_loss" in entry]
         assert len(found) == 30
+        assert "warnings" not in (place / name / "log.jsonl").read_text()
         assert sum(found[-5:]) < sum(found[:5])
     refused = run(place, "asked", f"data=[{{path: {place / 'train.jsonl'}, teacher: true}}]")
     assert refused.exit_code == 2 and "must have no questions" in flat(refused.output)
+
+
+def test_tensorboard_has_to_be_there_if_it_is_asked_for(place, monkeypatch):
+    monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: None)
+    result = run(place, "logged", "tensorboard=true")
+    assert result.exit_code == 2 and "pip install tensorboard" in flat(result.output)
 
 
 def test_a_stream_goes_on_where_it_was(place, monkeypatch):

@@ -98,11 +98,12 @@ FINE = Health(written=0.3, evidence=0.4, entropy=2.0, slots=100)
     ("health", "budget", "sentence"),
     [
         (FINE, 0.1, None),
-        (Health(0.0, 0.4, 2.0, 100), 0.1, "write gate is dead"),
-        (Health(1.0, 0.4, 2.0, 100), 0.1, "does not close"),
-        (Health(1.0, 0.4, 2.0, 100), None, None),
-        (Health(0.3, 0.001, 2.0, 100), None, "read 0.1% from memory"),
-        (Health(0.3, 0.4, math.log(100) * 0.99, 100), None, "Reads have collapsed"),
+        (Health(0.0, 100, 0.4, 2.0), 0.1, "write gate is dead"),
+        (Health(1.0, 100, 0.4, 2.0), 0.1, "does not close"),
+        (Health(1.0, 100, 0.4, 2.0), None, None),
+        (Health(1.0, 100, None, None), None, None),
+        (Health(0.3, 100, 0.001, 2.0), None, "read 0.1% from memory"),
+        (Health(0.3, 100, 0.4, math.log(100) * 0.99), None, "Reads have collapsed"),
     ],
 )
 def test_warnings_name_what_is_wrong(health, budget, sentence):
