@@ -203,6 +203,25 @@ def laid_out(
     return row
 
 
+def windowed(document: Document, window: int, between: Sequence[int]) -> list[Row]:
+    """A row a question, with as much of the document before it as fits: nothing is remembered.
+
+    Args:
+        document: as tokens.
+        window: tokens of a row at most.
+        between: tokens between the document and the question.
+    """
+    rows = []
+    for aside in document.asides:
+        room = max(0, window - len(aside.ids))
+        before = [*document.ids[: aside.after], *between]
+        ids = [*before[max(0, len(before) - room) :], *aside.ids][-window:]
+        silent = [IGNORED_LABEL] * (len(ids) - aside.answer)
+        labels = [*silent, *aside.ids[-aside.answer :]]
+        rows.append(Row(ids, [ASIDE] * len(ids), [False] * len(ids), labels))
+    return rows
+
+
 def collate(rows: Sequence[Row], padding: int) -> dict[str, Tensor]:
     """Rows as one batch of the arguments of `MemformerForCausalLM.forward`, padded on the right."""
     width = max(len(row.ids) for row in rows)

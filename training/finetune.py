@@ -42,7 +42,7 @@ from memformer.pretrained import local_path
 from training import resume, sources
 from training.config import BadConfig, read_config
 from training.data.records import BadRecord
-from training.documents import Document, collate, laid_out
+from training.documents import Document, collate, laid_out, windowed
 from training.health import Health
 from training.objective import Batch, budget_penalty, exact, predicted, sums
 from training.settings import Settings, Stage
@@ -68,6 +68,7 @@ class Run:
         self.out = Path(settings.out)
         self.inner = model
         self.padding = int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
+        self.between = tokenizer("\n", add_special_tokens=False).input_ids
         if (by := settings.validation.by) not in ("exact", "loss"):
             raise BadConfig(f"validation.by must be exact or loss; got {by!r}.")
         many = accelerator.num_processes
@@ -148,11 +149,14 @@ class Run:
 
     def batch(self, documents: Sequence[Document], segment_tokens: int, source: Source) -> Batch:
         """Documents as one batch on this process's device."""
-        text = source.text or source.teacher
-        rows = [
-            laid_out(document, segment_tokens, answers=not source.teacher, text=text)
-            for document in documents
-        ]
+        if (window := self.settings.window) is not None:
+            rows = [row for one in documents for row in windowed(one, window, self.between)]
+        else:
+            text = source.text or source.teacher
+            rows = [
+                laid_out(document, segment_tokens, answers=not source.teacher, text=text)
+                for document in documents
+            ]
         found = collate(rows, self.padding)
         return {name: value.to(self.accelerator.device) for name, value in found.items()}
 
@@ -192,8 +196,10 @@ class Run:
         losses = accelerator.reduce(found, "sum")
         parts, rows, asides = losses[:3].tolist(), float(losses[7]), float(losses[8])
         self.share = float(losses[3]) / max(rows, 1.0)
-        values = {"written": self.share, "slots": float(losses[4]) / max(rows, 1.0)}
-        if asides:
+        values = {"slots": float(losses[4]) / max(rows, 1.0)}
+        if self.settings.window is None:
+            values["written"] = self.share
+        if asides and self.settings.window is None:
             values["evidence"] = float(losses[5]) / asides
             values["entropy"] = float(losses[6]) / asides
         if answers:
@@ -463,10 +469,12 @@ class Run:
             values = [entry[name] for entry in recent if name in entry]
             means[name] = round(sum(values) / len(values), 5)
         means["tokens_per_second"] = round(self.tokens / max(self.seconds, 1e-9), 1)
-        health = Health(
-            means["written"], means["slots"], means.get("evidence"), means.get("entropy")
-        )
-        warnings = health.warnings(self.inner.memory_config.write_budget)
+        warnings = []
+        if self.settings.window is None:
+            health = Health(
+                means["written"], means["slots"], means.get("evidence"), means.get("entropy")
+            )
+            warnings = health.warnings(self.inner.memory_config.write_budget)
         self.log(means | ({"warnings": warnings} if warnings else {}))
         for warning in warnings:
             self.tell(f"[yellow]step {self.step}:[/] {warning}")

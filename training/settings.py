@@ -125,6 +125,8 @@ class Settings:
         stages: the curriculum.
         optim: how it is trained.
         validation: what is measured meanwhile.
+        window: answer from so many tokens before the question instead of from memory: trains the
+            backbone alone, to compare with.
         seed: of data and adapter.
         report_every: steps between lines of the log.
         save_every: steps between checkpoints to resume from.
@@ -140,6 +142,7 @@ class Settings:
     stages: list[Stage] = MISSING
     optim: Optim = field(default_factory=Optim)
     validation: Validation = field(default_factory=Validation)
+    window: int | None = None
     seed: int = 0
     report_every: int = 10
     save_every: int = 100

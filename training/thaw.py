@@ -44,6 +44,12 @@ def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizer
             f"A stage has segments of {longest} tokens, and the model's have {most} at most; set "
             "model.memory.segment_tokens."
         )
+    if settings.window is not None:
+        if settings.trained == "memory":
+            raise BadConfig("A window leaves the memory out; set trained to lora or all.")
+        if not 2 <= settings.window <= most:
+            raise BadConfig(f"window must be from 2 to {most} tokens; got {settings.window}.")
+        model.memory.requires_grad_(False)
     torch.manual_seed(settings.seed)
     if settings.trained == "lora" and not hasattr(model.backbone, "peft_config"):
         model.backbone = _with_lora(model, settings.lora)

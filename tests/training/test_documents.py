@@ -7,7 +7,7 @@ from tiny import byte_tokenizer
 
 from memformer.layout import IGNORED_LABEL
 from training.data.records import BadRecord, Question, Record, parse, read, write
-from training.documents import STYLES, collate, laid_out, tokenised
+from training.documents import STYLES, collate, laid_out, tokenised, windowed
 
 TEXT = "Ada left for Porto. Ben stayed in the mill! Where Cleo is, nobody knows."
 RECORD = Record(
@@ -64,6 +64,26 @@ def test_the_text_is_learned_from_its_second_segment_on(tokenizer):
     row = laid_out(document, 30, answers=False, text=True)
     predicted = [i for i, label in zip(row.ids, row.labels, strict=True) if label != IGNORED_LABEL]
     assert text(tokenizer, predicted) == TEXT[19:]
+
+
+def test_a_window_has_the_end_of_what_came_before_a_question(tokenizer):
+    document = tokenised(RECORD, tokenizer, "plain")
+    between = tokenizer("|", add_special_tokens=False).input_ids
+    question = "Question: Where is Ada?\nAnswer: Porto<|end|>"
+    # the end of text is one token
+    tokens = len(question) - len("<|end|>") + 1
+    whole = f"Ada left for Porto.|{question}"
+    for window, shown in (
+        (200, whole),
+        (tokens + 7, "Porto.|" + question),
+        (tokens - 9, question[9:]),
+    ):
+        row = windowed(document, window, between)[0]
+        assert text(tokenizer, row.ids) == shown
+        assert len(row.ids) <= window and not any(row.remembered)
+        predicted = [i for i, la in zip(row.ids, row.labels, strict=True) if la != IGNORED_LABEL]
+        assert text(tokenizer, predicted) == " Porto<|end|>"
+    assert len(windowed(document, 64, between)) == 2
 
 
 def test_a_text_in_chat_is_what_a_session_would_remember(tokenizer):

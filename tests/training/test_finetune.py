@@ -292,6 +292,8 @@ def other_backbone(place: Path) -> str:
             lambda p: f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true}}]",
             "text.jsonl has no questions; set validation.by: loss",
         ),
+        (lambda p: "window=65", "window must be from 2 to 64 tokens; got 65"),
+        (lambda p: ["window=60", "trained=memory"], "A window leaves the memory out"),
         (lambda p: "save_dtype=int8", "save_dtype must be float32 or bfloat16"),
         (lambda p: SHORT.format(1).replace("24", "65"), "segments of 65 tokens, and the model's"),
         (lambda p: "stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments"),
@@ -303,7 +305,8 @@ def other_backbone(place: Path) -> str:
     ],
 )
 def test_mistakes_get_a_sentence_and_leave_nothing(place, change, sentence):
-    result = run(place, "mistake", change(place))
+    changes = change(place)
+    result = run(place, "mistake", *([changes] if isinstance(changes, str) else changes))
     assert result.exit_code == 2
     assert sentence in flat(result.output)
     assert "Traceback" not in result.output
@@ -342,6 +345,21 @@ def test_text_is_learned_and_a_teacher_followed(place):
         assert sum(found[-5:]) < sum(found[:5])
     refused = run(place, "asked", f"data=[{{path: {place / 'train.jsonl'}, teacher: true}}]")
     assert refused.exit_code == 2 and "must have no questions" in flat(refused.output)
+
+
+def test_a_window_instead_of_memory_trains_the_backbone_alone(place):
+    validation = f"validation.sources=[{{path: {place / 'valid.jsonl.gz'}}}]"
+    ended = run(place, "window", "window=60", validation, "validation.every=4", SHORT.format(8))
+    assert ended.exit_code == 0, ended.output
+    before = MemformerForCausalLM.from_pretrained(place / "memory")
+    after = MemformerForCausalLM.from_pretrained(place / "window")
+    for name, weight in before.memory.named_parameters():
+        assert torch.equal(after.memory.get_parameter(name), weight)
+    assert any(
+        weight.any() for name, weight in after.backbone.named_parameters() if "lora_B" in name
+    )
+    log = (place / "window" / "log.jsonl").read_text()
+    assert "warnings" not in log and "evidence" not in log and "exact" in log
 
 
 def test_tensorboard_has_to_be_there_if_it_is_asked_for(place, monkeypatch):
