@@ -52,7 +52,7 @@ def wrong(words: list[str]) -> str | None:
             if module.startswith(("eval.", "training.")):
                 command = get_command(importlib.import_module(module).app)
                 inner = getattr(command, "commands", None)
-                if inner is not None:
+                if inner is not None and arguments:
                     name, *arguments = arguments
                     if name not in inner:
                         return name
