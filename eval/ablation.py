@@ -205,9 +205,9 @@ def only(model: MemformerForCausalLM, mechanism: str | None) -> Iterator[None]:
             lowest.write_gate_weight.zero_()
             lowest.write_gate_bias.fill_(WRITE_GATE_BIAS)
         if lowest.release is not None:
-            for number, head_name in enumerate(lowest.release.heads):
-                if head_name != mechanism:
-                    lowest.release.gate_bias[number] = -torch.inf
+            for name in lowest.release.heads:
+                if name != mechanism:
+                    lowest.release.head(name).gate_bias.fill_(-torch.inf)
         if lowest.links and mechanism != "links":
             for layer in model.memory_layers:
                 layer.read_modes.copy_(torch.tensor([-torch.inf, 0.0, -torch.inf]))

@@ -44,10 +44,11 @@ def attached(
             lowest.write_gate_weight.copy_(torch.randn_like(lowest.write_gate_weight))
         if dnc:
             release = model.memory_layers[0].release
-            release.gate_bias.fill_(-1.0)
-            release.gate_weight.copy_(torch.randn_like(release.gate_weight))
-            release.log_sharpness.fill_(1.5)
-            release.threshold.fill_(0.5)
+            for head in release.heads.values():
+                head.gate_bias.fill_(-1.0)
+                head.gate_weight.copy_(torch.randn_like(head.gate_weight))
+                head.log_sharpness.fill_(1.5)
+                head.threshold.fill_(0.5)
             for layer in model.memory_layers:
                 layer.read_modes.copy_(torch.randn_like(layer.read_modes))
     return model

@@ -30,13 +30,14 @@ def attached(**config) -> MemformerForCausalLM:
     )
     release = model.memory_layers[0].release
     if release is not None:
-        hidden = release.gate_weight.shape[1]
+        hidden = release.address_weight.shape[1] // 2
         with torch.no_grad():
             # layer 0 sees the embeddings alone: equal tokens have equal addresses
             release.address_weight[:, hidden:].zero_()
-            release.gate_bias.fill_(0.0)
-            release.log_sharpness.fill_(5.0)
-            release.threshold.fill_(0.95)
+            for head in release.heads.values():
+                head.gate_bias.fill_(0.0)
+                head.log_sharpness.fill_(5.0)
+                head.threshold.fill_(0.95)
     return model
 
 
@@ -96,10 +97,11 @@ def test_the_free_head_has_keys_of_its_own():
         layer = model.backbone.model.layers[0].input_layernorm
         seen, wanted = layer(embedding[20]), layer(embedding[7])
         address = release.address_weight[:, : len(seen)] @ wanted
-        release.key_weight.zero_()
-        release.key_weight[:, : len(seen)] = address[:, None] * seen / seen.square().sum()
-        release.gate_bias.fill_(-20.0)
-        release.gate_weight.copy_(40.0 * (seen / seen.square().sum())[None])
+        head = release.head("free")
+        head.key_weight.zero_()
+        head.key_weight[:, : len(seen)] = address[:, None] * seen / seen.square().sum()
+        head.gate_bias.fill_(-20.0)
+        head.gate_weight.copy_(40.0 * seen / seen.square().sum())
         strength, token = strengths(
             model.memorize(torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12, 20, 13]]))
         )
@@ -132,7 +134,7 @@ def test_heads_that_are_not_trained_let_go_of_next_to_nothing(heads):
     model = MemformerForCausalLM.from_backbone(
         tiny_backbone(), MemoryConfig(segment_tokens=SEGMENT, **dict.fromkeys(heads, True))
     )
-    assert ReleaseHeads(24, heads).heads == heads
+    assert tuple(ReleaseHeads(24, heads).heads) == heads
     memory = model.memorize(random_ids(2, 3 * SEGMENT)).closed()
     assert memory.strength.min() > 0.95 * memory.strength.max()
 

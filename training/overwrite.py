@@ -188,8 +188,9 @@ def train(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
         # from standardised inputs to those of the model
         heads.address_weight.div_(spread.repeat(2))
         heads.address_bias.sub_(heads.address_weight @ mean.repeat(2))
-        heads.gate_weight.div_(spread)
-        heads.gate_bias.sub_(heads.gate_weight @ mean)
+        erase = heads.head("erase")
+        erase.gate_weight.div_(spread)
+        erase.gate_bias.sub_(erase.gate_weight @ mean)
         set_threshold(heads, [example for example in examples if example.pairs.any()])
 
 
@@ -203,9 +204,10 @@ def fit_gate(
     heads: ReleaseHeads, inputs: Float[Tensor, "tokens hidden"], tells: Bool[Tensor, " tokens"]
 ) -> None:
     """Logistic regression of "a value is told here"."""
-    optimizer = torch.optim.AdamW([heads.gate_weight, heads.gate_bias], GATE_RATE)
+    erase = heads.head("erase")
+    optimizer = torch.optim.AdamW([erase.gate_weight, erase.gate_bias], GATE_RATE)
     for _ in range(STEPS):
-        logits = inputs @ heads.gate_weight[0] + heads.gate_bias[0]
+        logits = inputs @ erase.gate_weight + erase.gate_bias
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, tells.float())
         optimizer.zero_grad()
         loss.backward()
@@ -214,14 +216,15 @@ def fit_gate(
 
 def fit_address(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
     """Logistic regression of "of the same fact" on pairs of tokens, through their addresses."""
+    erase = heads.head("erase")
     draws, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        heads.log_sharpness.fill_(math.log(SHARPNESS))
-        heads.threshold.fill_(THRESHOLD)
+        erase.log_sharpness.fill_(math.log(SHARPNESS))
+        erase.threshold.fill_(THRESHOLD)
     optimizer = torch.optim.AdamW(
         [
             {"params": [heads.address_weight, heads.address_bias], "lr": RATE},
-            {"params": [heads.threshold], "lr": 5 * RATE},
+            {"params": [erase.threshold], "lr": 5 * RATE},
         ]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -236,8 +239,8 @@ def fit_address(heads: ReleaseHeads, examples: list[Example], seed: int) -> None
             match = matches(
                 address(one.older),
                 address(one.later),
-                heads.log_sharpness[0].exp(),
-                heads.threshold[0],
+                erase.log_sharpness[0].exp(),
+                erase.threshold[0],
             )
             weight = torch.where(one.tells, TOLD_WEIGHT, 1.0)[:, None].expand_as(match)
             weight = torch.where(one.pairs, MATCH_WEIGHT, weight)
@@ -252,15 +255,16 @@ def fit_address(heads: ReleaseHeads, examples: list[Example], seed: int) -> None
 
 def set_threshold(heads: ReleaseHeads, examples: list[Example]) -> None:
     """The highest threshold with which `MOST` of what is replaced keeps `LEFT` at most."""
+    threshold = heads.head("erase").threshold
     low, high = -1.0, 1.0
     for _ in range(8):
-        heads.threshold.fill_((low + high) / 2)
+        threshold.fill_((low + high) / 2)
         left = torch.cat([kept(heads, example)[example.replaced] for example in examples])
         if (left <= LEFT).float().mean() >= MOST:
-            low = heads.threshold.item()
+            low = threshold.item()
         else:
-            high = heads.threshold.item()
-    heads.threshold.fill_(low)
+            high = threshold.item()
+    threshold.fill_(low)
 
 
 def shares(heads: ReleaseHeads, examples: list[Example]) -> dict[str, float]:

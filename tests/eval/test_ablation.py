@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.memory_layers[0].write_gate_weight.normal_()
         model.memory_layers[0].write_gate_bias.fill_(0.0)
-        model.memory_layers[0].release.gate_bias.fill_(0.0)
+        model.memory_layers[0].release.head("erase").gate_bias.fill_(0.0)
         for layer in model.memory_layers:
             layer.read_modes.normal_()
     model.save_pretrained(path.parent / "all")
