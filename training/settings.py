@@ -19,7 +19,7 @@ class Model:
 
     Attributes:
         name: a plain decoder, which gets a memory, or a memformer checkpoint.
-        memory: fields of `MemoryConfig`, for a plain decoder.
+        memory: fields of `MemoryConfig`; of a checkpoint, those that shall change.
     """
 
     name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from memformer import MemformerForCausalLM, MemoryConfig
+from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
 from memformer.backbone import Backbone
 from memformer.pretrained import local_path
 from training.config import BadConfig
+from training.parts import with_parts
 from training.settings import TARGETS, TRAINED, Lora, Optim, Settings
 
 # the rest of the memory path: how sharply, how far back and when to read, what to write
 PROJECTIONS = ("correction", "release")
+# of a memory: decides the shape of its weights, or was measured when it was attached
+FIXED = {"memory_layers", "projection_rank", "null_offset"}
 
 
 def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
@@ -29,13 +32,21 @@ def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizer
     if settings.trained not in TRAINED:
         raise BadConfig(f"trained must be one of {', '.join(TRAINED)}; got {settings.trained!r}.")
     place = str(local_path(settings.model.name) or settings.model.name)
-    memory = None
-    if settings.model.memory:
-        try:
-            memory = MemoryConfig.from_dict(settings.model.memory)
-        except ValueError as error:
-            raise BadConfig(f"model.memory: {error}") from None
-    model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
+    try:
+        memory = MemoryConfig.from_dict(settings.model.memory)
+    except ValueError as error:
+        raise BadConfig(f"model.memory: {error}") from None
+    attached = isinstance(AutoConfig.from_pretrained(place), MemformerConfig)
+    model = MemformerForCausalLM.from_pretrained(
+        place, memory_config=None if attached else memory, dtype=torch.float32
+    )
+    if attached and settings.model.memory:
+        fixed = set(settings.model.memory) & FIXED
+        if fixed:
+            raise BadConfig(
+                f"model.memory: {min(fixed)} of a model that has a memory can't be changed."
+            )
+        model = with_parts(model, **settings.model.memory)
     tokenizer = AutoTokenizer.from_pretrained(place)
     if (longest := max(stage.segment_tokens for stage in settings.stages)) > (
         most := model.memory_config.segment_tokens

@@ -300,7 +300,7 @@ def other_backbone(place: Path) -> str:
         (lambda p: f"model.name={p / 'nowhere'}", "nowhere"),
         (lambda p: f"model.name={other_backbone(p)}", "made for a backbone with fingerprint"),
         (lambda p: "model.memory={slots: 3}", "model.memory: MemoryConfig has no key 'slots'"),
-        (lambda p: "model.memory={num_slots: 3}", "brings its own memory_config"),
+        (lambda p: "model.memory={projection_rank: 3}", "projection_rank of a model that has a"),
         (lambda p: "--resume", "There is no checkpoint in"),
     ],
 )
@@ -345,6 +345,22 @@ def test_text_is_learned_and_a_teacher_followed(place):
         assert sum(found[-5:]) < sum(found[:5])
     refused = run(place, "asked", f"data=[{{path: {place / 'train.jsonl'}, teacher: true}}]")
     assert refused.exit_code == 2 and "must have no questions" in flat(refused.output)
+
+
+def test_a_checkpoint_is_trained_on_with_other_parts(place):
+    """From one run's result, adapter and all, to the next."""
+    assert run(place, "first", SHORT.format(2)).exit_code == 0
+    changes = "model.memory={num_slots: 100, write_budget: 0.5, links: true}"
+    ended = run(place, "second", f"model.name={place / 'first'}", changes, SHORT.format(2))
+    assert ended.exit_code == 0, ended.output
+    first, second = (MemformerForCausalLM.from_pretrained(place / n) for n in ("first", "second"))
+    assert second.memory_config.num_slots == 100 and second.memory_config.links
+    assert second.memory_config.memory_layers == first.memory_config.memory_layers
+    names = [name for name, _ in first.backbone.named_parameters() if "lora_B" in name]
+    before, after = (dict(one.backbone.named_parameters()) for one in (first, second))
+    assert names and all(not torch.equal(before[name], after[name]) for name in names)
+    drift = max((before[name] - after[name]).abs().max() for name in names)
+    assert drift < 0.01  # it went on from there
 
 
 def test_a_window_instead_of_memory_trains_the_backbone_alone(place):
