@@ -96,7 +96,7 @@ def latest(bench: Bench, cases: int, distance: int) -> list[Scene]:
             replace(fact, value=draws.choice([v for v in fact.kind.values if v not in used]))
             for fact in facts[: FACTS // 2]
         ]
-        told = " ".join(_lead(fact) for fact in changed)
+        told = " ".join(f"{fact.begun(LEAD)} {fact.value}." for fact in changed)
         pages = [
             bench.chat.book(bench.haystack.tokens(distance, f"{bench.seed}/{document.number}/{n}"))
             for n in range(2)
@@ -107,13 +107,6 @@ def latest(bench: Bench, cases: int, distance: int) -> list[Scene]:
         ] + [Question(fact, "unchanged") for fact in facts[FACTS // 2 :]]
         scenes.append(Scene([bench.chat.facts(document), pages[0], news, pages[1]], asked))
     return scenes
-
-
-def _lead(fact: Fact) -> str:
-    sentence = fact.sentence
-    return LEAD + (
-        sentence if sentence.startswith(fact.name) else sentence[0].lower() + sentence[1:]
-    )
 
 
 def order(bench: Bench, cases: int, distance: int) -> list[Scene]:

@@ -120,6 +120,13 @@ class Fact:
         """The fact as it is told."""
         return f"{self.answer_prefix} {self.value}."
 
+    def begun(self, lead: str) -> str:
+        """The beginning of the sentence after a lead such as "These days ", with no value yet."""
+        statement = self.answer_prefix
+        if lead and not statement.startswith(self.name):
+            statement = statement[0].lower() + statement[1:]
+        return lead + statement
+
     @property
     def question(self) -> str:
         """What is asked."""

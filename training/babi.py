@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -121,11 +122,6 @@ def task_error(
     return wrong / asked
 
 
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
-    return sum(values) / len(values)
-
-
 def train(
     reader: Reader,
     vocabulary: Vocabulary,
@@ -187,14 +183,14 @@ def train(
                     task_error(reader, vocabulary, stories, section.batch_size)
                     for stories in kept_back
                 ]
-                curve.append([done, mean(losses), mean(errors)])
+                curve.append([done, fmean(losses), fmean(errors)])
                 losses = []
-                if mean(errors) < mean(best_errors):
+                if fmean(errors) < fmean(best_errors):
                     best_errors = errors
                     best = {name: one.clone() for name, one in reader.state_dict().items()}
                 shown = " ".join(f"{100 * error:.0f}" for error in errors)
                 console.print(
-                    f"{done:6} batches  loss {curve[-1][1]:.3f}  error {mean(errors):.3f}: {shown}",
+                    "{:6} batches  loss {:.3f}  error {:.3f}: ".format(*curve[-1]) + shown,
                     soft_wrap=True,
                 )
             progress.update(bar, completed=done)
@@ -245,7 +241,7 @@ def main(
     curve, kept_back = train(reader, vocabulary, tasks, settings, console)
     report["seconds"] = round(time.monotonic() - began)
     errors = [task_error(reader, vocabulary, stories, 64) for stories in tests]
-    report |= {"errors": errors, "mean_error": mean(errors), "curve": curve}
+    report |= {"errors": errors, "mean_error": fmean(errors), "curve": curve}
     report |= {"failed": sum(error > FAILED for error in errors), "kept_back": kept_back}
     out = Path(settings.out)
     write_json(out.with_suffix(".json"), report)
@@ -259,7 +255,7 @@ def main(
     table = Table("task", "wrong answers")
     for task, share in enumerate(errors, 1):
         table.add_row(str(task), f"{100 * share:.1f} %")
-    table.add_row("mean", f"{100 * mean(errors):.1f} %")
+    table.add_row("mean", f"{100 * fmean(errors):.1f} %")
     console.print(table)
 
 

@@ -90,10 +90,7 @@ def told(chat: Chat, facts: list[Fact], leads: list[str]) -> tuple[list[int], li
     ids: list[int] = []
     values: list[int] = []
     for number, (fact, lead) in enumerate(zip(facts, leads, strict=True)):
-        statement = fact.answer_prefix
-        if lead and not statement.startswith(fact.name):
-            statement = statement[0].lower() + statement[1:]
-        before = chat.encode((" " if number else "") + lead + statement)
+        before = chat.encode((" " if number else "") + fact.begun(lead))
         value = chat.encode(f" {fact.value}.")
         ids += before + value
         values += [-1] * len(before) + [number] * len(value)
