@@ -1,6 +1,6 @@
 """Fine-tunes a model with a memory on documents with questions.
 
-    accelerate launch -m training.finetune configs/finetune/NAME.yaml [key=value ...]
+    accelerate launch -m training.finetune configs/finetune/NAME.yaml KEY=VALUE ...
 
 One process needs no launcher: `python -m training.finetune ...`. A run that was interrupted goes
 on with `--resume` as if it had not been; `--minutes 9` ends it in time, to be resumed later.
@@ -21,6 +21,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,7 +35,7 @@ from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, logging
 
 from eval.report import head, write_json
 from memformer import MemformerForCausalLM
@@ -469,14 +470,14 @@ class Run:
             values = [entry[name] for entry in recent if name in entry]
             means[name] = round(sum(values) / len(values), 5)
         means["tokens_per_second"] = round(self.tokens / max(self.seconds, 1e-9), 1)
-        warnings = []
+        found: list[str] = []
         if self.settings.window is None:
             health = Health(
                 means["written"], means["slots"], means.get("evidence"), means.get("entropy")
             )
-            warnings = health.warnings(self.inner.memory_config.write_budget)
-        self.log(means | ({"warnings": warnings} if warnings else {}))
-        for warning in warnings:
+            found = health.warnings(self.inner.memory_config.write_budget)
+        self.log(means | ({"warnings": found} if found else {}))
+        for warning in found:
             self.tell(f"[yellow]step {self.step}:[/] {warning}")
         shown = [
             f"{name.removesuffix('_loss')} {means[name]:.3f}"
@@ -539,6 +540,9 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch threads.")] = None,
 ) -> None:
     console = Console(stderr=True)
+    logging.disable_progress_bar()
+    # peft asks transformers for what transformers calls otherwise by now
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     if threads:
         torch.set_num_threads(threads)
     # softmax weights far from any match are denormal numbers, with which a CPU is four times slower
