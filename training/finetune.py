@@ -50,6 +50,9 @@ from training.settings import Settings, Stage
 from training.sources import Pool, Source
 from training.thaw import build, grouped, rate
 
+# the model is in parts, and a process that goes through it more often than others waits for ever
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
 
 class Run:
     """Everything that a run holds; one method a part of it."""
@@ -82,9 +85,16 @@ class Run:
         self.measured = [
             sources.load(source, tokenizer, self.tell) for source in settings.validation.sources
         ]
-        for pool in self.measured if by == "exact" else ():
-            if not any(document.asides for document in pool.documents):
+        for pool in self.measured:
+            if pool.stream is not None:
+                raise BadConfig(f"{pool.source.name} is to be measured: it can't be streamed.")
+            if by == "exact" and not any(document.asides for document in pool.documents):
                 raise BadConfig(f"{pool.source.name} has no questions; set validation.by: loss.")
+        for pool in self.pools:
+            if pool.source.teacher and any(document.asides for document in pool.documents):
+                raise BadConfig(
+                    f"{pool.source.name} has questions, which a teacher is no use for; set text."
+                )
         for number, stage in enumerate(settings.stages, 1):
             for pool in self.pools:
                 if long := pool.check(stage.segments, stage.segment_tokens):
@@ -96,6 +106,11 @@ class Run:
         )
         # an engine of its own, which steps, clips and shards by itself
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        if settings.optim.chunks > 1 and accelerator.distributed_type in SHARDED:
+            raise BadConfig(
+                "optim.chunks must be 1 where the model is sharded: all processes must go through "
+                "it equally often."
+            )
         if self.deepspeed:
             if settings.optim.at_once is not None:
                 raise BadConfig("DeepSpeed takes all documents at once; leave out optim.at_once.")
@@ -120,8 +135,10 @@ class Run:
 
     def _teacher(self) -> nn.Module:
         """The backbone as it was, to learn from: a copy, since the student may change its own."""
-        reference = self.inner.config.backbone or {}
-        place = str(local_path(reference.get("name") or "") or reference.get("name"))
+        name = (self.inner.config.backbone or {}).get("name")
+        if not name:
+            raise BadConfig("A teacher needs a backbone that was not trained; this one was.")
+        place = str(local_path(name) or name)
         teacher: nn.Module = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
         return teacher.requires_grad_(False).eval().to(self.accelerator.device)
 
@@ -189,6 +206,11 @@ class Run:
         if self.step == 0 and not self.deepspeed:
             self._check_gradients()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), optim.clip)
+        if not math.isfinite(norm):
+            raise BadConfig(
+                f"The gradient is no number any more at step {self.step}, in {pool.source.name}; "
+                "resume from the last checkpoint with lower rates."
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -210,11 +232,6 @@ class Run:
         if pool.source.teacher:
             values["teacher_loss"] = parts[2] / text
         values |= {"gradient": float(norm), "rate": factor, "tokens": tokens}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise FloatingPointError(
-                f"The loss is no number any more at step {self.step}: {values}. The last "
-                "checkpoint is whole; resume with lower rates."
-            )
         return values
 
     def _backward(self, batch: Batch, source: Source, answers: float, text: float) -> Tensor:
@@ -258,9 +275,6 @@ class Run:
     def _taught(self, batch: Batch) -> Tensor:
         """The teacher's logits for what the student shall predict, seeing all text before it."""
         assert self.teacher is not None
-        told = batch["remembered"] | ~batch["attention_mask"].bool()
-        if not bool(told.all()):
-            raise BadConfig("A source with a teacher must have no questions; set text instead.")
         logits = self.teacher(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).logits
@@ -451,7 +465,9 @@ class Run:
 
     def _exhausted(self) -> bool:
         patience, every = self.settings.validation.patience, self.settings.validation.every
-        return patience is not None and self.step - self.best["step"] >= (patience + 1) * every
+        if patience is None or not self.measured:
+            return False
+        return self.step - int(self.best["step"]) >= (patience + 1) * every
 
     def _progress(self) -> Progress:
         return Progress(

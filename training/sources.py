@@ -113,11 +113,14 @@ class Pool:
     _sizes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def sizes(self, segment_tokens: int) -> list[tuple[int, int]]:
-        """(segments, number) of every document, the shortest first."""
+        """(segments, number) of every document there is something to learn from, shortest first."""
         if segment_tokens not in self._sizes:
-            self._sizes[segment_tokens] = sorted(
+            sizes = (
                 (len(document.cut(segment_tokens)) - 1, number)
                 for number, document in enumerate(self.documents)
+            )
+            self._sizes[segment_tokens] = sorted(
+                (size, number) for size, number in sizes if _teaches(self.documents[number], size)
             )
         return self._sizes[segment_tokens]
 
@@ -129,6 +132,11 @@ class Pool:
         """
         sizes = self.sizes(segment_tokens)
         long = sum(size > segments for size, _ in sizes)
+        if self.stream is None and not sizes:
+            raise BadConfig(
+                f"All documents of {self.source.name} have one segment of {segment_tokens} tokens "
+                "and no questions: nothing can be predicted from memory. Lower segment_tokens."
+            )
         if sizes and long == len(sizes):
             raise BadConfig(
                 f"All documents of {self.source.name} have more than {segments} segments of "
@@ -153,6 +161,11 @@ class Pool:
         return [self.documents[number] for number in chosen]
 
 
+def _teaches(document: Document, segments: int) -> bool:
+    """Whether memory has a part in it: the first segment has nothing to read."""
+    return bool(document.asides) or segments > 1
+
+
 class Stream:
     """A dataset that is read on and on; at its end it begins again."""
 
@@ -168,7 +181,7 @@ class Stream:
         self.taken = 0
 
     def next(self, segments: int, segment_tokens: int) -> Document:
-        """The next document that is not too long.
+        """The next document that is not too long and that there is something to learn from.
 
         Raises:
             BadRecord: a row is no record.
@@ -180,14 +193,15 @@ class Stream:
                 self.taken += 1
                 record = parse(row, f"{self.source.name}, row {self.taken}")
                 document = tokenised(record, self.tokenizer, self.source.style)
-                if len(document.cut(segment_tokens)) - 1 <= segments:
+                size = len(document.cut(segment_tokens)) - 1
+                if size <= segments and _teaches(document, size):
                     return document
                 skipped += 1
             begun += 1
             self._begin()
         raise BadConfig(
             f"All {skipped} documents of {self.source.name} have more than {segments} segments of "
-            f"{segment_tokens} tokens; raise segments, or make shorter documents."
+            f"{segment_tokens} tokens, or one and no questions; set segments otherwise."
         )
 
     def state(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -62,6 +63,8 @@ def place(tmp_path_factory) -> Path:
     write(folder / "train.jsonl", records(40))
     write(folder / "text.jsonl", records(12, questions=False))
     write(folder / "valid.jsonl.gz", records(6))
+    (folder / "rows2").mkdir()
+    write(folder / "rows2" / "train.jsonl", records(3))
     settings = {
         "out": str(folder / "unused"),
         "trained": "lora",
@@ -292,6 +295,21 @@ def other_backbone(place: Path) -> str:
             lambda p: f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true}}]",
             "text.jsonl has no questions; set validation.by: loss",
         ),
+        (
+            lambda p: f"data=[{{path: {p / 'train.jsonl'}, teacher: true}}]",
+            "train.jsonl has questions, which a teacher is no use for",
+        ),
+        (
+            lambda p: [
+                f"data=[{{path: {p / 'text.jsonl'}, text: true, limit: 1}}]",
+                SHORT.format(1).replace("24", "64"),
+            ],
+            "one segment of 64 tokens and no questions",
+        ),
+        (
+            lambda p: f"validation.sources=[{{dataset: {p / 'rows2'}, streaming: true}}]",
+            "rows2 is to be measured: it can't be streamed",
+        ),
         (lambda p: "window=65", "window must be from 2 to 64 tokens; got 65"),
         (lambda p: ["window=60", "trained=memory"], "A window leaves the memory out"),
         (lambda p: "save_dtype=int8", "save_dtype must be float32 or bfloat16"),
@@ -343,8 +361,6 @@ def test_text_is_learned_and_a_teacher_followed(place):
         assert len(found) == 30
         assert "warnings" not in (place / name / "log.jsonl").read_text()
         assert sum(found[-5:]) < sum(found[:5])
-    refused = run(place, "asked", f"data=[{{path: {place / 'train.jsonl'}, teacher: true}}]")
-    assert refused.exit_code == 2 and "must have no questions" in flat(refused.output)
 
 
 def test_a_checkpoint_is_trained_on_with_other_parts(place):
@@ -376,6 +392,37 @@ def test_a_window_instead_of_memory_trains_the_backbone_alone(place):
     )
     log = (place / "window" / "log.jsonl").read_text()
     assert "warnings" not in log and "evidence" not in log and "exact" in log
+
+
+def test_text_of_one_segment_waits_for_a_stage_in_which_it_has_more(place):
+    """Lengths are drawn from one segment on, and of one alone there is nothing to learn."""
+    data = f"data=[{{path: {place / 'text.jsonl'}, text: true}}]"
+    stages = "stages=[{steps: 12, segments: 3, segment_tokens: 40}]"
+    assert run(place, "short-text", data, stages).exit_code == 0
+
+
+def test_patience_ends_a_run_that_gets_no_better(place):
+    validation = [
+        f"validation.sources=[{{path: {place / 'valid.jsonl.gz'}}}]",
+        "validation={every: 1, patience: 2, by: loss}",
+    ]
+    rates = ["optim.memory_lr=0", "optim.gate_lr=0", "optim.backbone_lr=0"]
+    ended = run(place, "patient", *validation, *rates)
+    assert ended.exit_code == 0, ended.output
+    report = json.loads((place / "patient" / "finetune.json").read_text())
+    assert report["steps"] == 4 and report["best"]["step"] == 1
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_the_weights(place, monkeypatch):
+    whole = finetune.sums
+
+    def broken(output, batch, teacher=None):
+        found = whole(output, batch, teacher)
+        return dataclasses.replace(found, answers=found.answers * float("nan"))
+
+    monkeypatch.setattr(finetune, "sums", broken)
+    result = run(place, "broken", SHORT.format(2))
+    assert result.exit_code == 2 and "no number any more at step 0" in flat(result.output)
 
 
 def test_tensorboard_has_to_be_there_if_it_is_asked_for(place, monkeypatch):
