@@ -42,7 +42,7 @@ from memformer import MemformerForCausalLM
 from memformer.pretrained import local_path
 from training import resume, sources
 from training.config import BadConfig, read_config
-from training.data.records import BadRecord
+from training.data.jsonl import BadRecord
 from training.documents import Document, collate, laid_out, windowed
 from training.health import Health
 from training.objective import Batch, budget_penalty, exact, predicted, sums

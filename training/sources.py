@@ -16,7 +16,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from training.config import BadConfig
-from training.data.records import BadRecord, Record, parse, read
+from training.data.jsonl import BadRecord
+from training.data.records import Record, parse, read
 from training.documents import STYLES, Document, tokenised
 
 

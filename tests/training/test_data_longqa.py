@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from training.data.jsonl import BadRecord
 from training.data.longqa import nq, qmsum, quality, spoken, squality, tidy
-from training.data.records import BadRecord
 
 STORY = "THE WELL\n   \n  Ada dug\nfor nine days.\n \n  Then there was water.\n"
 SQUALITY = {

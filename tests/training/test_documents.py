@@ -6,7 +6,8 @@ import pytest
 from tiny import byte_tokenizer
 
 from memformer.layout import IGNORED_LABEL
-from training.data.records import BadRecord, Question, Record, parse, read, write
+from training.data.jsonl import BadRecord
+from training.data.records import Question, Record, parse, read, write
 from training.documents import STYLES, collate, laid_out, tokenised, windowed
 
 TEXT = "Ada left for Porto. Ben stayed in the mill! Where Cleo is, nobody knows."
@@ -145,7 +146,7 @@ GOOD = '{"document": "Ada left for Porto."}\n'
     ("line", "sentence"),
     [
         ("{", "line 7: this is not JSON"),
-        ("[]", "line 7: expected an object with document"),
+        ("[]", "line 7: expected a JSON object"),
         ('{"text": "a"}', "line 7: there is no field document; it has text"),
         ('{"document": " "}', "line 7: the document is empty"),
         ('{"document": 3}', "line 7: document must be a text or a list"),

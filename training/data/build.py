@@ -24,8 +24,9 @@ from training.data import drills, longqa
 from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
 from training.data.hub import BadSet, hub, hub_dialogues
+from training.data.jsonl import BadRecord
 from training.data.plain import passages
-from training.data.records import BadRecord, Record, write
+from training.data.records import Record, write
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.jsonl import items, rows
-from training.data.records import BadRecord, Record, parse
+from training.data.jsonl import BadRecord, items, rows
+from training.data.records import Record, parse
 
 SESSIONS = (3, 8)
 MOST_WORDS = 6  # of an answer

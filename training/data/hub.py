@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.dialogues import Dialogue, dialogue
-from training.data.jsonl import Row, field, items
+from training.data.jsonl import BadRecord, Row, field, items
 from training.data.longqa import choice, spoken, tidy
-from training.data.records import BadRecord, Record, parse
+from training.data.records import Record, parse
 
 PERSONAS = "google/Synthetic-Persona-Chat"
 

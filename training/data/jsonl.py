@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training.data.records import BadRecord
-
 T = TypeVar("T")
 Row = Mapping[str, Any]
 NAMES = {str: "a text", list: "a list", dict: "an object", int: "a number"}
+
+
+class BadRecord(ValueError):
+    """Something that can't be used; the message says where, and what was expected."""
 
 
 def rows(path: Path) -> Iterator[tuple[str, Row]]:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.data.jsonl import field, items, rows
-from training.data.records import BadRecord, Record, parse
+from training.data.jsonl import BadRecord, field, items, rows
+from training.data.records import Record, parse
 
 # (A) an option of a multiple choice, up to the next one
 OPTION = re.compile(r"\(([A-D])\)\s(.*?)(?=\s*\([A-D]\)\s|$)", re.DOTALL)

@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.jsonl import BadRecord, rows
+
 ROLES = ("system", "user", "assistant")
-
-
-class BadRecord(ValueError):
-    """A record that can't be used; the message says where, and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -145,23 +143,11 @@ def read(path: Path) -> Iterator[Record]:
     """The records of a JSONL file, gzipped where its name ends in `.gz`.
 
     Raises:
-        BadRecord: it can't be read, or a line is no record; the message has its number.
+        BadRecord: it can't be read or is empty, or a line is no record; the message has its
+            number.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                place = f"{path}, line {number}"
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise BadRecord(f"{place}: this is not JSON ({error}).") from None
-                yield parse(value, place)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadRecord(f"{path} can't be read: {reason}.") from None
+    for place, row in rows(path):
+        yield parse(row, place)
 
 
 def write(path: Path, records: Iterable[Record]) -> int:
