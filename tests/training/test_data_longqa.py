@@ -57,7 +57,7 @@ def passages(count):
 def saved(tmp_path, *rows, name="rows.jsonl"):
     text = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = tmp_path / name
-    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    path.write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
     return path
 
 
@@ -186,7 +186,7 @@ def test_answers_that_are_missing_and_too_few_passages_get_a_sentence(tmp_path):
         (b"\n\n", "rows.jsonl", "rows.jsonl is empty"),
         (b"\xff\xfe", "rows.jsonl", "can't be read: 'utf-8'"),
         (b"plain", "rows.jsonl.gz", "can't be read: Not a gzipped file"),
-        (gzip.compress(b'{"doc_id": 1}')[:-6], "rows.jsonl.gz", "can't be read: .*ended"),
+        (gzip.compress(b'{"doc_id": 1}', mtime=0)[:-6], "rows.jsonl.gz", "can't be read: .*ended"),
     ],
 )
 def test_files_of_another_form_get_a_sentence(tmp_path, content, name, sentence):
