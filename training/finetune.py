@@ -96,8 +96,8 @@ class Run:
                     f"{pool.source.name} has questions, which a teacher is no use for; set text."
                 )
         for number, stage in enumerate(settings.stages, 1):
-            for pool in self.pools:
-                if long := pool.check(stage.segments, stage.segment_tokens):
+            for pool, weight in zip(self.pools, self.weights(stage, number), strict=True):
+                if weight and (long := pool.check(stage.segments, stage.segment_tokens)):
                     of = f"{long} of {len(pool.documents)} documents"
                     self.tell(f"stage {number}: {of} in {pool.source.name} are longer, and wait")
         self.teacher = self._teacher() if any(p.source.teacher for p in self.pools) else None
@@ -153,12 +153,27 @@ class Run:
                 return stage
         return self.settings.stages[-1]
 
+    def weights(self, stage: Stage, number: int) -> list[float]:
+        """How often each source is drawn in a stage.
+
+        Raises:
+            BadConfig: not as many as there are sources, or none of them drawn.
+        """
+        found = stage.weights or [source.weight for source in self.settings.data]
+        if len(found) != len(self.settings.data) or min(found) < 0 or not sum(found):
+            raise BadConfig(
+                f"weights of stage {number} must be one for each of the {len(self.settings.data)} "
+                f"sources, and not all 0; got {found}."
+            )
+        return found
+
     def batches(self) -> tuple[Pool, list[Batch]]:
         """This process's share of the next step, in as many forwards as it takes."""
         stage, optim = self.stage(), self.settings.optim
         seed = f"{self.settings.seed}/{self.step}"
+        weights = self.weights(stage, self.settings.stages.index(stage) + 1)
         pool, documents = sources.batch(
-            self.pools, optim.documents, stage.segments, stage.segment_tokens, seed
+            self.pools, weights, optim.documents, stage.segments, stage.segment_tokens, seed
         )
         mine = documents[self.accelerator.process_index :: self.accelerator.num_processes]
         at_once = optim.at_once or len(mine)

@@ -49,11 +49,13 @@ class Stage:
         steps: how many.
         segments: longest document; every batch draws a length from 1 to this.
         segment_tokens: longest segment.
+        weights: of the sources in their order, 0 for those that wait; None: their own.
     """
 
     steps: int = MISSING
     segments: int = MISSING
     segment_tokens: int = MISSING
+    weights: list[float] | None = None
 
 
 @dataclass

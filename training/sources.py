@@ -247,17 +247,23 @@ def load(
 
 
 def batch(
-    pools: Sequence[Pool], count: int, segments: int, segment_tokens: int, seed: str
+    pools: Sequence[Pool],
+    weights: Sequence[float],
+    count: int,
+    segments: int,
+    segment_tokens: int,
+    seed: str,
 ) -> tuple[Pool, list[Document]]:
-    """The documents of one step: all of one source, which is drawn by weight.
+    """The documents of one step: all of one source.
 
     Args:
         pools: the sources.
+        weights: how often each is drawn, relative to the others.
         count: so many documents.
         segments: none longer than this.
         segment_tokens: tokens a segment.
         seed: of this step.
     """
     rng = random.Random(seed)
-    pool = rng.choices(pools, [pool.source.weight for pool in pools])[0]
+    pool = rng.choices(pools, weights)[0]
     return pool, pool.draw(count, segments, segment_tokens, rng)

@@ -310,6 +310,10 @@ def other_backbone(place: Path) -> str:
             lambda p: f"validation.sources=[{{dataset: {p / 'rows2'}, streaming: true}}]",
             "rows2 is to be measured: it can't be streamed",
         ),
+        (
+            lambda p: SHORT.format(1).replace("}", ", weights: [1, 1]}"),
+            "weights of stage 1 must be one for each of the 1 sources",
+        ),
         (lambda p: "window=65", "window must be from 2 to 64 tokens; got 65"),
         (lambda p: ["window=60", "trained=memory"], "A window leaves the memory out"),
         (lambda p: "save_dtype=int8", "save_dtype must be float32 or bfloat16"),
@@ -399,6 +403,22 @@ def test_text_of_one_segment_waits_for_a_stage_in_which_it_has_more(place):
     data = f"data=[{{path: {place / 'text.jsonl'}, text: true}}]"
     stages = "stages=[{steps: 12, segments: 3, segment_tokens: 40}]"
     assert run(place, "short-text", data, stages).exit_code == 0
+
+
+def test_a_stage_has_weights_of_its_own(place):
+    """What waits in the first stage may be too long for it."""
+    write(place / "longer.jsonl", [Record("x", "It rains in the garden. " * 9, ()) for _ in "ab"])
+    data = (
+        f"data=[{{path: {place / 'train.jsonl'}}}, {{path: {place / 'longer.jsonl'}, text: true}}]"
+    )
+    stages = (
+        "stages=[{steps: 3, segments: 2, segment_tokens: 24, weights: [1, 0]}, "
+        "{steps: 3, segments: 9, segment_tokens: 32, weights: [0, 1]}]"
+    )
+    ended = run(place, "weighted", data, stages)
+    assert ended.exit_code == 0, ended.output
+    lines = map(json.loads, (place / "weighted" / "log.jsonl").read_text().splitlines())
+    assert ["answer_loss" in entry for entry in lines] == [True] * 3 + [False] * 3
 
 
 def test_patience_ends_a_run_that_gets_no_better(place):
