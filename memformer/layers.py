@@ -143,8 +143,9 @@ class MemoryLayer(nn.Module):
                 positions = memory.places()
             memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
             if self.index == 0:
-                logit = x.float() @ self.write_gate_weight.float() + self.write_gate_bias.float()
-                memory.gate(logit)
+                with torch.autocast(x.device.type, enabled=False):
+                    gate = self.write_gate_weight.float(), self.write_gate_bias.float()
+                    memory.gate(x.float() @ gate[0] + gate[1])
                 if self.release is not None:
                     self.release(x, memory)
         far = torch.tensor([[self.read_distance]], device=x.device)

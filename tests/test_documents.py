@@ -16,12 +16,14 @@ from typer.main import get_command
 
 from memformer import cli
 from memformer.backbone import _FAMILIES
+from training.config import read_config
+from training.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(memformer [a-z]|make [a-z]|python -m )")
+COMMAND = re.compile(r"(memformer [a-z]|make [a-z]|python -m |accelerate launch )")
 
 
 def blocks(language: str) -> list[str]:
@@ -58,6 +60,12 @@ def wrong(words: list[str]) -> str | None:
                         return name
                     command = inner[name]
                 return wrong_option(command, arguments)
+            return None
+        case ["accelerate", "launch", *arguments] if "training.finetune" in arguments:
+            config, *overrides = arguments[arguments.index("training.finetune") + 1 :]
+            if not (ROOT / config).exists():
+                return config
+            read_config(Settings, ROOT / config, overrides)
             return None
     return " ".join(words)
 
@@ -131,7 +139,7 @@ def config_commands() -> list[list[str]]:
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith("#")
     ]
-    return [shlex.split(line) for line in lines if line.startswith("python -m ")]
+    return [shlex.split(line) for line in lines if COMMAND.match(line)]
 
 
 COMMANDS = [words for text in (README, *PAGES.values()) for words in commands(text)]
@@ -151,6 +159,8 @@ def test_every_command_in_the_documents_exists(words: list[str]) -> None:
         ("python -m eval.nothing", "eval.nothing"),
         ("python -m eval.recall --quickly", "--quickly"),
         ("python -m training.classic --quickly", "--quickly"),
+        ("python -m training.data.build poems out.jsonl", "poems"),
+        ("accelerate launch -m training.finetune configs/none.yaml", "configs/none.yaml"),
     ],
 )
 def test_a_command_that_does_not_exist_is_found(command: str, missing: str) -> None:

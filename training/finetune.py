@@ -70,6 +70,7 @@ class Run:
         self.accelerator = accelerator
         self.console = console
         self.out = Path(settings.out)
+        self.head = head("training.finetune", dataclasses.asdict(settings))
         self.inner = model
         self.padding = int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
         self.between = tokenizer("\n", add_special_tokens=False).input_ids
@@ -541,7 +542,7 @@ class Run:
         self.tokenizer.save_pretrained(self.out)
         write_json(
             self.out / "finetune.json",
-            head("training.finetune", dataclasses.asdict(self.settings))
+            self.head
             | {
                 "steps": self.step,
                 "tokens": self.tokens,

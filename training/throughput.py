@@ -74,7 +74,11 @@ def main(
     )
     if model is not None:
         settings.model = Model(model)
-    built, tokenizer = build(settings)
+    try:
+        built, tokenizer = build(settings)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise typer.BadParameter(f"the model can't be trained: {reason}") from None
     nn.Module.to(built, device)
     text = Haystack(tokenizer).tokens(max(counts) * segment_tokens)
     rows: list[dict[str, Any]] = []

@@ -180,7 +180,7 @@ def test_only_what_is_to_be_trained_changes(place, trained):
     assert same == (trained == "memory")
 
 
-def torchrun(processes: int, *command_line: str) -> None:
+def torchrun(processes: int, *command_line: str, **variables: str) -> None:
     """Runs it in several processes on the CPU (`accelerate launch --cpu` starts one only)."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", *command_line]
@@ -189,6 +189,7 @@ def torchrun(processes: int, *command_line: str) -> None:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "DS_ACCELERATOR": "cpu",
+        **variables,
     }
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
@@ -216,6 +217,17 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch(place, extra
     assert one.keys() == two.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
+
+
+def test_in_mixed_precision_it_trains_nearly_alike(place):
+    arguments = [str(place / "config.yaml"), SHORT.format(4)]
+    ended = CliRunner().invoke(finetune.app, [*arguments, f"out={place / 'single'}"])
+    assert ended.exit_code == 0, ended.output
+    mixed = ["-m", "training.finetune", *arguments, f"out={place / 'mixed'}"]
+    torchrun(1, *mixed, ACCELERATE_MIXED_PRECISION="bf16")
+    found, expected = losses(place, "mixed"), losses(place, "single")
+    assert found != expected and found == pytest.approx(expected, rel=0.01)
+    assert {w.dtype for w in weights(place / "mixed").values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("trained", ["lora", "all"])
