@@ -30,8 +30,9 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from eval.asking import progress_bar
 from eval.babilong_metric import HEADLINE, LABELS, LEFT_OUT, average, floor, score
 from eval.babilong_rows import BATCH_TOKENS, MAX_NEW_TOKENS, ROWS, STYLES, WINDOW, Bench
 from eval.babilong_samples import (
@@ -480,16 +481,7 @@ def main(
         write_json(out.with_name(f"{out.name}.json"), report)
         out.with_name(f"{out.name}.md").write_text(markdown(report), encoding="utf-8")
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=600,
-    ) as progress:
+    with progress_bar(console) as progress:
         meter = Meter(progress, plan.cost_of_all(source))
         bench.advance = meter.advance
         ask_all(bench, source, plan, log, meter, write)

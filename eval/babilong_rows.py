@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from memformer.chat import ACKNOWLEDGEMENT, chat_ids
 
+from eval.asking import Asker
 from eval.babilong_samples import Sample
 from eval.recall import WindowExceeded
 
@@ -89,7 +90,7 @@ class Chat:
 
 
 @dataclass
-class Bench:
+class Bench(Asker):
     """A model and how it is asked.
 
     Args:
@@ -97,8 +98,6 @@ class Bench:
         advance: told how many tokens more are done.
     """
 
-    model: Any
-    tokenizer: Any
     style: Plain | Chat
     num_slots: int | None
     advance: Callable[[int], None] = lambda tokens: None
@@ -137,7 +136,7 @@ class Bench:
                 read = done
 
             memory = self.model.memorize(
-                *self._padded([documents[place] for place in places]),
+                *self.padded([documents[place] for place in places]),
                 memory=self.model.init_memory(len(places), num_slots=self.num_slots),
                 progress=progress,
             )
@@ -163,38 +162,8 @@ class Bench:
         return texts
 
     def _generate(self, model: Any, prompts: Sequence[list[int]], **kwargs: Any) -> list[str]:
-        ids, mask = self._padded(prompts, left=True)
-        made = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=self._pad_id,
-            **kwargs,
-        )
-        special = set(self.tokenizer.all_special_ids)
-        texts = []
-        for row in made[:, ids.shape[1] :].tolist():
-            end = next((place for place, token in enumerate(row) if token in special), len(row))
-            texts.append(self.tokenizer.decode(row[:end]).strip())
-        return texts
-
-    @property
-    def _pad_id(self) -> int:
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        return next((token for token in known if token is not None), 0)
-
-    def _padded(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Any, Any]:
-        width = max(map(len, rows))
-        ids, mask = [], []
-        for row in rows:
-            pad, real = [self._pad_id] * (width - len(row)), [1] * len(row)
-            ids.append(pad + row if left else row + pad)
-            mask.append([0] * len(pad) + real if left else real + [0] * len(pad))
-        return (
-            torch.tensor(ids, device=self.model.device),
-            torch.tensor(mask, device=self.model.device),
-        )
+        ids, mask = self.padded(prompts, left=True)
+        return [text.strip() for text in self.said(model, ids, mask, MAX_NEW_TOKENS, **kwargs)]
 
 
 def _fitting(rows: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -33,9 +33,9 @@ import torch
 import typer
 from memformer import MemoryState
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from eval.asking import Asker, progress_bar
 from eval.haystack import Haystack
 from eval.people import NAMES, QUESTIONS, Chat, Document, Fact, make_documents
 from eval.report import (
@@ -88,7 +88,7 @@ class WindowExceeded(Exception):
 
 
 @dataclass
-class Bench:
+class Bench(Asker):
     """A model and how it is asked: one method a row, each returns the answers to all questions.
 
     Args:
@@ -96,8 +96,6 @@ class Bench:
         memory_bytes: filled by the rows with memory: the bytes for one document, on average.
     """
 
-    model: Any
-    tokenizer: Any
     haystack: Haystack
     seed: int = 0
     window: int = 512
@@ -153,7 +151,7 @@ class Bench:
         texts = []
         for some in _batches(prompts, QUESTION_ROWS):
             ids, mask = self.padded(some, left=True)
-            texts += self._generate(self.model.backbone, ids, mask)
+            texts += self.said(self.model.backbone, ids, mask, MAX_NEW_TOKENS)
             self.advance(sum(map(len, some)))
         return texts
 
@@ -178,10 +176,11 @@ class Bench:
                 own.batch_repeat_interleave(len(some))
                 after, mask = self.padded(some, left=True)
                 rows = ids.expand(len(some), -1)
-                texts += self._generate(
+                texts += self.said(
                     backbone,
                     torch.cat([rows, after], 1),
                     torch.cat([torch.ones_like(rows), mask], 1),
+                    MAX_NEW_TOKENS,
                     past_key_values=own,
                 )
             self.advance(len(before) + sum(map(len, questions)))
@@ -211,46 +210,14 @@ class Bench:
         texts = []
         for part in _batches(asked, QUESTION_ROWS):
             questions = [self.chat.question(fact, first=True) for _, fact in part]
-            texts += self._generate(
+            texts += self.said(
                 self.model,
                 *self.padded(questions, left=True),
+                MAX_NEW_TOKENS,
                 memory=memory.select([row for row, _ in part]),
             )
             self.advance(sum(map(len, questions)))
         return texts
-
-    def _generate(self, model: Any, ids: Any, mask: Any, **kwargs: Any) -> list[str]:
-        made = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=self._pad_id,
-            **kwargs,
-        )
-        special = set(self.tokenizer.all_special_ids)
-        texts = []
-        for row in made[:, ids.shape[1] :].tolist():
-            end = next((place for place, token in enumerate(row) if token in special), len(row))
-            texts.append(self.tokenizer.decode(row[:end]))
-        return texts
-
-    @property
-    def _pad_id(self) -> int:
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        return next((token for token in known if token is not None), 0)
-
-    def padded(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Any, Any]:
-        width = max(map(len, rows))
-        ids, mask = [], []
-        for row in rows:
-            pad, real = [self._pad_id] * (width - len(row)), [1] * len(row)
-            ids.append(pad + row if left else row + pad)
-            mask.append([0] * len(pad) + real if left else real + [0] * len(pad))
-        return (
-            torch.tensor(ids, device=self.model.device),
-            torch.tensor(mask, device=self.model.device),
-        )
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -423,16 +390,7 @@ def main(
     path = out.with_name(out.name + ".json")
     todo = [(n, distance, row) for n in all_facts for distance in all_distances for row in wanted]
     costs = [_cost(row, n, distance, window, cases) for n, distance, row in todo]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=600,
-    ) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("", total=sum(costs))
         for (n, distance, row), cost in zip(todo, costs, strict=True):
             progress.update(task, description=f"{row}, {n} facts, {distance:,} tokens")

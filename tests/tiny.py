@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from memformer import MemformerForCausalLM
 
 SPECIAL = ("<|end|>", "<|start|>")
 CHAT_TEMPLATE = (
@@ -57,3 +61,14 @@ def save_tiny(folder: Path, hidden_size: int = 24, seed: int = 7) -> Path:
     model.save_pretrained(folder / "memory")
     tokenizer.save_pretrained(folder / "memory")
     return folder / "memory"
+
+
+def open_lively(folder: Path) -> MemformerForCausalLM:
+    """The tiny model, far from uniform attention, so that answers depend on what was read."""
+    from memformer import MemformerForCausalLM
+
+    model = MemformerForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        for weight in model.backbone.parameters():
+            weight.mul_(4.0 if weight.dim() > 1 else 1.0)
+    return model

@@ -23,9 +23,8 @@ from eval.recall import (
     run_cell,
     wilson_interval,
 )
-from memformer import MemformerForCausalLM
 from memformer.pretrained import DEFAULT_MODEL, local_path
-from tests.tiny import byte_tokenizer, save_tiny
+from tests.tiny import byte_tokenizer, open_lively, save_tiny
 
 # the names and kinds with which the memory's recipe was searched; a test must not use them
 SEARCHED_NAMES = (
@@ -42,11 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bench(folder: Path) -> Bench:
-    model = MemformerForCausalLM.from_pretrained(folder).eval()
-    with torch.no_grad():
-        for weight in model.backbone.parameters():
-            # far from uniform attention, so that answers depend on what was read
-            weight.mul_(4.0 if weight.dim() > 1 else 1.0)
+    model = open_lively(folder)
     # bytes are many: the window of the tiny model must hold some of the texts below
     model.backbone.config.max_position_embeddings = 2000
     tokenizer = byte_tokenizer()
