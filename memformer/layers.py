@@ -138,16 +138,17 @@ class MemoryLayer(nn.Module):
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
         if memory.writes:
-            positions = x.new_zeros(1, 1, dtype=torch.long)
-            if self.key_positions == "passage":
-                positions = memory.places()
-            memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
             if self.index == 0:
+                # first of all: what is not written has no place in the order of writing
                 with torch.autocast(x.device.type, enabled=False):
                     gate = self.write_gate_weight.float(), self.write_gate_bias.float()
                     memory.gate(x.float() @ gate[0] + gate[1])
                 if self.release is not None:
                     self.release(x, memory)
+            positions = x.new_zeros(1, 1, dtype=torch.long)
+            if self.key_positions == "passage":
+                positions = memory.places()
+            memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
         far = torch.tensor([[self.read_distance]], device=x.device)
         queries = backbone.rotate(self.layer, queries, far).float()
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)

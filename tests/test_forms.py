@@ -8,6 +8,7 @@ from backbones import FAMILIES, random_ids, tiny_backbone
 
 from memformer import MemformerForCausalLM, MemoryConfig
 from memformer.memory import MemoryPass
+from training.inputs import lowest_inputs
 
 SEGMENT = 8
 
@@ -259,11 +260,14 @@ def test_interrupted_document_gives_the_memory_of_one_pass(
         )
     for row in range(2):
         # all but the turn: the two calls are two turns
-        for name in ("token", "written_at", "segment", "usage", "reads", "strength", "settled"):
+        for name in (
+            *("token", "written_at", "order", "segment"),
+            *("usage", "reads", "strength", "settled"),
+        ):
             torch.testing.assert_close(
                 in_order(part, name, row), in_order(whole, name, row), rtol=0, atol=1e-4
             )
-    assert torch.equal(part.clock, whole.clock)
+    assert torch.equal(part.clock, whole.clock) and torch.equal(part.writes, whole.writes)
 
 
 def in_order(memory, name, row):
@@ -305,6 +309,34 @@ def test_a_closed_write_gate_keeps_a_token_out_once_its_segment_is_closed():
             model(question, memory=memory).logits, model(question, memory=closed).logits
         )
         assert model.memorize(random_ids(2, 4), memory=memory).clock.tolist() == [23, 23]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_write_gate_keeps_out_leaves_no_trace(family):
+    model = attached(family, memory_layers=(0, 1, 2))
+    ids = random_ids(1, 3 * SEGMENT + 4)
+    parts = [ids[:, begin : begin + SEGMENT] for begin in range(0, ids.shape[1], SEGMENT)]
+    gap = torch.full((1, SEGMENT), 7)
+    # a gate that is open for the parts, and closed for the gap between them
+    inputs = torch.cat([lowest_inputs(model, part[0].tolist()) for part in (*parts, gap)])
+    wanted = torch.where(torch.arange(len(inputs)) < ids.shape[1], 4.0, -4.0)
+    lowest = model.memory_layers[0]
+    with torch.no_grad():
+        lowest.write_gate_bias.zero_()
+        lowest.write_gate_weight.copy_(torch.linalg.lstsq(inputs, wanted[:, None]).solution[:, 0])
+    between = torch.cat([parts[0], gap, gap, parts[1], gap, parts[2], gap, parts[3]], 1)
+    question = random_ids(1, 6, seed=9)
+    with torch.no_grad():
+        alone, among = (model.memorize(text).closed() for text in (ids, between))
+        assert among.clock.item() == between.shape[1]
+        assert alone.occupied.sum() == among.occupied.sum() == ids.shape[1]
+        assert in_order(alone, "order", 0).tolist() == in_order(among, "order", 0).tolist()
+        torch.testing.assert_close(
+            model(question, memory=alone).logits,
+            model(question, memory=among).logits,
+            rtol=0,
+            atol=1e-4,
+        )
 
 
 def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
@@ -357,7 +389,7 @@ def test_training_holds_the_write_gate_to_its_budget(tokens):
             plain = model.eval()(ids, labels=ids).loss.item()
         assert (before > plain + 0.1) == (budget is not None)
         model.train()
-        for _ in range(150):
+        for _ in range(300):
             optimizer.zero_grad()
             model(ids, labels=ids).loss.backward()
             optimizer.step()

@@ -1,8 +1,10 @@
 """Trains the write gate of a model's memory, and nothing else: write what will be read.
 
     python -m training.gate gate-smollm2 --budget 0.05
+    python -m training.gate gate-smollm2 --data train.jsonl.gz
 
-1. Documents are read with the gate open: facts about people, then book text.
+1. Documents are read with the gate open: facts about people, then book text; and with `--data`
+   others with their questions, in the form of `training.data.records`.
 2. Each question is read with its answer; how much it read from every token is noted. The names,
    the facts and the book are others than those of `eval.recall`.
 3. A token is worth writing if enough was read around it.
@@ -16,7 +18,9 @@ differentiated but the regression. Saves a checkpoint that `memformer` and `eval
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,16 +32,21 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from eval import people
+from eval.asking import Asker
 from eval.haystack import Haystack
-from eval.people import Document, make_documents
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model
 from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.segment import GATE_REACH
+from training.config import BadConfig
+from training.data.jsonl import BadRecord
+from training.documents import Document
 from training.inputs import lowest_inputs
 from training.kinds import MORE_KINDS
 from training.parts import NewFolder, save
+from training.sources import Source, load
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
 FACTS = 6
@@ -57,15 +66,17 @@ class Example:
     Attributes:
         inputs: of the lowest memory layer.
         read: read weight received from the questions.
-        told: whether the token is of the facts; used for the report alone.
+        told: whether the token is known to be of a fact; used for the report alone.
+        plain: whether it is known to be of nothing that is asked about.
     """
 
     inputs: Float[Tensor, "tokens hidden"]
     read: Float[Tensor, " tokens"]
     told: Bool[Tensor, " tokens"]
+    plain: Bool[Tensor, " tokens"]
 
 
-def observe(bench: Bench, document: Document) -> Example:
+def observe(bench: Bench, document: people.Document) -> Example:
     """Reads a document and its questions, and notes what was read."""
     model, chat = bench.model, bench.chat
     told = chat.facts(document)
@@ -80,17 +91,49 @@ def observe(bench: Bench, document: Document) -> Example:
     asked = [
         chat.question(fact, first=True) + chat.encode(f" {fact.value}.") for fact in document.asked
     ]
+    ids = told + book
+    known = torch.arange(len(ids)) < len(told)
+    return Example(*_read(bench, ids, [(len(ids), asked)]), known, ~known)
+
+
+def observe_record(bench: Asker, document: Document) -> Example:
+    """The same for a document of training data; which tokens matter is not known beforehand."""
+    asked: dict[int, list[list[int]]] = {}
+    for aside in document.asides:
+        asked.setdefault(aside.after, []).append(list(aside.ids))
+    unknown = torch.zeros(len(document.ids), dtype=torch.bool)
+    return Example(*_read(bench, list(document.ids), sorted(asked.items())), unknown, unknown)
+
+
+def _read(
+    bench: Asker, ids: list[int], asked: Sequence[tuple[int, list[list[int]]]]
+) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, " tokens"]]:
+    """The lowest memory layer's inputs, and how much questions read of each token.
+
+    Args:
+        bench: the model.
+        ids: a text.
+        asked: after how many tokens of it, in order, which questions are asked.
+    """
+    model, most = bench.model, bench.model.memory_config.segment_tokens
+    read = torch.zeros(len(ids))
     with torch.no_grad():
-        inputs = lowest_inputs(model, told + book)
-        memory = model.init_memory(1, num_slots=None)
-        ids = torch.tensor([told + book], device=model.device)
-        memory = model.memorize(ids, memory=memory).closed()
-        questions, mask = bench.padded(asked)
-        after = model(questions, attention_mask=mask, memory=memory.select([0] * len(asked))).memory
-    slots = memory.occupied.shape[1]
-    read = (after.reads[:, :slots] - memory.reads).sum(0)
-    order = memory.written_at[0].argsort()
-    return Example(inputs, read[order], torch.arange(slots) < len(told))
+        inputs = [lowest_inputs(model, ids[at : at + most]) for at in range(0, len(ids), most)]
+        memory, done = model.init_memory(1, num_slots=None), 0
+        for after, rows in asked:
+            if after > done:
+                part = torch.tensor([ids[done:after]], device=model.device)
+                memory, done = model.memorize(part, memory=memory), after
+            closed = memory.closed()
+            questions, mask = bench.padded(rows)
+            after_them = model(
+                questions, attention_mask=mask, memory=closed.select([0] * len(rows))
+            ).memory
+            slots = closed.occupied.shape[1]
+            received = (after_them.reads[:, :slots] - closed.reads).sum(0)
+            there = closed.occupied[0]
+            read.index_add_(0, closed.written_at[0][there].cpu(), received[there].cpu())
+    return torch.cat(inputs).cpu(), read
 
 
 @dataclass(frozen=True)
@@ -144,7 +187,7 @@ def fit(examples: list[Example], budget: float) -> Gate:
         loss.backward()
         optimizer.step()
     weight = weight.detach() / spread
-    plain = inputs[~torch.cat([example.told for example in examples])]
+    plain = inputs[torch.cat([example.plain for example in examples])]
     threshold = torch.quantile(plain @ weight, 1 - budget)
     # as sure of what is written as a gate that was never trained
     logits = inputs @ weight - threshold
@@ -153,12 +196,20 @@ def fit(examples: list[Example], budget: float) -> Gate:
 
 
 def shares(gate: Gate, examples: list[Example]) -> dict[str, float]:
-    """How much of the facts, and of the book text, the gate lets through."""
-    opens = torch.cat([gate.opens(example) for example in examples])
-    told = torch.cat([example.told for example in examples])
+    """How much of the facts, of the book text, and of what was read the gate lets through."""
+    opens = torch.cat([gate.opens(example) for example in examples]).float()
+    told, plain, read = (
+        torch.cat(parts)
+        for parts in (
+            [example.told for example in examples],
+            [example.plain for example in examples],
+            [example.read > LEAST_READ for example in examples],
+        )
+    )
     return {
-        "facts": opens[told].float().mean().item(),
-        "book": opens[~told].float().mean().item(),
+        "facts": opens[told].mean().item(),
+        "book": opens[plain].mean().item(),
+        "read": opens[read].mean().item(),
     }
 
 
@@ -173,6 +224,10 @@ def main(
         float, typer.Option(min=0.001, max=1.0, help="Share of plain text that is written.")
     ] = 0.05,
     documents: Annotated[int, typer.Option(min=5, help="A fifth is held out.")] = 60,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="As many documents of this file too; repeatable.")
+    ] = None,
+    style: Annotated[str, typer.Option(help="How those are written: plain or chat.")] = "plain",
     book: Annotated[
         Path, typer.Option(help="Text file to train with.", callback=checked_book)
     ] = BOOK,
@@ -193,10 +248,25 @@ def main(
     report = head("training.gate", settings) | model_name(model)
     loaded, tokenizer = open_model(model)
     bench = Bench(loaded, tokenizer, Haystack(tokenizer, book), seed)
-    drawn = make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
+    drawn = people.make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
+    try:
+        given = [
+            document
+            for file in data or []
+            for document in load(
+                Source(path=str(file), style=style, limit=documents), tokenizer
+            ).documents
+        ]
+    except (BadConfig, BadRecord) as error:
+        console.print(str(error), soft_wrap=True)
+        raise typer.Exit(2) from None
+    todo: list[people.Document | Document] = [*drawn, *given]
+    random.Random(seed).shuffle(todo)
     examples = [
         observe(bench, document)
-        for document in track(drawn, "reading", console=console, transient=True)
+        if isinstance(document, people.Document)
+        else observe_record(bench, document)
+        for document in track(todo, "reading", console=console, transient=True)
     ]
     held_out = len(examples) // 5
     gate = fit(examples[held_out:], budget)

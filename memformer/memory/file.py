@@ -17,7 +17,7 @@ from torch import Tensor
 from memformer.memory.state import CONTENTS, ROW, TABLE, IncompatibleMemory, MemoryState
 
 FORMAT = "memformer-memory"
-VERSION = 2
+VERSION = 3
 
 
 def save_memory(state: MemoryState, path: str | Path) -> None:

@@ -20,7 +20,8 @@ from memformer.memory.read import Links, content_read
 from memformer.memory.state import EMPTY, TABLE, MemoryState, neighbours
 
 # tokens written one after the other that are read as one passage, and whose keys keep their order:
-# a few sentences
+# a few sentences. What the write gate keeps out does not count, here and in ages: so a memory of
+# what matters looks the same however much else was said in between
 PASSAGE_TOKENS = 64
 # a token is written for what is around it, so many tokens on either side: a word alone can't be
 # understood later. Without this, one token in twenty of kinds of sentences that a gate was not
@@ -60,7 +61,7 @@ class MemoryPass:
             is row i.
         writes: whether memory layers shall write. A decoding step only reads.
         stop_after: the layer after whose write the rest of the backbone is not needed.
-        until: write clock at which each segment reads the memory as it was then, and not what the
+        until: text clock at which each segment reads the memory as it was then, and not what the
             segments before it in the chunk hold. For segments that write nothing.
         closes: whether each segment is closed at its end; None: if it is full.
     """
@@ -99,15 +100,20 @@ class MemoryPass:
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._mass: dict[int, list[Tensor | None]] = {}
-        counts = real.sum(-1)
-        # write clock at the start of every segment, and of every new token
-        self.segment_clock = state.clock[:, None] + counts.cumsum(-1) - counts
-        if until is not None:
-            self.segment_clock = until
         self.written_at = state.clock[:, None] + real.view(batch, -1).long().cumsum(-1) - 1
-        # of every slot and every new token, numbered through all rows
-        self.passage = torch.cat([state.written_at, self.written_at], 1) // PASSAGE_TOKENS
-        self.passage = torch.unique(self.passage, return_inverse=True)[1]
+        # the write clock at the start of every segment and at every new token; the latter, and
+        # with it the former, is known once the gates are
+        self.segment_order = state.writes[:, None].expand(batch, segments)
+        self.order = self.written_at
+        if until is not None:
+            later = (state.strength > 0)[:, None] & (state.written_at[:, None] >= until[..., None])
+            self.segment_order = state.writes[:, None] - later.sum(-1)
+        self.passage = self._passages(state.order)
+
+    @staticmethod
+    def _passages(order: Int[Tensor, "batch slots"]) -> Int[Tensor, "batch slots"]:
+        """Numbers passages through all rows."""
+        return torch.unique(order // PASSAGE_TOKENS, return_inverse=True)[1]
 
     def gather(self, entries: Float[Tensor, "entries tokens ..."]) -> Tensor:
         """Backbone entries to `[batch, segments, tokens, ...]`, zero where there is no text."""
@@ -126,7 +132,7 @@ class MemoryPass:
 
     def places(self) -> Int[Tensor, "entries tokens"]:
         """Position of every token counted from the end of its passage: -64, ..., -2, -1."""
-        places = self.written_at.view_as(self.real) % PASSAGE_TOKENS - PASSAGE_TOKENS
+        places = self.order.view_as(self.real) % PASSAGE_TOKENS - PASSAGE_TOKENS
         return self.scatter(places[..., None])[..., 0]
 
     def write(
@@ -151,9 +157,13 @@ class MemoryPass:
         gates = (near / count.clamp_min(1.0 / around)).sigmoid()
         self.strength = torch.where(self.real, gates, 0.0).flatten(1, 2)
         self.kept = hard_gate(self.strength)
-        self._gated = self.kept.requires_grad and bool(
-            (self.real.flatten(1) & (self.kept <= 0)).any()
-        )
+        written = self.real.flatten(1) & (self.kept > 0)
+        self._gated = self.kept.requires_grad and bool((self.real.flatten(1) & ~written).any())
+        after = self.state.writes[:, None] + written.long().cumsum(-1)
+        self.order = after - written.long()
+        self.segment_order = self.order.view_as(self.real)[..., 0]
+        self.end_order = after[:, -1]
+        self.passage = self._passages(torch.cat([self.state.order, self.order], 1))
 
     @property
     def written(self) -> Float[Tensor, " tokens"]:
@@ -239,7 +249,7 @@ class MemoryPass:
         if stored == 0 and (segments == 1 or self.until is not None):
             return None
         keys, values = self._stored[layer]
-        strength, written_at = state.strength, state.written_at
+        strength, order = state.strength, state.order
         kept = None
         if segments > 1 and self.until is None:
             assert self.strength is not None
@@ -252,7 +262,7 @@ class MemoryPass:
                 strength = torch.cat([strength, self.strength], 1)
             else:
                 strength = torch.cat([strength, self.strength * self.kept], 1)
-            written_at = torch.cat([written_at, self.written_at], 1)
+            order = torch.cat([order, self.order], 1)
         asked = self.gather(queries).unbind(1)
         held = strength
         words, evidence = [], []
@@ -271,9 +281,10 @@ class MemoryPass:
                 evidence.append(query.new_zeros(query.shape[:-1], dtype=torch.float32))
                 mass.append(None)
                 continue
-            ago = self.segment_clock[:, segment, None] - written_at[:, :seen]
-            age = ago.clamp_min(0)
-            there = held[:, :seen] if self.until is None else held.where(ago > 0, 0.0)
+            age = (self.segment_order[:, segment, None] - order[:, :seen]).clamp_min(0)
+            there = held[:, :seen]
+            if self.until is not None:
+                there = held.where(state.written_at < self.until[:, segment, None], 0.0)
             read, found, used = content_read(
                 query,
                 keys[:, :seen],
@@ -337,6 +348,7 @@ class MemoryPass:
         }
         provenance = {
             "written_at": self.written_at,
+            "order": self.order,
             "token": ids.flatten(1),
             "segment": number[:, :, None].expand_as(ids).flatten(1),
             "turn": turns.flatten(1),
@@ -366,6 +378,7 @@ class MemoryPass:
             values=state.values.new_zeros(0),
             addresses=torch.cat([state.addresses, self.addresses], 1),
             clock=state.clock + counts.sum(-1),
+            writes=self.end_order,
             num_segments=state.num_segments + full.sum(-1),
         )
         return self._place(after, stored)

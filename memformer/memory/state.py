@@ -30,11 +30,12 @@ TABLE: dict[str, float] = {
     "reads": 0.0,
     "open_reads": 0.0,
     "written_at": EMPTY,
+    "order": EMPTY,
     "token": EMPTY,
     "segment": EMPTY,
     "turn": EMPTY,
 }
-ROW = ("clock", "num_segments", "num_turns")
+ROW = ("clock", "writes", "num_segments", "num_turns")
 CONTENTS = ("keys", "values", "addresses")
 
 
@@ -47,10 +48,10 @@ def neighbours(
 ) -> Int[Tensor, "batch slots"]:
     """The slot written `step` places after (or before, below 0) each slot; -1 where there is none.
 
-    The DNC's link matrix as a list, derived from the write clock: whole over slots that are gone.
+    The DNC's link matrix as a list, derived from the clock: whole over slots that are gone.
 
     Args:
-        written_at: the write clock.
+        written_at: the text clock.
         present: the others are skipped, and have no neighbours.
         step: 1 or -1.
     """
@@ -86,11 +87,13 @@ class MemoryState:
     usage: Float[Tensor, "batch slots"]  # 0..1; the least used is evicted first
     reads: Float[Tensor, "batch slots"]  # read weight received, summed over tokens
     open_reads: Float[Tensor, "batch slots"]  # the part that came from the open segment
-    written_at: Int[Tensor, "batch slots"]  # write clock; orders the slots
+    written_at: Int[Tensor, "batch slots"]  # text clock: tokens seen before it
+    order: Int[Tensor, "batch slots"]  # write clock: tokens written before it
     token: Int[Tensor, "batch slots"]  # provenance: token id, segment, turn
     segment: Int[Tensor, "batch slots"]
     turn: Int[Tensor, "batch slots"]
     clock: Int[Tensor, " batch"]  # tokens ever seen
+    writes: Int[Tensor, " batch"]  # tokens that the write gate ever let through
     num_segments: Int[Tensor, " batch"]  # closed segments; the open one has this number
     num_turns: Int[Tensor, " batch"]  # calls that wrote something
     num_slots: int | None = None
@@ -181,7 +184,7 @@ class MemoryState:
 
     @property
     def age(self) -> Float[Tensor, "batch slots"]:
-        """Tokens written since, per slot."""
+        """Tokens seen since, per slot."""
         return (self.clock[:, None] - self.written_at).clamp_min(0).float()
 
     @property
@@ -198,7 +201,7 @@ class MemoryState:
     def next_slot(self) -> Int[Tensor, "batch slots"]:
         """Link to the slot written next, -1 at the end: the DNC's temporal link, as a list.
 
-        Derived from the write clock, so a link over forgotten or evicted slots is whole again.
+        Derived from the text clock, so a link over forgotten or evicted slots is whole again.
         """
         return self._neighbour(1)
 
@@ -418,8 +421,10 @@ class MemoryState:
         real = is_open.gather(1, order)
         ids = self.token.gather(1, order).masked_fill(~real, EMPTY)
         turns = self.turn.gather(1, order).masked_fill(~real, EMPTY)
+        begun = self.order.masked_fill(~is_open, late).amin(-1)
         state = self.replaced(
             clock=self.clock - is_open.sum(-1),
+            writes=torch.minimum(self.writes, begun),
             reads=(self.reads - self.open_reads).clamp_min(0.0),
             open_reads=torch.zeros_like(self.open_reads),
             strength=self.settled,
