@@ -3,11 +3,12 @@
     python -m training.gate gate-smollm2 --budget 0.05
     python -m training.gate gate-smollm2 --data train.jsonl.gz
 
-1. Documents are read with the gate open: facts about people, then book text; and with `--data`
-   others with their questions, in the form of `training.data.records`.
+1. Documents are read with the gate open: facts about people, then book text.
 2. Each question is read with its answer; how much it read from every token is noted. The names,
    the facts and the book are others than those of `eval.recall`.
-3. A token is worth writing if enough was read around it.
+3. A token is worth writing if enough was read around it. With `--data`, so is all that those
+   documents tell (records of `training.data.records` without book text in them): texts are strewn
+   in the book sentence by sentence, conversations are taken as they are.
 4. The gate, a linear map of the lowest memory layer's input around a token, is fitted to that by
    logistic regression, its bias is moved so that it lets `--budget` of plain book text through, and
    it is scaled to be as sure of what it writes as the gate that writes everything.
@@ -20,8 +21,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -38,15 +39,17 @@ from eval.haystack import Haystack
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model
+from eval.stories import SENTENCE_END, Background, strewn
+from memformer import MemformerForCausalLM
 from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.segment import GATE_REACH
-from training.config import BadConfig
+from training.data import records
 from training.data.jsonl import BadRecord
-from training.documents import Document
+from training.data.records import Record
+from training.documents import tokenised
 from training.inputs import lowest_inputs
 from training.kinds import MORE_KINDS
 from training.parts import NewFolder, save
-from training.sources import Source, load
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
 FACTS = 6
@@ -65,8 +68,9 @@ class Example:
 
     Attributes:
         inputs: of the lowest memory layer.
-        read: read weight received from the questions.
-        told: whether the token is known to be of a fact; used for the report alone.
+        read: read weight received from the questions; as much as counts where it is worth writing
+            for another reason.
+        told: whether the token is known to be of what is told; used for the report alone.
         plain: whether it is known to be of nothing that is asked about.
     """
 
@@ -92,48 +96,43 @@ def observe(bench: Bench, document: people.Document) -> Example:
         chat.question(fact, first=True) + chat.encode(f" {fact.value}.") for fact in document.asked
     ]
     ids = told + book
-    known = torch.arange(len(ids)) < len(told)
-    return Example(*_read(bench, ids, [(len(ids), asked)]), known, ~known)
-
-
-def observe_record(bench: Asker, document: Document) -> Example:
-    """The same for a document of training data; which tokens matter is not known beforehand."""
-    asked: dict[int, list[list[int]]] = {}
-    for aside in document.asides:
-        asked.setdefault(aside.after, []).append(list(aside.ids))
-    unknown = torch.zeros(len(document.ids), dtype=torch.bool)
-    return Example(*_read(bench, list(document.ids), sorted(asked.items())), unknown, unknown)
-
-
-def _read(
-    bench: Asker, ids: list[int], asked: Sequence[tuple[int, list[list[int]]]]
-) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, " tokens"]]:
-    """The lowest memory layer's inputs, and how much questions read of each token.
-
-    Args:
-        bench: the model.
-        ids: a text.
-        asked: after how many tokens of it, in order, which questions are asked.
-    """
-    model, most = bench.model, bench.model.memory_config.segment_tokens
-    read = torch.zeros(len(ids))
     with torch.no_grad():
-        inputs = [lowest_inputs(model, ids[at : at + most]) for at in range(0, len(ids), most)]
-        memory, done = model.init_memory(1, num_slots=None), 0
-        for after, rows in asked:
-            if after > done:
-                part = torch.tensor([ids[done:after]], device=model.device)
-                memory, done = model.memorize(part, memory=memory), after
-            closed = memory.closed()
-            questions, mask = bench.padded(rows)
-            after_them = model(
-                questions, attention_mask=mask, memory=closed.select([0] * len(rows))
-            ).memory
-            slots = closed.occupied.shape[1]
-            received = (after_them.reads[:, :slots] - closed.reads).sum(0)
-            there = closed.occupied[0]
-            read.index_add_(0, closed.written_at[0][there].cpu(), received[there].cpu())
-    return torch.cat(inputs).cpu(), read
+        text = torch.tensor([ids], device=model.device)
+        memory = model.memorize(text, memory=model.init_memory(1, num_slots=None)).closed()
+        questions, mask = bench.padded(asked)
+        after = model(questions, attention_mask=mask, memory=memory.select([0] * len(asked))).memory
+    there = memory.occupied[0].nonzero()[:, 0]
+    received = (after.reads[:, there] - memory.reads[:, there]).sum(0)
+    read = torch.zeros(len(ids)).index_add(0, memory.written_at[0, there].cpu(), received.cpu())
+    known = torch.arange(len(ids)) < len(told)
+    return Example(_inputs(model, ids), read, known, ~known)
+
+
+def strew(bench: Asker, record: Record, book: Background, rng: random.Random) -> Example:
+    """What a record tells, among a segment's worth of book text; a conversation is left alone."""
+    model, tokenizer = bench.model, bench.tokenizer
+    if not isinstance(record.document, str):
+        ids = list(tokenised(record, tokenizer, "chat").ids)
+        told = torch.ones(len(ids), dtype=torch.bool)
+        return Example(_inputs(model, ids), MOST_READ * told, told, ~told)
+    statements = [part for part in SENTENCE_END.split(record.text.strip()) if part]
+    between = book.sentences(model.memory_config.segment_tokens, rng)
+    text, ends = strewn(statements, between, rng)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    stops = torch.tensor([stop for _, stop in encoded.offset_mapping])
+    told = torch.zeros(len(stops), dtype=torch.bool)
+    for statement, end in zip(statements, ends, strict=True):
+        told |= (end - len(statement) < stops) & (stops <= end)
+    read = MOST_READ * told
+    return Example(_inputs(model, encoded.input_ids), read, told, _around(read) == 0)
+
+
+def _inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, "tokens hidden"]:
+    """The lowest memory layer's inputs, segment by segment."""
+    most = model.memory_config.segment_tokens
+    with torch.no_grad():
+        parts = [lowest_inputs(model, ids[at : at + most]) for at in range(0, len(ids), most)]
+    return torch.cat(parts).cpu()
 
 
 @dataclass(frozen=True)
@@ -225,9 +224,8 @@ def main(
     ] = 0.05,
     documents: Annotated[int, typer.Option(min=5, help="A fifth is held out.")] = 60,
     data: Annotated[
-        list[Path] | None, typer.Option(help="As many documents of this file too; repeatable.")
+        list[Path] | None, typer.Option(help="As many records of this file too; repeatable.")
     ] = None,
-    style: Annotated[str, typer.Option(help="How those are written: plain or chat.")] = "plain",
     book: Annotated[
         Path, typer.Option(help="Text file to train with.", callback=checked_book)
     ] = BOOK,
@@ -241,6 +239,7 @@ def main(
     settings = {
         "budget": budget,
         "documents": documents,
+        "data": [file.name for file in data or []],
         "book": book.name,
         "seed": seed,
         "least_read": LEAST_READ,
@@ -250,23 +249,17 @@ def main(
     bench = Bench(loaded, tokenizer, Haystack(tokenizer, book), seed)
     drawn = people.make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
     try:
-        given = [
-            document
-            for file in data or []
-            for document in load(
-                Source(path=str(file), style=style, limit=documents), tokenizer
-            ).documents
-        ]
-    except (BadConfig, BadRecord) as error:
+        background = Background([book], lambda text: len(tokenizer(text).input_ids))
+        given = [record for file in data or [] for record in islice(records.read(file), documents)]
+    except (BadRecord, ValueError) as error:
         console.print(str(error), soft_wrap=True)
         raise typer.Exit(2) from None
-    todo: list[people.Document | Document] = [*drawn, *given]
-    random.Random(seed).shuffle(todo)
+    rng = random.Random(seed)
+    todo: list[people.Document | Record] = [*drawn, *given]
+    rng.shuffle(todo)
     examples = [
-        observe(bench, document)
-        if isinstance(document, people.Document)
-        else observe_record(bench, document)
-        for document in track(todo, "reading", console=console, transient=True)
+        strew(bench, one, background, rng) if isinstance(one, Record) else observe(bench, one)
+        for one in track(todo, "reading", console=console, transient=True)
     ]
     held_out = len(examples) // 5
     gate = fit(examples[held_out:], budget)

@@ -68,6 +68,11 @@ def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizer
         parameter.requires_grad_(
             settings.trained == "all" or (settings.trained == "lora" and "lora_" in name)
         )
+    if model.memory_config.write_budget is None:
+        # nothing says how much to write: what the gate was when attached, or made by training.gate
+        lowest = model.memory_layers[0]
+        lowest.write_gate_weight.requires_grad_(False)
+        lowest.write_gate_bias.requires_grad_(False)
     if settings.optim.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train(), tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from tiny import byte_tokenizer, save_tiny
 from typer.testing import CliRunner
 
 from eval import people
+from eval.asking import Asker
 from eval.haystack import BOOK, Haystack
 from eval.people import make_documents
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
+from eval.stories import Background
 from memformer import MemformerForCausalLM, MemoryConfig
 from training import gate
-from training.gate import Example, fit, observe, shares
+from training.data.records import parse, write
+from training.gate import Example, fit, observe, shares, strew
 from training.kinds import MORE_KINDS
 
 
@@ -31,7 +35,7 @@ def examples(count: int, seed: int = 0) -> list[Example]:
         inputs[told, 2] += 4.0
         # only some of the tokens that matter are read themselves
         read = torch.where(told & (torch.arange(100) % 3 == 0), 2.0, 0.01)
-        made.append(Example(inputs, read, told))
+        made.append(Example(inputs, read, told, ~told))
     return made
 
 
@@ -40,7 +44,7 @@ def test_a_fitted_gate_keeps_its_budget_and_writes_what_is_read(budget):
     found = fit(examples(20), budget)
     kept = shares(found, examples(20, seed=1))
     assert abs(kept["book"] - budget) < 0.02
-    assert kept["facts"] > 0.8
+    assert kept["facts"] > 0.8 and kept["read"] > 0.8
     (example,) = examples(1, seed=1)
     logits = gate._around(example.inputs) @ found.weight + found.bias
     assert 3 < logits[example.told].median() < 5
@@ -104,3 +108,35 @@ def test_the_command_changes_the_gate_alone_and_saves_a_checkpoint(folder, tmp_p
     assert again.exit_code == 2
     said = " ".join(again.output.replace("│", " ").split())
     assert "is not empty; name a new folder." in said
+
+
+def test_training_data_teaches_the_gate_too(folder, tmp_path):
+    model = MemformerForCausalLM.from_pretrained(folder / "wide").eval()
+    tokenizer = byte_tokenizer()
+    text = "Ada left for Porto. It was a long way. Bert stayed at home."
+    questions = [{"question": "Who is at home?", "answer": "Bert"}]
+    story = parse({"document": text, "questions": questions}, "here")
+    said = {"document": [{"role": "user", "content": text}], "questions": questions}
+    bench = Asker(model, tokenizer)
+    book = Background([gate.BOOK], len)
+    example = strew(bench, story, book, random.Random(1))
+    # one byte is one token here: the sentences of the story, and nothing else, are marked
+    assert len(example.inputs) == len(example.told) > 900
+    assert int(example.told.sum()) == len(text) - 2
+    near = torch.nn.functional.max_pool1d(example.told[None].float(), 17, 1, 8)[0] > 0
+    assert torch.equal(example.plain, ~near)
+    assert (example.read[example.told] == gate.MOST_READ).all()
+    talk = strew(bench, parse(said, "here"), book, random.Random(1))
+    assert talk.told.all() and not talk.plain.any() and len(talk.told) > len(text)
+
+    file, out = tmp_path / "data.jsonl", tmp_path / "gated"
+    write(file, [story, parse(said, "here")] * 4)
+    arguments = ["--model", str(folder / "wide"), "--documents", "5", "--data", str(file)]
+    result = CliRunner().invoke(gate.app, [str(out), *arguments])
+    assert result.exit_code == 0, result.output
+    report = json.loads((out / "gate.json").read_text())
+    assert report["settings"]["data"] == ["data.jsonl"]
+    file.write_text('{"document": "Ada"')
+    result = CliRunner().invoke(gate.app, [str(tmp_path / "other"), *arguments])
+    assert result.exit_code == 2 and "data.jsonl, line 1" in " ".join(result.output.split())
+    assert not (tmp_path / "other").exists()
