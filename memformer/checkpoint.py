@@ -156,7 +156,7 @@ def load_model(
         return _open(cls, folder, source, config, backbone, kwargs)
     if backbone is not None:
         raise ValueError(f"{name} is a plain decoder; backbone= is for memformer checkpoints.")
-    model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    model = _decoder(source, kwargs)
     if "gguf_file" in kwargs:
         del model.config.quantization_config
         for attribute in QUANTISED:
@@ -177,6 +177,7 @@ def _open(
     kwargs: dict[str, Any],
 ) -> MemformerForCausalLM:
     reference = config.backbone or {}
+    by_name = backbone is None
     if not isinstance(backbone, PreTrainedModel):
         # a revision that was asked for is the checkpoint's
         options = {name: value for name, value in kwargs.items() if name != "revision"}
@@ -190,14 +191,17 @@ def _open(
             if backbone is None and reference.get("revision"):
                 options["revision"] = reference["revision"]
         try:
-            backbone = AutoModelForCausalLM.from_pretrained(place, **options)
+            backbone = _decoder(place, options)
         except OSError as error:
             raise OSError(
                 f"The backbone of {source} was expected at {place} but could not be loaded "
                 f"({str(error).splitlines()[0]}); pass backbone= with another place."
             ) from None
     fingerprint = Backbone.of(backbone).fingerprint()
-    if fingerprint != reference.get("fingerprint"):
+    if by_name and reference.get("name") == DEFAULT_MODEL:
+        # from the hub in 16 bits, from the wheel in 4: one model, and what fits one fits the other
+        config.backbone = reference | {"fingerprint": fingerprint}
+    elif fingerprint != reference.get("fingerprint"):
         raise IncompatibleMemory(
             f"The memory in {source} was made for a backbone with fingerprint "
             f"{reference.get('fingerprint')}, but this one has {fingerprint}; pass the right one "
@@ -216,6 +220,15 @@ def _open(
     model.load_state_dict(weights, strict=False)
     model.memory.to(backbone.device)
     return model.eval()
+
+
+def _decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
+    """A plain decoder; the default model keeps its name, wherever its copy is on this machine."""
+    model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
+    if Path(place) == local_path(DEFAULT_MODEL):
+        model.config._name_or_path = model.name_or_path = DEFAULT_MODEL
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _adapted(

