@@ -30,8 +30,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 from memformer import MemformerForCausalLM
-from memformer.layers import WRITE_GATE_BIAS
-from memformer.memory.segment import MemoryPass
+from memformer.memory.segment import OPEN, MemoryPass
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -196,7 +195,7 @@ def only(model: MemformerForCausalLM, mechanism: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack, torch.no_grad():
         if mechanism != "gate":
             lowest.write_gate_weight.zero_()
-            lowest.write_gate_bias.fill_(WRITE_GATE_BIAS)
+            lowest.write_gate_bias.fill_(OPEN)
         if lowest.release is not None:
             for name in lowest.release.heads:
                 if name != mechanism:

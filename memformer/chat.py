@@ -102,6 +102,9 @@ class ChatSession:
     def remember(self, text: str, progress: Callable[[int, int], None] | None = None) -> int:
         """Reads a text of any length into the memory, as something the user said.
 
+        All of it is written: a write gate knows the kinds of text that it was trained for, and who
+        has a text remembered wants that one.
+
         Args:
             text: what to remember.
             progress: called with the number of tokens read so far and the number in all.
@@ -121,7 +124,7 @@ class ChatSession:
                 progress(min(done, total), total)
 
         with self._turn():
-            self.memory = self.model.memorize(ids, memory=self.memory, progress=report)
+            self.memory = self.model.memorize(ids, memory=self.memory, gated=False, progress=report)
         return total
 
     def forget(self, turns: int | Iterable[int] | Callable[[dict[str, Any]], bool]) -> int:

@@ -15,11 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memformer.backbone import Backbone
-from memformer.memory.segment import MemoryPass
+from memformer.memory.segment import OPEN, MemoryPass
 from memformer.release import ReleaseHeads
 
-# write gates start at sigmoid(4) = 0.98: before training, everything is written
-WRITE_GATE_BIAS = 4.0
 # memory is matched a little more sharply than the window: among many more tokens, that is better
 KEY_STRENGTH = 1.2
 # read modes start at 0.96 for content, 0.02 for each direction: enough for a gradient
@@ -112,7 +110,7 @@ class MemoryLayer(nn.Module):
         if index == 0:
             self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
             # no scalar: FSDP can not shard one
-            self.write_gate_bias = nn.Parameter(torch.tensor([WRITE_GATE_BIAS]))
+            self.write_gate_bias = nn.Parameter(torch.tensor([OPEN]))
             if release:
                 self.release = ReleaseHeads(hidden, release)
 

@@ -292,6 +292,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Int[Tensor, "batch tokens"] | None = None,
         memory: MemoryState | None = None,
         *,
+        gated: bool = True,
         segments_per_chunk: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> MemoryState:
@@ -305,6 +306,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: any number of tokens, padded on either side.
             attention_mask: 0 at padding, which is never written.
             memory: what is remembered so far; None: nothing.
+            gated: False writes every token, whatever a trained write gate makes of it, in segments
+                of its own: the last one is closed before and after.
             segments_per_chunk: encode this many segments at once. By default as many as fit
                 without an eviction among them, so that the result is that of the recurrent form;
                 while training, all.
@@ -319,9 +322,15 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         real = self._check(input_ids, attention_mask, memory)
         memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
-            return self._ingest(
-                input_ids, real, memory, segments_per_chunk=segments_per_chunk, progress=progress
+            after = self._ingest(
+                input_ids,
+                real,
+                memory if gated else memory.closed(),
+                gated=gated,
+                segments_per_chunk=segments_per_chunk,
+                progress=progress,
             )
+        return after if gated else after.closed()
 
     def _ingest(
         self,
@@ -330,6 +339,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         memory: MemoryState,
         *,
         same_turn: bool = False,
+        gated: bool = True,
         segments_per_chunk: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> MemoryState:
@@ -344,7 +354,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         while begin < len(segments):
             end = self._chunk_end(begin, segments, state, segments_per_chunk)
             part = segments.part(begin, end)
-            _, state = self._run(part, turns[:, begin:end, : part.ids.shape[2]], state)
+            part_turns = turns[:, begin:end, : part.ids.shape[2]]
+            _, state = self._run(part, part_turns, state, gated=gated)
             done += int(part.real.sum((1, 2)).max())
             if progress is not None:
                 progress(max(0, done - open_ids.shape[1]))
@@ -388,6 +399,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         state: MemoryState,
         *,
         logits: bool = False,
+        gated: bool = True,
         written: list[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "entries tokens vocabulary"] | None, MemoryState]:
         """One chunk: the segments that hold text go through the backbone as one batch.
@@ -402,6 +414,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             part.real,
             sequences,
             segment_tokens=self.memory_config.segment_tokens,
+            gated=gated,
             stop_after=None if logits else len(self.memory) - 1,
         )
         real = part.real[sequences]

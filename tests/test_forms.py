@@ -339,6 +339,27 @@ def test_what_the_write_gate_keeps_out_leaves_no_trace(family):
         )
 
 
+def test_ungated_text_is_written_whole_in_segments_of_its_own():
+    model = attached(selective=True)
+    before, text, after = (random_ids(2, tokens, seed=tokens) for tokens in (11, 21, 5))
+    with torch.no_grad():
+        told = model.memorize(before)
+        memory = model.memorize(text, memory=told, gated=False)
+        kept = told.closed().occupied.sum()
+        assert 0 < kept < before.numel()
+        assert memory.occupied.sum() == kept + text.numel()
+        assert not memory.is_open.any()
+        # what comes next is gated again, and takes nothing of it back
+        assert memory.occupied.sum() < model.memorize(after, memory=memory).occupied.sum()
+        written = (memory.turn == 1) & memory.occupied
+        lowest = model.memory_layers[0]
+        lowest.write_gate_weight.zero_()
+        lowest.write_gate_bias.fill_(4.0)
+        same = model.memorize(text, memory=told.closed()).closed()
+    torch.testing.assert_close(memory.strength[written], same.strength[(same.turn == 1)])
+    torch.testing.assert_close(memory.keys[:, written], same.keys[:, same.turn == 1])
+
+
 def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
     """Forward as without training, backward as if the gate were soft (straight-through)."""
     model = attached(selective=True)

@@ -95,9 +95,9 @@ def test_checkpoint_of_a_named_backbone_holds_the_memory_path_only(tmp_path):
 def test_the_default_model_is_one_model_wherever_its_copy_came_from(tmp_path, monkeypatch):
     monkeypatch.setenv("MEMFORMER_CACHE", str(tmp_path / "here"))
     copies = [tmp_path / cache / "models" / DEFAULT_MODEL.replace("/", "--") for cache in "ab"]
-    for seed, copy in enumerate(copies):
-        tiny_backbone(seed=seed).save_pretrained(copy)
-        (copy / "source.json").write_text("{}")
+    for seed, folder in enumerate(copies):
+        tiny_backbone(seed=seed).save_pretrained(folder)
+        (folder / "source.json").write_text("{}")
     (tmp_path / "a").rename(tmp_path / "here")
     config = MemoryConfig(segment_tokens=8, memory_layers=(1,))
     place = tmp_path / "here" / "models" / copies[0].name

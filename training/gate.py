@@ -41,8 +41,7 @@ from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model
 from eval.stories import SENTENCE_END, Background, strewn
 from memformer import MemformerForCausalLM
-from memformer.layers import WRITE_GATE_BIAS
-from memformer.memory.segment import GATE_REACH
+from memformer.memory.segment import GATE_REACH, OPEN
 from training.data import records
 from training.data.jsonl import BadRecord
 from training.data.records import Record
@@ -190,7 +189,7 @@ def fit(examples: list[Example], budget: float) -> Gate:
     threshold = torch.quantile(plain @ weight, 1 - budget)
     # as sure of what is written as a gate that was never trained
     logits = inputs @ weight - threshold
-    factor = WRITE_GATE_BIAS / logits[target > 0].median().clamp_min(1e-3)
+    factor = OPEN / logits[target > 0].median().clamp_min(1e-3)
     return Gate(factor * weight, -factor * threshold)
 
 

@@ -36,9 +36,8 @@ from eval.people import Chat, Fact, Kind
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model
 from memformer import MemformerForCausalLM, MemoryState
-from memformer.layers import WRITE_GATE_BIAS
 from memformer.memory.addressing import matches
-from memformer.memory.segment import MemoryPass
+from memformer.memory.segment import OPEN, MemoryPass
 from memformer.release import ReleaseHeads
 from training.gate import BOOK
 from training.inputs import lowest_inputs
@@ -169,7 +168,7 @@ def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
     real[0, 0, : len(example.older)] = real[0, 1, : len(example.later)] = True
     state = MemoryState.empty(1, 1, 1, 1, address_width=len(heads.address_bias))
     memory = MemoryPass(state, real, (torch.tensor([0, 0]), torch.tensor([0, 1])))
-    memory.gate(texts.new_full(texts.shape[:2], WRITE_GATE_BIAS))
+    memory.gate(texts.new_full(texts.shape[:2], OPEN))
     heads(texts, memory)
     return memory.retained[1][0, : len(example.older)]
 

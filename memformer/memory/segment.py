@@ -27,6 +27,8 @@ PASSAGE_TOKENS = 64
 # understood later. Without this, one token in twenty of kinds of sentences that a gate was not
 # trained on was lost, with it none
 GATE_REACH = 8
+# logit of an open gate, 0.98 firm: before training, everything is written
+OPEN = 4.0
 # tokens before each token that say what it is about: as far back as a short sentence
 ADDRESS_REACH = 6
 # a token lets go of nothing written so few tokens before it: of nothing in its own sentence
@@ -60,6 +62,7 @@ class MemoryPass:
         sequences: `(rows, segments)` of the backbone's batch entries. None: one segment, entry i
             is row i.
         writes: whether memory layers shall write. A decoding step only reads.
+        gated: False writes every token.
         stop_after: the layer after whose write the rest of the backbone is not needed.
         until: text clock at which each segment reads the memory as it was then, and not what the
             segments before it in the chunk hold. For segments that write nothing.
@@ -74,6 +77,7 @@ class MemoryPass:
         *,
         segment_tokens: int = 0,
         writes: bool = True,
+        gated: bool = True,
         stop_after: int | None = None,
         until: Int[Tensor, "batch segments"] | None = None,
         closes: Bool[Tensor, "batch segments"] | None = None,
@@ -85,6 +89,7 @@ class MemoryPass:
         self.sequences = sequences
         self.segment_tokens = segment_tokens
         self.writes = writes
+        self.gated = gated
         self.stop_after = stop_after
         self.strength: Float[Tensor, "batch new"] | None = None
         self.kept: Float[Tensor, "batch new"] | None = None
@@ -151,6 +156,8 @@ class MemoryPass:
         A gate is the mean over a token and its neighbours in the segment; a token is written at
         one half or more. Where gates are trained, all tokens stay readable to the gradient.
         """
+        if not self.gated:
+            logits = torch.full_like(logits, OPEN)
         around = 2 * GATE_REACH + 1
         near = torch.nn.functional.avg_pool1d(self.gather(logits), around, 1, GATE_REACH)
         count = torch.nn.functional.avg_pool1d(self.real.to(near.dtype), around, 1, GATE_REACH)
