@@ -1,0 +1,82 @@
+"""Draws how a fine-tuning went, from the logs of its runs, one after the other.
+
+python -m training.curve curve.png runs/babilong-1/log.jsonl runs/babilong-2/log.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eval.report import Line, Panel, draw
+
+
+def read_log(path: Path, begin: float = 0.0) -> list[dict[str, Any]]:
+    """The lines of a run's log, each with `seen`: tokens trained on by then.
+
+    Args:
+        path: `log.jsonl` of a run; where it was resumed, what was done again counts once.
+        begin: tokens of the runs before it.
+
+    Raises:
+        typer.BadParameter: it can't be read, or is no such log.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        known = {(line["step"], "tokens" in line): line for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise typer.BadParameter(f"{path} is no log of training.finetune: {error}") from None
+    seen, last = begin, 0
+    found = []
+    for (step, trained), line in sorted(
+        known.items(), key=lambda entry: (entry[0][0], -entry[0][1])
+    ):
+        if trained:
+            seen += line["tokens"] * (step - last)
+            last = step
+        found.append(line | {"seen": seen})
+    return found
+
+
+def lines_of(name: str, log: list[dict[str, Any]], ending: str) -> list[Line]:
+    """Every column of a log that ends so, against tokens."""
+    columns = sorted({key for line in log for key in line if key.endswith(ending)})
+    return [
+        Line(
+            name if key == ending else f"{name}: {Path(key.split()[0]).name.partition('.')[0]}",
+            [line["seen"] / 1e6 for line in log if key in line],
+            [line[key] for line in log if key in line],
+        )
+        for key in columns
+    ]
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    out: Annotated[Path, typer.Argument(help="PNG to write.", dir_okay=False)],
+    logs: Annotated[list[Path], typer.Argument(help="log.jsonl of each run, in order.")],
+) -> None:
+    losses: list[Line] = []
+    matches: list[Line] = []
+    seen = 0.0
+    for path in logs:
+        log = read_log(path, seen)
+        seen = log[-1]["seen"] if log else seen
+        losses += lines_of(path.parent.name, log, "answer_loss")
+        matches += lines_of(path.parent.name, log, " exact")
+    if not losses:
+        raise typer.BadParameter("nothing was learned yet: the logs hold no answer_loss.")
+    panels = [Panel("million tokens", "loss of answers, nats a token", losses)]
+    if matches:
+        panels.append(Panel("million tokens", "exact matches, held out", matches, top=1.02))
+    draw(out, "Fine-tuning", panels)
+
+
+if __name__ == "__main__":
+    app()
