@@ -33,7 +33,7 @@ from memformer import cli_demo, pretrained
 from memformer.chat import ChatSession
 from memformer.config import MemoryConfig
 from memformer.model import MemformerForCausalLM
-from memformer.pretrained import DEFAULT_MODEL
+from memformer.pretrained import DEFAULT_MODEL, TRAINED
 from memformer.store import MemoryStore
 
 PASSAGE_CHARACTERS = 400
@@ -72,7 +72,8 @@ ModelOption = Annotated[
         "-m",
         metavar="MODEL",
         help="A folder or a hub name: a memformer checkpoint or any decoder. "
-        "Default: the model that `memformer fetch` put into the cache.",
+        "Default: the trained memory that comes with memformer, on the model that "
+        "`memformer fetch` put into the cache.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
@@ -480,12 +481,11 @@ def _load(
     name: str | None, memory_config: Any = None
 ) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer, quietly, on a GPU where there is one."""
-    where = name or DEFAULT_MODEL
-    fetched = pretrained.local_path(where)
-    if name is None and fetched is None:
+    if name is None and pretrained.local_path(DEFAULT_MODEL) is None:
         raise FileNotFoundError(
             f"The default model {DEFAULT_MODEL} is not on this machine; run `memformer fetch`."
         )
+    where = name or str(TRAINED)
     if _looks_like_path(where) and not Path(where).is_dir():
         raise FileNotFoundError(f"There is no model folder {where}.")
     with _status("loading the model", shown=True):
@@ -494,16 +494,16 @@ def _load(
         model = MemformerForCausalLM.from_pretrained(where, **options)
         if torch.cuda.is_available():
             model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it wrongly
-        return model, _load_tokenizer(str(fetched or where), model)
+        return model, _load_tokenizer(where, model)
 
 
 def _load_tokenizer(where: str, model: MemformerForCausalLM) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained.local_path(where) or where)
     except (OSError, ValueError):
         # a checkpoint saved without one: its backbone has it
         backbone = (model.config.backbone or {}).get("name") or where
-        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained.local_path(backbone) or backbone)
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 

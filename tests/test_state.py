@@ -175,6 +175,14 @@ def test_inspect_tells_where_everything_came_from():
     }
 
 
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_memories_of_one_row_can_be_saved(tokens, tmp_path):
+    model = attached()
+    memory = model.memorize(random_ids(1, tokens))
+    memory.save(tmp_path / "m")
+    assert MemoryState.load(tmp_path / "m", model=model).writes.tolist() == [tokens]
+
+
 def test_saved_memory_is_the_same_memory(tmp_path):
     model = attached(num_slots=20)
     memory = model.memorize(random_ids(2, 50))

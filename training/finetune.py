@@ -454,7 +454,8 @@ class Run:
                     if self.step % self.settings.report_every == 0:
                         progress.update(task, description=self._report(recent))
                         recent = []
-                    if self.measured and self.step % self.settings.validation.every == 0:
+                    due = self.step % self.settings.validation.every == 0
+                    if self.measured and (due or self.step == self.total):
                         self._measured()
                     progress.update(task, completed=self.step)
                     ending = self._together(self.stopped or time.monotonic() > until)

@@ -169,7 +169,7 @@ class MemoryPass:
         after = self.state.writes[:, None] + written.long().cumsum(-1)
         self.order = after - written.long()
         self.segment_order = self.order.view_as(self.real)[..., 0]
-        self.end_order = after[:, -1]
+        self.end_order = self.state.writes + written.sum(-1)
         self.passage = self._passages(torch.cat([self.state.order, self.order], 1))
 
     @property
