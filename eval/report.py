@@ -68,8 +68,9 @@ def open_model(
         typer.BadParameter: there is no such model, or it can't be opened.
     """
     from memformer import MemformerForCausalLM
-    from memformer.pretrained import DEFAULT_MODEL, local_path
-    from transformers import AutoTokenizer, logging
+    from memformer.checkpoint import load_tokenizer
+    from memformer.pretrained import DEFAULT_MODEL
+    from transformers import logging
 
     logging.disable_progress_bar()
     name = name or DEFAULT_MODEL
@@ -79,13 +80,7 @@ def open_model(
         reason = " ".join(str(error).split())
         raise typer.BadParameter(f"the model {name!r} can't be opened: {reason}") from None
     model.to(torch.device(device))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name)
-    except (OSError, ValueError):
-        # a checkpoint saved without one: its backbone has it
-        backbone = (model.config.backbone or {}).get("name") or name
-        tokenizer = AutoTokenizer.from_pretrained(local_path(backbone) or backbone)
-    return model, tokenizer
+    return model, load_tokenizer(name, model)
 
 
 def model_name(name: str | None) -> dict[str, str]:

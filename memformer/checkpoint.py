@@ -15,7 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from memformer.backbone import Backbone
 from memformer.config import MemformerConfig, MemoryConfig
@@ -220,6 +226,25 @@ def _open(
     model.load_state_dict(weights, strict=False)
     model.memory.to(backbone.device)
     return model.eval()
+
+
+def load_tokenizer(name: str, model: MemformerForCausalLM) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside a model or, where there is none, that of its backbone.
+
+    Args:
+        name: hub id or folder that the model was loaded from.
+        model: the model.
+
+    Raises:
+        OSError, ValueError: neither place has one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name)
+    except (OSError, ValueError):
+        backbone = (model.config.backbone or {}).get("name") or name
+        tokenizer = AutoTokenizer.from_pretrained(local_path(backbone) or backbone)
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
 
 
 def _decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:

@@ -26,11 +26,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, logging
+from transformers import PreTrainedTokenizerBase, logging
 from typer.core import TyperGroup
 
 from memformer import cli_demo, pretrained
 from memformer.chat import ChatSession
+from memformer.checkpoint import load_tokenizer
 from memformer.config import MemoryConfig
 from memformer.model import MemformerForCausalLM
 from memformer.pretrained import DEFAULT_MODEL, TRAINED
@@ -494,18 +495,7 @@ def _load(
         model = MemformerForCausalLM.from_pretrained(where, **options)
         if torch.cuda.is_available():
             model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it wrongly
-        return model, _load_tokenizer(where, model)
-
-
-def _load_tokenizer(where: str, model: MemformerForCausalLM) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(pretrained.local_path(where) or where)
-    except (OSError, ValueError):
-        # a checkpoint saved without one: its backbone has it
-        backbone = (model.config.backbone or {}).get("name") or where
-        tokenizer = AutoTokenizer.from_pretrained(pretrained.local_path(backbone) or backbone)
-    loaded: PreTrainedTokenizerBase = tokenizer
-    return loaded
+        return model, load_tokenizer(where, model)
 
 
 def _looks_like_path(name: str) -> bool:

@@ -43,7 +43,7 @@ class MemoryConfig:
         free: new text lets go of what is done with, once trained.
         links: heads read what was written before or after what they match too, once trained.
         write_budget: share of the text that training makes the write gate let through, a penalty
-            on the loss; None: all that the loss asks for.
+            on the loss; None: all that the loss asks for (`training.finetune`: as much as before).
         null_offset: added to the calibrated null logit of every head; higher reads less.
 
     Raises:

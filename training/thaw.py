@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
 from memformer.backbone import Backbone
+from memformer.checkpoint import load_tokenizer
 from memformer.pretrained import local_path
 from training.config import BadConfig
 from training.parts import with_parts
@@ -47,7 +48,7 @@ def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizer
                 f"model.memory: {min(fixed)} of a model that has a memory can't be changed."
             )
         model = with_parts(model, **settings.model.memory)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = load_tokenizer(settings.model.name, model)
     if (longest := max(stage.segment_tokens for stage in settings.stages)) > (
         most := model.memory_config.segment_tokens
     ):

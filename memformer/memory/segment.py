@@ -106,10 +106,10 @@ class MemoryPass:
         self._values: dict[int, Tensor] = {}
         self._mass: dict[int, list[Tensor | None]] = {}
         self.written_at = state.clock[:, None] + real.view(batch, -1).long().cumsum(-1) - 1
-        # the write clock at the start of every segment and at every new token; the latter, and
-        # with it the former, is known once the gates are
+        # the write clock at the start of every segment and, once the gates are known, at every
+        # new token
         self.segment_order = state.writes[:, None].expand(batch, segments)
-        self.order = self.written_at
+        self.order: Int[Tensor, "batch new"]
         if until is not None:
             later = (state.strength > 0)[:, None] & (state.written_at[:, None] >= until[..., None])
             self.segment_order = state.writes[:, None] - later.sum(-1)

@@ -397,6 +397,15 @@ def test_a_checkpoint_is_trained_on_with_other_parts(place):
     assert drift < 0.01  # it went on from there
 
 
+def test_a_checkpoint_without_a_tokenizer_takes_its_backbones(place):
+    shutil.copytree(place / "memory", place / "bare")
+    for file in (place / "bare").glob("tokenizer*"):
+        file.unlink()
+    ended = run(place, "from-bare", f"model.name={place / 'bare'}", SHORT.format(1))
+    assert ended.exit_code == 0, ended.output
+    assert (place / "from-bare" / "tokenizer.json").exists()
+
+
 def test_a_window_instead_of_memory_trains_the_backbone_alone(place):
     validation = f"validation.sources=[{{path: {place / 'valid.jsonl.gz'}}}]"
     ended = run(place, "window", "window=60", validation, "validation.every=4", SHORT.format(8))
