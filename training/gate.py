@@ -10,8 +10,9 @@
    documents tell (records of `training.data.records` without book text in them): texts are strewn
    in the book sentence by sentence, conversations are taken as they are.
 4. The gate, a linear map of the lowest memory layer's input around a token, is fitted to that by
-   logistic regression, its bias is moved so that it lets `--budget` of plain book text through, and
-   it is scaled to be as sure of what it writes as the gate that writes everything.
+   logistic regression in which every file counts alike, however long its documents are. Its bias
+   is moved so that it lets `--budget` of plain book text through, and it is scaled to be as sure
+   of what it writes as the gate that writes everything.
 
 The backbone and all other memory weights stay as they are. Takes minutes on a CPU, as nothing is
 differentiated but the regression. Saves a checkpoint that `memformer` and `eval` take as a model.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,11 +54,14 @@ from training.parts import NewFolder, save
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
 FACTS = 6
+LEAST_DOCUMENTS = 5
 # a token counts as read if around it questions read on average this much of a token: the sum of
 # their read weights, mean over heads and layers
 LEAST_READ = 0.2
 # a token that everything reads, such as the first of a text, does not make its neighbours worth it
 MOST_READ = 3.0
+# book text that a record is strewn in, in segments: what is told fills a page or is far apart
+STREWN = (0.5, 2.5)
 # of 1e-4 to 1e-1, the penalty that carries over best from some kinds of facts to others
 PENALTY, STEPS, RATE = 1e-1, 300, 0.01
 
@@ -108,14 +113,14 @@ def observe(bench: Bench, document: people.Document) -> Example:
 
 
 def strew(bench: Asker, record: Record, book: Background, rng: random.Random) -> Example:
-    """What a record tells, among a segment's worth of book text; a conversation is left alone."""
+    """What a record tells, here and there in book text; a conversation is left alone."""
     model, tokenizer = bench.model, bench.tokenizer
     if not isinstance(record.document, str):
         ids = list(tokenised(record, tokenizer, "chat").ids)
         told = torch.ones(len(ids), dtype=torch.bool)
         return Example(_inputs(model, ids), MOST_READ * told, told, ~told)
     statements = [part for part in SENTENCE_END.split(record.text.strip()) if part]
-    between = book.sentences(model.memory_config.segment_tokens, rng)
+    between = book.sentences(round(model.memory_config.segment_tokens * rng.uniform(*STREWN)), rng)
     text, ends = strewn(statements, between, rng)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     stops = torch.tensor([stop for _, stop in encoded.offset_mapping])
@@ -158,57 +163,59 @@ def _around(values: Float[Tensor, "tokens ..."]) -> Float[Tensor, "tokens ..."]:
     return pool(columns).T.view_as(values)
 
 
-def fit(examples: list[Example], budget: float) -> Gate:
+def fit(sources: Sequence[Sequence[Example]], budget: float) -> Gate:
     """Logistic regression of "read enough, or near what is" on the inputs.
 
     Args:
-        examples: what was observed.
+        sources: what was observed; each source counts alike, however many tokens it has.
         budget: share of plain text that the gate shall let through.
 
     Raises:
-        ValueError: nothing was read.
+        ValueError: nothing was read, or no text is known to be plain.
     """
+    examples = [example for source in sources for example in source]
     inputs = torch.cat([_around(example.inputs) for example in examples])
     read = torch.cat([_around(example.read.clamp(max=MOST_READ)) for example in examples])
     target = (read > LEAST_READ).to(inputs.dtype)
+    plain = torch.cat([example.plain for example in examples])
     if not target.any():
         raise ValueError("The questions read nothing from memory; a gate can't learn from that.")
+    if not plain.any():
+        raise ValueError("There is no plain text among what was read; a gate needs some to close.")
+    sizes = torch.tensor([sum(len(example.read) for example in source) for source in sources])
+    share = (1 / sizes / len(sources)).repeat_interleave(sizes)
     mean, spread = inputs.mean(0), inputs.std(0)
     scaled = (inputs - mean) / spread
     weight = torch.zeros(inputs.shape[1], requires_grad=True)
     bias = torch.zeros((), requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], RATE)
     for _ in range(STEPS):
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(scaled @ weight + bias, target)
-        loss = loss + PENALTY * weight.square().sum()
+        logits = scaled @ weight + bias
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, share)
+        loss = losses * len(target) + PENALTY * weight.square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     weight = weight.detach() / spread
-    plain = inputs[torch.cat([example.plain for example in examples])]
-    threshold = torch.quantile(plain @ weight, 1 - budget)
+    threshold = torch.quantile(inputs[plain] @ weight, 1 - budget)
     # as sure of what is written as a gate that was never trained
     logits = inputs @ weight - threshold
     factor = OPEN / logits[target > 0].median().clamp_min(1e-3)
     return Gate(factor * weight, -factor * threshold)
 
 
-def shares(gate: Gate, examples: list[Example]) -> dict[str, float]:
-    """How much of the facts, of the book text, and of what was read the gate lets through."""
+def shares(gate: Gate, examples: Sequence[Example]) -> dict[str, float]:
+    """How much of the facts, of the book text, and of what was read the gate lets through.
+
+    A kind of text that none of the examples has is left out.
+    """
     opens = torch.cat([gate.opens(example) for example in examples]).float()
-    told, plain, read = (
-        torch.cat(parts)
-        for parts in (
-            [example.told for example in examples],
-            [example.plain for example in examples],
-            [example.read > LEAST_READ for example in examples],
-        )
-    )
-    return {
-        "facts": opens[told].mean().item(),
-        "book": opens[plain].mean().item(),
-        "read": opens[read].mean().item(),
+    kinds = {
+        "facts": torch.cat([example.told for example in examples]),
+        "book": torch.cat([example.plain for example in examples]),
+        "read": torch.cat([example.read > LEAST_READ for example in examples]),
     }
+    return {name: opens[which].mean().item() for name, which in kinds.items() if which.any()}
 
 
 app = typer.Typer(add_completion=False)
@@ -221,7 +228,7 @@ def main(
     budget: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Share of plain text that is written.")
     ] = 0.05,
-    documents: Annotated[int, typer.Option(min=5, help="A fifth is held out.")] = 60,
+    documents: Annotated[int, typer.Option(min=LEAST_DOCUMENTS, help="A fifth is held out.")] = 60,
     data: Annotated[
         list[Path] | None, typer.Option(help="As many records of this file too; repeatable.")
     ] = None,
@@ -249,31 +256,38 @@ def main(
     drawn = people.make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
     try:
         background = Background([book], lambda text: len(tokenizer(text).input_ids))
-        given = [record for file in data or [] for record in islice(records.read(file), documents)]
+        given = {file: list(islice(records.read(file), documents)) for file in data or []}
+        for file, found in given.items():
+            if len(found) < LEAST_DOCUMENTS:
+                raise ValueError(
+                    f"{file} has {len(found)} records; a gate needs {LEAST_DOCUMENTS} or more."
+                )
     except (BadRecord, ValueError) as error:
         console.print(str(error), soft_wrap=True)
         raise typer.Exit(2) from None
     rng = random.Random(seed)
-    todo: list[people.Document | Record] = [*drawn, *given]
-    rng.shuffle(todo)
-    examples = [
-        strew(bench, one, background, rng) if isinstance(one, Record) else observe(bench, one)
-        for one in track(todo, "reading", console=console, transient=True)
-    ]
-    held_out = len(examples) // 5
-    gate = fit(examples[held_out:], budget)
-    report["trained_on"] = shares(gate, examples[held_out:])
-    report["held_out"] = shares(gate, examples[:held_out])
+    sources = {"people": [observe(bench, one) for one in track(drawn, "people", console=console)]}
+    for file, told in given.items():
+        sources.setdefault(file.name, []).extend(
+            strew(bench, record, background, rng)
+            for record in track(told, file.name, console=console)
+        )
+    held_out = {name: found[: len(found) // 5] for name, found in sources.items()}
+    learned = {name: found[len(found) // 5 :] for name, found in sources.items()}
+    gate = fit(list(learned.values()), budget)
+    report["trained_on"] = {name: shares(gate, found) for name, found in learned.items()}
+    report["held_out"] = {name: shares(gate, found) for name, found in held_out.items()}
     lowest = loaded.memory_layers[0]
     with torch.no_grad():
         lowest.write_gate_weight.copy_(gate.weight)
         lowest.write_gate_bias.copy_(gate.bias)
     save(out, loaded, tokenizer, report, started)
-    kept = report["held_out"]
-    console.print(
-        f"held out: {kept['facts']:.1%} of the facts and {kept['book']:.1%} of the book text are "
-        f"written; saved in {out}"
-    )
+    for name, kept in report["held_out"].items():
+        written = " and ".join(
+            f"{kept[kind]:.1%} of the {kind}" for kind in ("facts", "book") if kind in kept
+        )
+        console.print(f"{name}, held out: {written} are written")
+    console.print(f"saved in {out}")
 
 
 if __name__ == "__main__":
