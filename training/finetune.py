@@ -41,6 +41,7 @@ from eval.report import head, write_json
 from memformer import MemformerForCausalLM
 from memformer.pretrained import local_path
 from training import resume, sources
+from training.attention import in_float32
 from training.config import BadConfig, read_config
 from training.data.jsonl import BadRecord
 from training.documents import Document, collate, laid_out, windowed
@@ -119,6 +120,8 @@ class Run:
             engine["train_micro_batch_size_per_gpu"] = settings.optim.documents // many
             engine["gradient_clipping"] = settings.optim.clip
             engine["zero_allow_untested_optimizer"] = True
+        if accelerator.device.type == "cpu" and accelerator.mixed_precision != "no":
+            in_float32(model.backbone)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.total = sum(stage.steps for stage in settings.stages)
         self.step = 0
