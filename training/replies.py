@@ -1,0 +1,183 @@
+"""Ordinary talk as training data: what the model as released replies, in chats with facts in them.
+
+    python -m training.replies replies.jsonl.gz --documents 400
+
+A model that only ever answered questions about a text forgets how to chat. So it is also trained
+on its own replies: the model as released is asked for something ordinary, and what it says is the
+answer to be learned, with facts about people in memory that have nothing to do with it. Replies
+that do not end by themselves are left out. One question in each conversation is about a fact.
+
+The people and kinds of facts are those that training may use, none of `eval.people`. The requests
+are our own words.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from eval.people import make_documents
+from eval.recipe import KINDS, NAMES
+from eval.report import ThreadsOption
+from memformer.chat import chat_ids
+from memformer.pretrained import fetch
+from training.data.build import Documents, Out, Seed, build
+from training.data.records import Record, parse
+from training.kinds import MORE_KINDS, MORE_NAMES
+
+ASKED = (
+    "Write one sentence about {}.",
+    "Write two sentences about {}.",
+    "Tell me something about {}.",
+    "What comes to your mind when you think of {}?",
+    "Why do people like {}?",
+    "Give me an idea for a story about {}.",
+    "How would you explain {} to a child?",
+    "Name three words that go with {}.",
+    "I have been thinking about {} lately.",
+    "Let us talk about {}.",
+    "What is good about {}?",
+    "I do not know much about {}.",
+    "Write a title for an essay about {}.",
+    "Is there a saying about {}?",
+)
+ABOUT = (
+    "bread, winter, the sea, trains, old houses, music, rain, gardens, friendship, tea, chess, "
+    "bees, mountains, letters, markets, the moon, cats, bicycles, soup, mirrors, rivers, school, "
+    "painting, sleep, silence, bridges, apples, travelling, clocks, snow, dancing, libraries, "
+    "stars, shoes, breakfast, the colour blue, islands, patience, birds, holidays"
+).split(", ")
+ALONE = (
+    "Hello!",
+    "Hi, how are you?",
+    "Good morning.",
+    "Thank you, that helps.",
+    "Who are you?",
+    "What can you do?",
+    "Tell me a joke.",
+    "I am tired today.",
+    "I had a long day at work.",
+    "Can you help me with something?",
+    "It rains again.",
+    "I am going to cook tonight.",
+    "Today is my birthday.",
+    "I have a meeting tomorrow and I am nervous.",
+    "What should I do this weekend?",
+    "Goodbye, until tomorrow.",
+)
+TURNS = 6  # ordinary requests of a conversation, told or asked
+LONGEST = 60  # tokens of a reply
+AT_ONCE = 40
+# greedy decoding of a small model goes round in circles without it
+REPETITION_PENALTY = 1.1
+
+
+def requests() -> list[str]:
+    """All ordinary things that a user may say here."""
+    return [*ALONE, *(form.format(thing) for form, thing in itertools.product(ASKED, ABOUT))]
+
+
+def replies(model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[str]) -> list[str | None]:
+    """What a plain model says to each; None where it finds no end.
+
+    Args:
+        model: a decoder of transformers, without memory.
+        tokenizer: its own, with a chat template.
+        asked: each is the first turn of a chat of its own.
+    """
+    rows = [chat_ids(tokenizer, [{"role": "user", "content": one}], reply="")[0] for one in asked]
+    width = max(len(row) for row in rows)
+    padding, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in rows])
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows])
+    output = model.generate(
+        ids.masked_fill(~mask, padding),
+        attention_mask=mask.long(),
+        max_new_tokens=LONGEST,
+        do_sample=False,
+        repetition_penalty=REPETITION_PENALTY,
+        pad_token_id=padding,
+    )
+    said: list[str | None] = []
+    for row in output[:, width:].tolist():
+        ended = row.index(stop) if stop in row else None
+        text = str(tokenizer.decode(row[:ended], skip_special_tokens=True)).strip()
+        said.append(text if ended is not None and text else None)
+    return said
+
+
+def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[Record]:
+    """Chats in which facts are told and other things are talked about.
+
+    Args:
+        said: replies to requests.
+        documents: how many.
+        seed: draws everything.
+    """
+    rng = random.Random(seed)
+    kinds, names = [*KINDS, *MORE_KINDS], [*NAMES, *MORE_NAMES]
+    for number, told in enumerate(make_documents(3, 3 * documents, seed, names, kinds)):
+        facts = [fact.sentence for fact in told.facts]
+        turns = rng.sample(sorted(said), TURNS)
+        exchanges = [(fact, "Thank you, I will remember that.") for fact in facts]
+        exchanges += [(turn, said[turn]) for turn in turns[: rng.randint(0, 2)]]
+        rng.shuffle(exchanges)
+        messages: list[dict[str, Any]] = []
+        for user, assistant in exchanges:
+            messages += [
+                {"role": "user", "content": user},
+                {"role": "assistant", "content": assistant},
+            ]
+        questions = [{"question": turn, "answer": said[turn]} for turn in turns[2:]]
+        asked = rng.choice(told.asked)
+        questions.append({"question": asked.question, "answer": asked.sentence})
+        name = f"replies/{number}"
+        yield parse({"id": name, "document": messages, "questions": questions}, name)
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    out: Out,
+    model: Annotated[
+        str | None, typer.Option(help="A decoder with a chat template; default: the default model.")
+    ] = None,
+    documents: Documents = 400,
+    seed: Seed = 0,
+    threads: ThreadsOption = None,
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console()
+    try:
+        name = str(fetch()) if model is None else model
+        decoder = AutoModelForCausalLM.from_pretrained(name).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise typer.BadParameter(f"the model {model!r} can't be opened: {reason}") from None
+    asked = requests()
+    said: dict[str, str] = {}
+    for begin in track(range(0, len(asked), AT_ONCE), "replies", console=console, transient=True):
+        part = asked[begin : begin + AT_ONCE]
+        found = zip(part, replies(decoder, tokenizer, part), strict=True)
+        said |= {request: reply for request, reply in found if reply is not None}
+    console.print(f"{len(said)} of {len(asked)} replies find an end within {LONGEST} tokens")
+    if len(said) < TURNS:
+        console.print(f"A chat takes {TURNS} of them; this model is of no use here.")
+        raise typer.Exit(2)
+    build(out, conversations(said, documents, seed))
+
+
+if __name__ == "__main__":
+    app()
