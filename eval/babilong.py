@@ -47,6 +47,7 @@ from eval.babilong_samples import (
 from eval.cases import CaseLog, OtherRun
 from eval.recall import WindowExceeded, wilson_interval
 from eval.report import (
+    DtypeOption,
     Line,
     ModelArgument,
     OutOption,
@@ -268,7 +269,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"# BABILong: {report['model']}",
         f"Accuracy in % by the official metric (95 % interval), best constant answer below. "
         f"Samples: {settings['samples']}. {settings['cases']} cases a cell, or as many as there "
-        f"are; seed {settings['seed']}; style {settings['style']}; memory of "
+        f"are; seed {settings['seed']}; style {settings['style']}; {settings['dtype']}; memory of "
         f"{settings['memory']['num_slots'] or 'unbounded'} slots; answers are greedy, of at most "
         f"{MAX_NEW_TOKENS} tokens.",
     ]
@@ -440,6 +441,7 @@ def main(
     again: Annotated[bool, typer.Option("--again", help="Start over.")] = False,
     threads: ThreadsOption = None,
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
+    dtype: DtypeOption = "float32",
     out: OutOption = Path("reports/babilong"),
 ) -> None:
     plan = Plan(
@@ -450,7 +452,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     console = Console()
-    loaded, tokenizer = open_model(model, device)
+    loaded, tokenizer = open_model(model, device, dtype)
     memory = loaded.memory_config.to_dict()
     num_slots = slots or memory["num_slots"]
     bench = Bench(loaded, tokenizer, STYLES[style](tokenizer), num_slots)
@@ -463,6 +465,7 @@ def main(
         "style": style,
         "seed": seed,
         "device": device,
+        "dtype": dtype,
         "max_new_tokens": MAX_NEW_TOKENS,
         "window": WINDOW,
         "memory": memory | {"num_slots": num_slots},

@@ -21,7 +21,7 @@ ROWS = ("memformer", "truncated", "full", "nothing")
 MAX_NEW_TOKENS = 20
 WINDOW = 512  # tokens of the row `truncated`
 # tokens read at once, padding too: bounds the memory a run needs
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 32768
 
 # ---- how a case is written -----------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import typer
@@ -51,18 +51,23 @@ BookOption = Annotated[
         help="Text file to read from; an excerpt of a novel if left out.", callback=checked_book
     ),
 ]
+DtypeOption = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(help="Of weights and activations; memories are addressed in float32 in both."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 OutOption = Annotated[Path, typer.Option(help="Where to write, without .json and .png.")]
 
 
 def open_model(
-    name: str | None, device: str = "cpu"
+    name: str | None, device: str = "cpu", dtype: str = "float32"
 ) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
     """A model with its memory attached, and its tokenizer.
 
     Args:
         name: hub id or folder of a decoder or of a memformer checkpoint; None: the default model.
         device: where to put it.
+        dtype: of weights and activations, a name of torch's.
 
     Raises:
         typer.BadParameter: there is no such model, or it can't be opened.
@@ -75,7 +80,7 @@ def open_model(
     logging.disable_progress_bar()
     name = name or DEFAULT_MODEL
     try:
-        model = MemformerForCausalLM.from_pretrained(name).eval()
+        model = MemformerForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise typer.BadParameter(f"the model {name!r} can't be opened: {reason}") from None

@@ -32,8 +32,11 @@ from memformer.memory.state import EMPTY, IncompatibleMemory, MemoryState
 from memformer.release import ADDRESS_WIDTH
 from memformer.segments import Segments, cut
 
-# tokens that one parallel pass encodes at most outside training; more gains nothing on a CPU
-PARALLEL_TOKENS = 2048
+# tokens that one parallel pass encodes at most outside training. A CPU is the faster the less it
+# has at once: what it works on stays in its cache, and segments of one pass read each other before
+# it is known what a write gate drops
+PARALLEL_TOKENS = {"cpu": 512}
+PARALLEL_TOKENS_ELSEWHERE = 8192
 # of the squared difference between the share that is written and the budget, in the loss
 BUDGET_WEIGHT = 1.0
 
@@ -386,7 +389,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         elif self.training:
             count = len(segments)
         else:
-            count = PARALLEL_TOKENS // tokens
+            most = PARALLEL_TOKENS.get(self.device.type, PARALLEL_TOKENS_ELSEWHERE)
+            count = most // (tokens * segments.ids.shape[0])
             if state.num_slots is not None:
                 free = state.num_slots - int(state.occupied.sum(-1).max())
                 count = min(count, free // tokens)
