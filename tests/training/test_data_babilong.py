@@ -100,6 +100,16 @@ def test_the_command_builds_the_same_file_again(babi, tmp_path):
     assert list(read(outs[0])) == list(read(outs[1]))
 
 
+def test_stories_alone_need_no_books(babi, tmp_path):
+    arguments = ["babilong", tmp_path / "out.jsonl", "--babi", babi, "--tasks", "qa1"]
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.output
+    more = [*arguments[:1], tmp_path / "more.jsonl", *arguments[2:], "--lengths", "0,60"]
+    result = CliRunner().invoke(app, [str(one) for one in more])
+    assert result.exit_code == 2 and "--lengths other than 0 need --books" in result.output
+    assert not (tmp_path / "more.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -107,7 +107,10 @@ def from_books(
 def from_stories(
     out: Out,
     babi: Annotated[Path, typer.Option(help="Folder with bAbI's en-10k files.")],
-    books: Annotated[Path, typer.Option(help="Folder with text files to put in between.")],
+    books: Annotated[
+        Path | None,
+        typer.Option(help="Folder with text files to put in between; not needed for length 0."),
+    ] = None,
     tasks: Annotated[str, typer.Option(help="With commas between them.")] = "qa1,qa2,qa3,qa4,qa5",
     lengths: Annotated[
         str, typer.Option(help="Tokens of book text, about, with commas; each document draws one.")
@@ -127,7 +130,9 @@ def from_stories(
             f"--lengths takes whole numbers with commas between them; got {lengths!r}."
         )
     places = [int(length) for length in lengths.split(",")]
-    texts = texts_in(books)
+    if books is None and any(places):
+        raise typer.BadParameter("--lengths other than 0 need --books.")
+    texts = [] if books is None else texts_in(books)
     wanted = tasks.split(",")
     build(out, babilong(babi, texts, wanted, places, documents, seed, regenerated, validation))
 
