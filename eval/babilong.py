@@ -453,6 +453,9 @@ def main(
         torch.set_num_threads(threads)
     console = Console()
     loaded, tokenizer = open_model(model, device, dtype)
+    fingerprint = loaded.fingerprint
+    if hasattr(loaded.backbone, "merge_adapter"):
+        loaded.backbone.merge_adapter()  # one product where there were three
     memory = loaded.memory_config.to_dict()
     num_slots = slots or memory["num_slots"]
     bench = Bench(loaded, tokenizer, STYLES[style](tokenizer), num_slots)
@@ -469,7 +472,7 @@ def main(
         "max_new_tokens": MAX_NEW_TOKENS,
         "window": WINDOW,
         "memory": memory | {"num_slots": num_slots},
-        "fingerprint": loaded.fingerprint,
+        "fingerprint": fingerprint,
         **samples,
     }
     try:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memformer import MemformerForCausalLM
 from memformer.chat import ChatSession
@@ -84,3 +84,24 @@ def test_it_is_still_good_for_a_chat(model, tokenizer):
     chat = ChatSession(model, tokenizer, max_new_tokens=30)
     chat.remember("Ines is a nurse in Porto. Ines plays the cello.")
     assert "cello" in chat.say("What does Ines play?")
+
+
+@real
+@pytest.mark.real
+def test_its_memory_path_alone_leaves_the_released_model_as_it_is(model, tokenizer):
+    released = AutoModelForCausalLM.from_pretrained(local_path(DEFAULT_MODEL), dtype=torch.float32)
+    text = tokenizer("A keeper of bees walked home along the canal.", return_tensors="pt").input_ids
+    story = tokenizer(STORY, return_tensors="pt").input_ids
+    with torch.no_grad(), model.backbone.disable_adapter():
+        expected = released(text).logits
+        assert torch.equal(model(text).logits, expected)
+        full = model(text, memory=model.memorize(story).closed()).logits
+    assert not torch.equal(full, expected)
+
+
+@real
+@pytest.mark.real
+def test_it_still_talks(model, tokenizer):
+    chat = ChatSession(model, tokenizer, max_new_tokens=40)
+    chat.say("My sister Clara lives in Madrid.")
+    assert len(chat.say("Write one sentence about the sea.").split()) > 4

@@ -5,7 +5,8 @@
 A model that only ever answered questions about a text forgets how to chat. So it is also trained
 on its own replies: the model as released is asked for something ordinary, and what it says is the
 answer to be learned, with facts about people in memory that have nothing to do with it. Replies
-that do not end by themselves are left out. One question in each conversation is about a fact.
+that do not end by themselves are left out. Other questions are about the facts, and are answered in
+a sentence.
 
 The people and kinds of facts are those that training may use, none of `eval.people`. The requests
 are our own words.
@@ -30,6 +31,7 @@ from eval.report import ThreadsOption
 from memformer.chat import chat_ids
 from memformer.pretrained import fetch
 from training.data.build import Documents, Out, Seed, build
+from training.data.drills import REPLIES
 from training.data.records import Record, parse
 from training.kinds import MORE_KINDS, MORE_NAMES
 
@@ -73,7 +75,8 @@ ALONE = (
     "What should I do this weekend?",
     "Goodbye, until tomorrow.",
 )
-TURNS = 6  # ordinary requests of a conversation, told or asked
+FACTS, FACTS_ASKED = 4, 3  # of a conversation
+TURNS = 5  # ordinary requests of a conversation, said in it or asked afterwards
 LONGEST = 60  # tokens of a reply
 AT_ONCE = 40
 # greedy decoding of a small model goes round in circles without it
@@ -115,7 +118,7 @@ def replies(model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[str]) ->
 
 
 def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[Record]:
-    """Chats in which facts are told and other things are talked about.
+    """Chats in which facts are told and other things are talked about; both are asked afterwards.
 
     Args:
         said: replies to requests.
@@ -124,10 +127,13 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
     """
     rng = random.Random(seed)
     kinds, names = [*KINDS, *MORE_KINDS], [*NAMES, *MORE_NAMES]
-    for number, told in enumerate(make_documents(3, 3 * documents, seed, names, kinds)):
+    for number, told in enumerate(make_documents(FACTS, FACTS * documents, seed, names, kinds)):
         facts = [fact.sentence for fact in told.facts]
         turns = rng.sample(sorted(said), TURNS)
-        exchanges = [(fact, "Thank you, I will remember that.") for fact in facts]
+        exchanges = []
+        while facts:
+            some = [facts.pop() for _ in range(min(len(facts), rng.randint(1, 3)))]
+            exchanges.append((" ".join(some), rng.choice(REPLIES)))
         exchanges += [(turn, said[turn]) for turn in turns[: rng.randint(0, 2)]]
         rng.shuffle(exchanges)
         messages: list[dict[str, Any]] = []
@@ -137,8 +143,10 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
                 {"role": "assistant", "content": assistant},
             ]
         questions = [{"question": turn, "answer": said[turn]} for turn in turns[2:]]
-        asked = rng.choice(told.asked)
-        questions.append({"question": asked.question, "answer": asked.sentence})
+        questions += [
+            {"question": fact.question, "answer": fact.sentence}
+            for fact in rng.sample(told.facts, FACTS_ASKED)
+        ]
         name = f"replies/{number}"
         yield parse({"id": name, "document": messages, "questions": questions}, name)
 

@@ -418,6 +418,28 @@ def test_qa7_is_left_out_of_the_mean_with_a_reason(
     assert "qa7 is in no mean: the metric looks for" in (tmp_path / "r.md").read_text()
 
 
+def test_it_runs_in_bfloat16_and_says_so(
+    folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+    answers = Bench.answers
+
+    def watched(bench: Bench, row: str, samples: list[Sample]) -> list[str]:
+        seen.append(bench.model.dtype)
+        return answers(bench, row, samples)
+
+    monkeypatch.setattr(Bench, "answers", watched)
+    out = tmp_path / "half"
+    result = run(folder, data, out, "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert set(seen) == {torch.bfloat16}
+    report = json.loads((tmp_path / "half.json").read_text())
+    assert report["settings"]["dtype"] == "bfloat16"
+    assert "; bfloat16; memory of" in (tmp_path / "half.md").read_text()
+    # a run in float32 does not go on with these cases
+    assert run(folder, data, out).exit_code == 2
+
+
 def test_an_interrupted_run_goes_on_and_reports_the_same(
     folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

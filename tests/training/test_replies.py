@@ -45,17 +45,18 @@ def test_padding_changes_no_reply(tmp_path):
     assert together == [replies.replies(model, tokenizer, [one])[0] for one in asked]
 
 
-def test_chats_hold_facts_replies_and_one_question_about_a_fact():
+def test_chats_hold_facts_replies_and_questions_about_both():
     said = {request: f"Reply to {request}" for request in replies.requests()[:40]}
     made = list(replies.conversations(said, 20, seed=3))
     assert len(made) == 20
     assert made == list(replies.conversations(said, 20, seed=3))
     assert made != list(replies.conversations(said, 20, seed=4))
     for record in made:
-        *ordinary, fact = record.questions
+        ordinary, facts = record.questions[:3], record.questions[3:]
         assert all(said[one.question] == one.answer for one in ordinary)
-        assert len({one.question for one in ordinary}) == len(ordinary) == 4
-        assert fact.answer in record.text and fact.question not in said
+        assert len({one.question for one in ordinary}) == len(ordinary) == 3
+        assert len({one.question for one in facts}) == len(facts) == 3
+        assert all(one.answer in record.text and one.question not in said for one in facts)
         told = [content for role, content in record.document if role == "user"]
         assert not {one.question for one in ordinary} & set(told)
     text = " ".join(record.text for record in made)
