@@ -454,8 +454,9 @@ def main(
     console = Console()
     loaded, tokenizer = open_model(model, device, dtype)
     fingerprint = loaded.fingerprint
-    if hasattr(loaded.backbone, "merge_adapter"):
-        loaded.backbone.merge_adapter()  # one product where there were three
+    backbone: Any = loaded.backbone
+    if hasattr(backbone, "merge_adapter"):
+        backbone.merge_adapter()  # one product where there were three
     memory = loaded.memory_config.to_dict()
     num_slots = slots or memory["num_slots"]
     bench = Bench(loaded, tokenizer, STYLES[style](tokenizer), num_slots)

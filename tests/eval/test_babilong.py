@@ -440,6 +440,26 @@ def test_it_runs_in_bfloat16_and_says_so(
     assert run(folder, data, out).exit_code == 2
 
 
+def test_an_adapter_is_merged_before_anything_is_asked(
+    folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from memformer import MemformerForCausalLM
+
+    model = MemformerForCausalLM.from_pretrained(folder)
+    chosen = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model.backbone = get_peft_model(model.backbone, chosen)
+    monkeypatch.setattr(babilong, "open_model", lambda *_: (model.eval(), byte_tokenizer()))
+    before = model(torch.tensor([[5, 6, 7]])).logits
+    out = tmp_path / "merged"
+    assert run(folder, data, out, "--rows", "memformer").exit_code == 0
+    assert (
+        len(model.backbone.base_model.model.model.layers[0].self_attn.q_proj.merged_adapters) == 1
+    )
+    torch.testing.assert_close(model(torch.tensor([[5, 6, 7]])).logits, before)
+
+
 def test_an_interrupted_run_goes_on_and_reports_the_same(
     folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
