@@ -224,7 +224,9 @@ app = typer.Typer(add_completion=False)
 @app.command(help=__doc__)
 def main(
     out: NewFolder,
-    model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Default: the default model as released, untrained.")
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Share of plain text that is written.")
     ] = 0.05,
