@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from eval.people import make_documents
+from eval.people import Fact
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption
 from memformer.chat import chat_ids
@@ -33,7 +33,7 @@ from memformer.pretrained import fetch
 from training.data.build import Documents, Out, Seed, build
 from training.data.drills import REPLIES
 from training.data.records import Record, parse
-from training.kinds import MORE_KINDS, MORE_NAMES
+from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
 
 ASKED = (
     "Write one sentence about {}.",
@@ -75,7 +75,7 @@ ALONE = (
     "What should I do this weekend?",
     "Goodbye, until tomorrow.",
 )
-FACTS, FACTS_ASKED = 4, 3  # of a conversation
+PEOPLE, FACTS_EACH, FACTS_ASKED = 2, 3, 4  # of a conversation
 TURNS = 5  # ordinary requests of a conversation, said in it or asked afterwards
 LONGEST = 60  # tokens of a reply
 AT_ONCE = 40
@@ -126,13 +126,21 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
         seed: draws everything.
     """
     rng = random.Random(seed)
-    kinds, names = [*KINDS, *MORE_KINDS], [*NAMES, *MORE_NAMES]
-    for number, told in enumerate(make_documents(FACTS, FACTS * documents, seed, names, kinds)):
-        facts = [fact.sentence for fact in told.facts]
+    kinds, names = [*KINDS, *MORE_KINDS, *MANY_KINDS], [*NAMES, *MORE_NAMES]
+    for number in range(documents):
+        # several about one person: who it is about must not be enough to find a fact
+        facts = [
+            Fact(name, kind, rng.choice(kind.values))
+            for name in rng.sample(names, PEOPLE)
+            for kind in rng.sample(kinds, FACTS_EACH)
+        ]
+        if rng.random() < 0.5:
+            rng.shuffle(facts)
         turns = rng.sample(sorted(said), TURNS)
         exchanges = []
-        while facts:
-            some = [facts.pop() for _ in range(min(len(facts), rng.randint(1, 3)))]
+        told = [fact.sentence for fact in facts]
+        while told:
+            some = [told.pop() for _ in range(min(len(told), rng.randint(1, 3)))]
             exchanges.append((" ".join(some), rng.choice(REPLIES)))
         exchanges += [(turn, said[turn]) for turn in turns[: rng.randint(0, 2)]]
         rng.shuffle(exchanges)
@@ -145,7 +153,7 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
         questions = [{"question": turn, "answer": said[turn]} for turn in turns[2:]]
         questions += [
             {"question": fact.question, "answer": fact.sentence}
-            for fact in rng.sample(told.facts, FACTS_ASKED)
+            for fact in rng.sample(facts, FACTS_ASKED)
         ]
         name = f"replies/{number}"
         yield parse({"id": name, "document": messages, "questions": questions}, name)

@@ -126,3 +126,22 @@ def test_bad_options_get_a_sentence(babi, tmp_path, change, sentence):
     assert result.exit_code == 2
     assert sentence in " ".join(result.output.replace("│", " ").split())
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_made_up_stories_need_no_training_file_and_are_others_for_validation(babi):
+    (babi / "qa4_maps_test.txt").write_text(stories(3, seed=5))
+    arguments = {"tasks": ["qa1", "qa4"], "documents": 10, "anew": ["qa4"]}
+    made = list(babilong(babi, [], **arguments))
+    assert [record.id for record in made[:2]] == ["qa1/0", "qa4/0"] and len(made) == 20
+    assert told(made[0]) and not told(made[1])
+    assert made == list(babilong(babi, [], **arguments))
+    held_out = {record.document for record in babilong(babi, [], validation=True, **arguments)}
+    assert not held_out & {record.document for record in made}
+
+
+def test_a_task_that_can_not_be_made_up_is_named(babi):
+    out = babi / "out.jsonl"
+    arguments = ["babilong", str(out), "--babi", str(babi), "--tasks", "qa5", "--anew", "qa5"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and not out.exists()
+    assert "Stories of qa5 can't be made up; those of qa1, qa2, qa3, qa4 can." in result.output

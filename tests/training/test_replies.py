@@ -55,7 +55,7 @@ def test_chats_hold_facts_replies_and_questions_about_both():
         ordinary, facts = record.questions[:3], record.questions[3:]
         assert all(said[one.question] == one.answer for one in ordinary)
         assert len({one.question for one in ordinary}) == len(ordinary) == 3
-        assert len({one.question for one in facts}) == len(facts) == 3
+        assert len({one.question for one in facts}) == len(facts) == 4
         assert all(one.answer in record.text and one.question not in said for one in facts)
         told = [content for role, content in record.document if role == "user"]
         assert not {one.question for one in ordinary} & set(told)

@@ -9,15 +9,22 @@ for validation while training.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from eval.stories import Background, BadStory, Story, read_stories, story_file, strewn
+from training.data.journeys import ASK, journey
+from training.data.maps import room_map
 from training.data.records import Question, Record
 
 # of English prose in the tokenizers in use
 TOKENS_PER_WORD = 1.33
 VALIDATION = 20
+MADE_UP: dict[str, Callable[[random.Random], Story]] = {
+    **{task: partial(journey, task) for task in ASK},
+    "qa4": room_map,
+}
 
 
 def by_words(text: str) -> int:
@@ -34,6 +41,7 @@ def babilong(
     seed: int = 0,
     regenerated: Path | None = None,
     validation: bool = False,
+    anew: Sequence[str] = (),
 ) -> Iterator[Record]:
     """Documents of all tasks in turn.
 
@@ -46,17 +54,25 @@ def babilong(
         seed: of the order, of lengths, books and places.
         regenerated: another folder for tasks whose training file `babi` lacks.
         validation: of the stories that are kept for it, instead of all others.
+        anew: those of the tasks whose stories are made up (`training.data.journeys` and
+            `training.data.maps`), in place of those in a file.
 
     Raises:
-        BadStory: a file is missing or is no bAbI.
+        BadStory: a file is missing or is no bAbI, or a task can't be made up.
     """
+    for task in anew:
+        if task not in MADE_UP:
+            raise BadStory(
+                f"Stories of {task} can't be made up; those of {', '.join(MADE_UP)} can."
+            )
     background = Background(books, by_words) if any(lengths) else None
     rng = random.Random(seed)
+    made = random.Random(f"{seed} {validation}")
     stories, taken = {}, set()
     for task in tasks:
         tests = read_stories(story_file(babi, task, "test"))
         taken |= {_essence(story) for story in tests}
-    for task in tasks:
+    for task in [task for task in tasks if task not in anew]:
         try:
             path = story_file(babi, task, "train")
         except BadStory:
@@ -75,7 +91,10 @@ def babilong(
         rng.shuffle(stories[task])
     for number in range(documents):
         for task in tasks:
-            story = stories[task][number % len(stories[task])]
+            if task in anew:
+                story = MADE_UP[task](made)
+            else:
+                story = stories[task][number % len(stories[task])]
             check(story, taken)
             length = rng.choice(lengths)
             between = background.sentences(length, rng) if background and length else []

@@ -123,6 +123,10 @@ def from_stories(
     validation: Annotated[
         bool, typer.Option("--validation", help="Of the stories kept for validation.")
     ] = False,
+    anew: Annotated[
+        str | None,
+        typer.Option(help="Tasks of which stories are made up: of qa1 to qa4, with commas."),
+    ] = None,
 ) -> None:
     """BABILong: bAbI training stories in book text, no test story among them."""
     if not re.fullmatch(r"\d+(,\d+)*", lengths):
@@ -133,8 +137,18 @@ def from_stories(
     if books is None and any(places):
         raise typer.BadParameter("--lengths other than 0 need --books.")
     texts = [] if books is None else texts_in(books)
-    wanted = tasks.split(",")
-    build(out, babilong(babi, texts, wanted, places, documents, seed, regenerated, validation))
+    records = babilong(
+        babi,
+        texts,
+        tasks.split(","),
+        places,
+        documents,
+        seed,
+        regenerated,
+        validation,
+        anew.split(",") if anew else (),
+    )
+    build(out, records)
 
 
 @app.command()
