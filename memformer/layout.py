@@ -67,9 +67,13 @@ def forward_laid_out(
     found = _Found(ids.shape[1])
     written, evidence, entropy = [], [], []
     bounds = [len(document) * part // chunks for part in range(chunks + 1)]
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     for begin, end in zip(bounds, bounds[1:], strict=False):
         part = document.part(begin, end)
-        if part.real.any():
+        if not part.real.any():
+            if distributed:
+                found.idle(model, state)
+        else:
             state = state.detach() if begin else state
             memory_pass = MemoryPass(
                 state,
@@ -83,7 +87,10 @@ def forward_laid_out(
             state = memory_pass.finish(part.ids, turn[:, None, None].expand_as(part.ids))
         # those that stand in this part; what nothing of the document precedes is in the first
         due = asked & ((until <= state.clock[:, None]) | (end == len(document)))
-        if due.any():
+        if not due.any():
+            if distributed:
+                found.idle(model, state)
+        else:
             asked = asked & ~due
             part = Segments(asides.ids, asides.real & due[..., None], asides.column)
             memory_pass = MemoryPass(state, part.real, part.sequences, writes=False, until=until)
@@ -137,6 +144,18 @@ class _Found:
         entry, place = wanted[:, some].nonzero(as_tuple=True)
         self.pieces.append(logits[entry, place])
         self.places.append((rows[:, None] * self.columns + column)[:, some][entry, place])
+
+    def idle(self, model: MemformerForCausalLM, state: MemoryState) -> None:
+        """A call that predicts nothing, in place of one that other ranks may have to make.
+
+        Who shards layers waits in each for all ranks; and a weight that is used on one rank must
+        have its gradient on all.
+        """
+        until = state.clock[:, None]
+        token = torch.zeros_like(until)[..., None]
+        part = Segments(token, torch.ones_like(token, dtype=torch.bool), token)
+        memory_pass = MemoryPass(state, part.real, part.sequences, writes=False, until=until)
+        self.add(model, part, memory_pass, torch.full_like(until, IGNORED_LABEL))
 
     def logits(self) -> Float[Tensor, "labels vocabulary"]:
         """One row a label."""

@@ -97,6 +97,11 @@ class Run:
                 raise BadConfig(
                     f"{pool.source.name} has questions, which a teacher is no use for; set text."
                 )
+            if settings.window is not None and (pool.source.teacher or pool.source.text):
+                raise BadConfig(
+                    f"{pool.source.name} is to be learned as text, and a window only answers "
+                    "questions; leave text and teacher out."
+                )
         for number, stage in enumerate(settings.stages, 1):
             for pool, weight in zip(self.pools, self.weights(stage, number), strict=True):
                 if weight and (long := pool.check(stage.segments, stage.segment_tokens)):

@@ -105,7 +105,7 @@ class MemoryPass:
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._mass: dict[int, list[Tensor | None]] = {}
-        self.written_at = state.clock[:, None] + real.view(batch, -1).long().cumsum(-1) - 1
+        self.written_at = state.clock[:, None] + real.flatten(1).long().cumsum(-1) - 1
         # the write clock at the start of every segment and, once the gates are known, at every
         # new token
         self.segment_order = state.writes[:, None].expand(batch, segments)

@@ -252,6 +252,36 @@ def test_sharded_by_fsdp_it_trains_alike_and_saves_what_loads_without(place, tra
     torch.testing.assert_close(whole, sharded, rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def uneven(place) -> list[str]:
+    """Options for documents with and without questions, one a process, in two chunks."""
+    write(place / "uneven.jsonl", [records(4)[-1], records(4, questions=False)[-1]])
+    return [
+        str(place / "config.yaml"),
+        f"data=[{{path: {place / 'uneven.jsonl'}, text: true}}]",
+        "optim.documents=2",
+        "optim.chunks=2",
+        SHORT.format(4),
+    ]
+
+
+@pytest.mark.parametrize("worker", ["training.finetune", "sharded.py"])
+def test_a_rank_whose_documents_have_no_question_does_not_wait_for_the_others(
+    place, uneven, worker
+):
+    alone, together = f"alone-{worker}", f"together-{worker}"
+    ended = CliRunner().invoke(finetune.app, [*uneven, f"out={place / alone}"])
+    assert ended.exit_code == 0, ended.output
+    command = ["-m", worker]
+    if worker == "sharded.py":
+        command = [str(Path(__file__).with_name(worker))]
+    torchrun(2, *command, *uneven, f"out={place / together}")
+    one, two = weights(place / alone), weights(place / together)
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_deepspeed_trains_alike_and_goes_on(place, stage):
     pytest.importorskip("deepspeed", reason="needs `pip install deepspeed`")
@@ -319,6 +349,10 @@ def other_backbone(place: Path) -> str:
                 SHORT.format(1).replace("24", "64"),
             ],
             "one segment of 64 tokens and no questions",
+        ),
+        (
+            lambda p: ["window=60", f"data=[{{path: {p / 'text.jsonl'}, text: true}}]"],
+            "text.jsonl is to be learned as text, and a window only answers questions",
         ),
         (
             lambda p: f"validation.sources=[{{dataset: {p / 'rows2'}, streaming: true}}]",
