@@ -51,9 +51,6 @@ from training.settings import Settings, Stage
 from training.sources import Pool, Source
 from training.thaw import build, grouped, rate
 
-# the model is in parts, and a process that goes through it more often than others waits for ever
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
 
 class Run:
     """Everything that a run holds; one method a part of it."""
@@ -113,11 +110,6 @@ class Run:
         )
         # an engine of its own, which steps, clips and shards by itself
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-        if settings.optim.chunks > 1 and accelerator.distributed_type in SHARDED:
-            raise BadConfig(
-                "optim.chunks must be 1 where the model is sharded: all processes must go through "
-                "it equally often."
-            )
         if self.deepspeed:
             if settings.optim.at_once is not None:
                 raise BadConfig("DeepSpeed takes all documents at once; leave out optim.at_once.")

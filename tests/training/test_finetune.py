@@ -265,17 +265,17 @@ def uneven(place) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("worker", ["training.finetune", "sharded.py"])
-def test_a_rank_whose_documents_have_no_question_does_not_wait_for_the_others(
-    place, uneven, worker
-):
-    alone, together = f"alone-{worker}", f"together-{worker}"
+@pytest.mark.parametrize("worker", [("-m", "training.finetune"), ("sharded.py",), ("zero.py", "3")])
+def test_a_rank_whose_documents_have_no_question_keeps_step_with_the_others(place, uneven, worker):
+    first, *rest = worker
+    if first == "zero.py":
+        pytest.importorskip("deepspeed", reason="needs `pip install deepspeed`")
+    alone, together = f"alone-{worker[-1]}", f"together-{worker[-1]}"
     ended = CliRunner().invoke(finetune.app, [*uneven, f"out={place / alone}"])
     assert ended.exit_code == 0, ended.output
-    command = ["-m", worker]
-    if worker == "sharded.py":
-        command = [str(Path(__file__).with_name(worker))]
-    torchrun(2, *command, *uneven, f"out={place / together}")
+    if first != "-m":
+        first = str(Path(__file__).with_name(first))
+    torchrun(2, first, *rest, *uneven, f"out={place / together}")
     one, two = weights(place / alone), weights(place / together)
     assert one.keys() == two.keys()
     for name, weight in one.items():
