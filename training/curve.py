@@ -6,6 +6,7 @@ python -m training.curve curve.png runs/babilong-1/log.jsonl runs/babilong-2/log
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,17 +42,18 @@ def read_log(path: Path, begin: float = 0.0) -> list[dict[str, Any]]:
     return found
 
 
-def lines_of(name: str, log: list[dict[str, Any]], ending: str) -> list[Line]:
-    """Every column of a log that ends so, against tokens."""
-    columns = sorted({key for line in log for key in line if key.endswith(ending)})
-    return [
-        Line(
-            name if key == ending else f"{name}: {Path(key.split()[0]).name.partition('.')[0]}",
-            [line["seen"] / 1e6 for line in log if key in line],
-            [line[key] for line in log if key in line],
-        )
-        for key in columns
-    ]
+def lines_of(runs: Sequence[tuple[str, list[dict[str, Any]]]], ending: str) -> list[Line]:
+    """Every column of the logs that ends so, against tokens.
+
+    A column that is of a file has one line over all runs; another has one for each run.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, log in runs:
+        for line in log:
+            for key in sorted(key for key in line if key.endswith(ending)):
+                label = name if key == ending else Path(key.split()[0]).name.partition(".")[0]
+                points.setdefault(label, []).append((line["seen"] / 1e6, line[key]))
+    return [Line(label, *zip(*found, strict=True)) for label, found in points.items()]
 
 
 app = typer.Typer(add_completion=False)
@@ -62,18 +64,17 @@ def main(
     out: Annotated[Path, typer.Argument(help="PNG to write.", dir_okay=False)],
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of each run, in order.")],
 ) -> None:
-    losses: list[Line] = []
-    matches: list[Line] = []
+    runs: list[tuple[str, list[dict[str, Any]]]] = []
     seen = 0.0
     for path in logs:
         log = read_log(path, seen)
         seen = log[-1]["seen"] if log else seen
-        losses += lines_of(path.parent.name, log, "answer_loss")
-        matches += lines_of(path.parent.name, log, " exact")
+        runs.append((path.parent.name, log))
+    losses = lines_of(runs, "answer_loss")
     if not losses:
         raise typer.BadParameter("nothing was learned yet: the logs hold no answer_loss.")
     panels = [Panel("million tokens", "loss of answers, nats a token", losses)]
-    if matches:
+    if matches := lines_of(runs, " exact"):
         panels.append(Panel("million tokens", "exact matches, held out", matches, top=1.02))
     draw(out, "Fine-tuning", panels)
 

@@ -30,10 +30,19 @@ def test_tokens_are_counted_over_runs_and_what_was_done_again_once(tmp_path):
     path = written(tmp_path / "run" / "log.jsonl", LOG)
     log = read_log(path, 50.0)
     assert [line["seen"] for line in log] == [550.0, 1550.0, 1550.0, 2050.0]
-    (losses,) = lines_of("run", log, "answer_loss")
-    assert losses.y == [2.0, 1.0] and losses.x == [550e-6, 1550e-6]
-    (matches,) = lines_of("run", log, " exact")
-    assert matches.label == "run: valid" and matches.y == [0.5]
+    (losses,) = lines_of([("run", log)], "answer_loss")
+    assert losses.label == "run" and losses.y == (2.0, 1.0) and losses.x == (550e-6, 1550e-6)
+
+
+def test_each_run_has_a_line_of_losses_and_each_file_one_of_matches(tmp_path):
+    runs, seen = [], 0.0
+    for name in ("first", "second"):
+        log = read_log(written(tmp_path / name / "log.jsonl", LOG), seen)
+        seen = log[-1]["seen"]
+        runs.append((name, log))
+    assert [line.label for line in lines_of(runs, "answer_loss")] == ["first", "second"]
+    (matches,) = lines_of(runs, " exact")
+    assert matches.label == "valid" and matches.y == (0.5, 0.5) and matches.x == (1500e-6, 3500e-6)
 
 
 def test_a_picture_is_drawn_and_what_is_no_log_is_refused(tmp_path):
