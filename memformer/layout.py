@@ -70,10 +70,7 @@ def forward_laid_out(
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     for begin, end in zip(bounds, bounds[1:], strict=False):
         part = document.part(begin, end)
-        if not part.real.any():
-            if distributed:
-                found.idle(model, state)
-        else:
+        if part.real.any():
             state = state.detach() if begin else state
             memory_pass = MemoryPass(
                 state,
@@ -85,12 +82,11 @@ def forward_laid_out(
             found.add(model, part, memory_pass, targets)
             written.append(memory_pass.written)
             state = memory_pass.finish(part.ids, turn[:, None, None].expand_as(part.ids))
+        elif distributed:
+            found.idle(model, state)
         # those that stand in this part; what nothing of the document precedes is in the first
         due = asked & ((until <= state.clock[:, None]) | (end == len(document)))
-        if not due.any():
-            if distributed:
-                found.idle(model, state)
-        else:
+        if due.any():
             asked = asked & ~due
             part = Segments(asides.ids, asides.real & due[..., None], asides.column)
             memory_pass = MemoryPass(state, part.real, part.sequences, writes=False, until=until)
@@ -100,6 +96,8 @@ def forward_laid_out(
                 evidence.append(read.sum(-1) / part.real[due[:, number], number].sum(-1))
                 share = read / read.sum(-1, keepdim=True).clamp_min(1e-30)
                 entropy.append(torch.special.entr(share).sum(-1))
+        elif distributed:
+            found.idle(model, state)
     nothing = torch.zeros(0, device=ids.device)
     return {
         "logits": found.logits(),

@@ -145,3 +145,8 @@ def test_a_task_that_can_not_be_made_up_is_named(babi):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and not out.exists()
     assert "Stories of qa5 can't be made up; those of qa1, qa2, qa3, qa4 can." in result.output
+
+
+def test_a_task_that_is_made_up_and_not_wanted_is_named(babi):
+    with pytest.raises(BadStory, match="Stories of qa4 are to be made up, but the tasks are qa1."):
+        list(babilong(babi, [], ["qa1"], anew=["qa4"]))

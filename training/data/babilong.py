@@ -3,7 +3,8 @@
 A story of the released training files becomes one document, in so many words of a book, with all
 its questions, each where it stands in the story. Stories that are also among the test stories are
 left out, and a build that would hold one all the same fails. One training story in twenty is kept
-for validation while training.
+for validation while training. Where a training file is not at hand or too small, stories can be
+made up.
 """
 
 from __future__ import annotations
@@ -58,9 +59,14 @@ def babilong(
             `training.data.maps`), in place of those in a file.
 
     Raises:
-        BadStory: a file is missing or is no bAbI, or a task can't be made up.
+        BadStory: a file is missing or is no bAbI, or `anew` names a task that can't be made up or
+            is not wanted.
     """
     for task in anew:
+        if task not in tasks:
+            raise BadStory(
+                f"Stories of {task} are to be made up, but the tasks are {', '.join(tasks)}."
+            )
         if task not in MADE_UP:
             raise BadStory(
                 f"Stories of {task} can't be made up; those of {', '.join(MADE_UP)} can."
