@@ -67,6 +67,8 @@ def wrong(words: list[str]) -> str | None:
                 return config
             read_config(Settings, ROOT / config, overrides)
             return None
+        case ["accelerate", "launch", "-m", *rest]:
+            return wrong(["python", "-m", *rest])
         case ["accelerate", "launch", "--cpu"]:  # named to say what it does not do
             return None
     return " ".join(words)
@@ -179,7 +181,7 @@ def test_everything_in_the_tree_is_there_and_explained() -> None:
 @pytest.mark.parametrize("folder", ["memformer", "eval", "training"])
 def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
-    packages = {f"{name}/__init__.py" for name in ("eval", "training", "training/data")}
+    packages = {f"{name}/__init__.py" for name in ("eval", "eval/harness", "training", "training/data")}
     assert there - TREE.keys() <= packages
 
 

@@ -1,0 +1,234 @@
+"""A benchmark as a command: its own options and, beside them, those that all benchmarks share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import torch
+import typer
+from accelerate import PartialState
+from memformer.pretrained import DEFAULT_MODEL
+from rich.console import Console
+from rich.progress import Progress
+
+from eval.asking import progress_bar
+from eval.cases import OtherRun
+from eval.harness.benchmark import Benchmark, Document
+from eval.harness.charts import draw_all
+from eval.harness.pages import html, markdown
+from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, cost, parse
+from eval.harness.runner import ask, begin_log, groups, results
+from eval.harness.summary import Key, summarize
+from eval.report import DtypeOption, ModelArgument, ThreadsOption, head, write_json
+
+# the benchmark, made for a tokenizer with options of its own
+Builder = Callable[..., Benchmark]
+
+
+class BadData(ValueError):
+    """A benchmark that can't be made of the data; the message says why."""
+
+
+def shared(
+    model: ModelArgument = None,
+    systems: Annotated[
+        str, typer.Option(help="What is compared; a list. See eval/harness/roster.py.")
+    ] = "nothing,truncated,sliding,full,bm25,dense,attached,memformer",
+    style: Annotated[
+        Literal["plain", "chat"], typer.Option(help="How systems are asked that name no style.")
+    ] = "chat",
+    encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER,
+    again: Annotated[bool, typer.Option("--again", help="Start over.")] = False,
+    threads: ThreadsOption = None,
+    device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
+    dtype: DtypeOption = "float32",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write, without ending; reports/NAME if left out.")
+    ] = None,
+) -> None:
+    """The options of every benchmark."""
+
+
+def command(build: Builder) -> typer.Typer:
+    """A command that makes a benchmark, asks it and reports.
+
+    Args:
+        build: takes the tokenizer of the model first; its other arguments are options, as typer
+            has them. Its docstring is the help, its name that of the report. It may raise
+            `ValueError` or `OSError` with one sentence about what is wrong with the data.
+    """
+    app = typer.Typer(add_completion=False)
+    own = _parameters(build)[1:]
+    common = _parameters(shared)
+
+    def main(**options: Any) -> None:
+        mine = {one.name: options.pop(one.name) for one in own}
+        run(build, mine, **options)
+
+    argument, *others = common
+    parameters = [argument, *own, *others]
+    main.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    main.__annotations__ = {one.name: one.annotation for one in parameters}
+    app.command(help=inspect.getdoc(inspect.getmodule(build)) or "")(main)
+    return app
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        one.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, one in inspect.signature(function).parameters.items()
+    ]
+
+
+def run(
+    build: Builder,
+    own: dict[str, Any],
+    *,
+    model: str | None,
+    systems: str,
+    style: str,
+    encoder: str,
+    again: bool,
+    threads: int | None,
+    device: str,
+    dtype: str,
+    out: Path | None,
+) -> None:
+    """Makes the benchmark, asks what is not known yet, and writes the report.
+
+    Args:
+        build: the benchmark, made with the options `own`.
+        own: these.
+        **others: see `shared`.
+
+    Raises:
+        typer.BadParameter: an option, a model, a system or the data are not usable.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    out = out or Path("reports") / build.__name__
+    state = PartialState(cpu=device == "cpu")
+    name = model or DEFAULT_MODEL
+    # with several processes on GPUs, each has one of its own
+    place = str(state.device) if device == "cuda" else device
+    roster = Roster(name, style, place, dtype, encoder)
+    try:
+        specs = parse(systems)
+        benchmark = _built(build, roster.tokenizer, own)
+        settings = {
+            "systems": [spec.text for spec in specs],
+            "style": style,
+            "encoder": encoder,
+            "device": device,
+            "dtype": dtype,
+            "max_new_tokens": benchmark.max_new_tokens,
+            "instruction": benchmark.instruction,
+            "fingerprints": roster.fingerprints(specs),
+            **benchmark.settings,
+        }
+        log = begin_log(out, settings, again, state)
+        done = results(out, settings)
+        with progress_bar(Console(stderr=True, quiet=not state.is_main_process)) as progress:
+            meter = Meter(progress, benchmark, specs, state)
+            ask(benchmark, specs, roster, done, log, state, meter.step, meter.advance)
+            meter.finish()
+    except (BadData, BadSystem, OtherRun) as error:
+        raise typer.BadParameter(" ".join(str(error).split())) from None
+    if state.is_main_process:
+        module: Any = inspect.getmodule(build)
+        # the module's own name, also where it is run as __main__
+        report = head(module.__spec__.name, settings) | {"model": name}
+        typer.echo(write(out, benchmark, specs, results(out, settings), report))
+
+
+def _built(build: Builder, tokenizer: Any, options: dict[str, Any]) -> Benchmark:
+    try:
+        benchmark = build(tokenizer, **options)
+    except (OSError, EOFError, ValueError) as error:
+        raise BadData(str(error)) from None
+    if not any(document.questions for document in benchmark.documents):
+        raise BadData("there is nothing to ask: the options and the data leave no question.")
+    return benchmark
+
+
+def write(
+    out: Path,
+    benchmark: Benchmark,
+    specs: Sequence[Spec],
+    found: dict[Key, dict[str, Any]],
+    report: dict[str, Any],
+) -> str:
+    """Writes the report's files; returns its Markdown.
+
+    OUT.json depends on nothing but the command; where and when it ran, and how long it took, is in
+    OUT.timing.json.
+    """
+    systems = [spec.text for spec in specs]
+    timing = {name: report.pop(name) for name in ("machine", "started")}
+    report |= summarize(benchmark, systems, found)
+    report["predictions"] = [
+        {
+            "system": system,
+            "document": document.id,
+            "question": question.id,
+            "asked": question.text,
+            "answers": question.answers,
+            "output": found[key]["output"],
+            "scores": found[key]["scores"],
+        }
+        for system in systems
+        for document in benchmark.documents
+        for question in document.questions
+        if "output" in found.get(key := (system, document.id, question.id), ())
+    ]
+    seconds: dict[str, float] = {}
+    for one in found.values():
+        seconds[one["system"]] = seconds.get(one["system"], 0.0) + one.get("seconds", 0.0)
+    timing["seconds"] = {name: round(seconds.get(name, 0.0), 3) for name in systems}
+    write_json(out.with_name(f"{out.name}.json"), report)
+    write_json(out.with_name(f"{out.name}.timing.json"), timing)
+    text = markdown(benchmark, report, timing)
+    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
+    page = html(text, benchmark.title, draw_all(out, benchmark, report))
+    out.with_name(f"{out.name}.html").write_text(page, encoding="utf-8")
+    return text
+
+
+class Meter:
+    """A progress bar in tokens, for the groups of documents that fall to this process."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        benchmark: Benchmark,
+        specs: Sequence[Spec],
+        state: PartialState,
+    ) -> None:
+        mine = [
+            group
+            for number, group in enumerate(groups(benchmark.documents))
+            if number % state.num_processes == state.process_index
+        ]
+        self.progress = progress
+        self.bar = progress.add_task(
+            "", total=sum(cost(spec, group) for spec in specs for group in mine)
+        )
+        self.most = 0
+
+    def step(self, spec: Spec, group: Sequence[Document]) -> None:
+        """The next group is begun, so all before it are done."""
+        self.progress.update(self.bar, description=spec.text, completed=self.most)
+        self.most += cost(spec, group)
+
+    def finish(self) -> None:
+        """All is done."""
+        self.progress.update(self.bar, completed=self.most)
+
+    def advance(self, tokens: int) -> None:
+        """So many more tokens are done; never beyond the plan of this step."""
+        now = self.progress.tasks[0].completed
+        self.progress.update(self.bar, completed=min(self.most, now + tokens))

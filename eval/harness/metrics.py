@@ -1,0 +1,65 @@
+"""Scores of a short or a long answer, each in [0, 1]. Knows neither models nor benchmarks."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normal(text: str) -> str:
+    """Lower case, without punctuation, articles and surplus spaces, as SQuAD compares answers."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact(output: str, answers: Sequence[str]) -> float:
+    """1 if the output is one of the answers, normalized (Rajpurkar et al. 2016, section 6)."""
+    return float(any(normal(output) == normal(answer) for answer in answers))
+
+
+def overlap(output: Sequence[str], answer: Sequence[str]) -> float:
+    """Harmonic mean of the shares of words that two texts have in common."""
+    common = sum((Counter(output) & Counter(answer)).values())
+    return 2 * common / (len(output) + len(answer)) if common else 0.0
+
+
+def f1(output: str, answers: Sequence[str]) -> float:
+    """Overlap in words with the answer that is most like the output, as SQuAD has it."""
+    said = normal(output).split()
+    return max(overlap(said, normal(answer).split()) for answer in answers)
+
+
+def stemmer() -> Callable[[str], str]:
+    """Porter's stemmer as nltk has it.
+
+    Raises:
+        ImportError: nltk is not installed.
+    """
+    stem: Callable[[str], str] = importlib.import_module("nltk.stem.porter").PorterStemmer().stem
+    return stem
+
+
+def rouge() -> Callable[[str, Sequence[str]], dict[str, float]]:
+    """ROUGE-1, -2 and -L as F1 with stemming, of the reference that suits best by each.
+
+    Google's implementation (package rouge-score), which papers on SQuALITY and QMSum use.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    names = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
+    scorer: Any = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(
+        list(names.values()), use_stemmer=True
+    )
+
+    def scores(output: str, answers: Sequence[str]) -> dict[str, float]:
+        found = scorer.score_multi(list(answers), output)
+        return {name: float(found[key].fmeasure) for name, key in names.items()}
+
+    return scores

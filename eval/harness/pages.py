@@ -1,0 +1,164 @@
+"""A report as a page: Markdown with tables, and the same as HTML with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from eval.harness.benchmark import Benchmark
+
+Entry = Mapping[str, Any]
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right }
+th:first-child, td:first-child { text-align: left }
+pre { background: #f6f6f6; padding: .7rem; overflow-x: auto }
+img { max-width: 100% }
+"""
+
+
+def markdown(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
+    """All tables, headline first, and how they came about."""
+    metric = benchmark.metrics[0]
+    parts = [f"# {benchmark.title}: {report['model']}", _explained(benchmark, report)]
+    parts += [*benchmark.notes]
+    *tabled, columns = benchmark.axes
+    for title in benchmark.averages:
+        mine = [mean for mean in report["means"] if mean["title"] == title]
+        if len(benchmark.axes) > 1 and mine:
+            parts.append(_table(title, metric, mine, columns, benchmark, report))
+    for place in product(*(benchmark.axes[axis] for axis in tabled)):
+        here = dict(zip(tabled, place, strict=True))
+        mine = [cell for cell in report["cells"] if here.items() <= cell.items()]
+        if mine:
+            title = ", ".join(f"{axis} {value}" for axis, value in here.items())
+            parts.append(_table(title or metric, metric, mine, columns, benchmark, report))
+    parts.append(_whole(benchmark, report, timing))
+    parts.append(f"```sh\n{report['command']}\n```")
+    machine = timing["machine"]
+    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
+    parts.append(
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch"
+        f"{gpu}; started {timing['started']}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _explained(benchmark: Benchmark, report: Entry) -> str:
+    settings = report["settings"]
+    floors = "best constant answer below, " if benchmark.constants else ""
+    return (
+        f"{benchmark.metrics[0]} in % (95 % interval), {floors}answers greedy and of at most "
+        f"{benchmark.max_new_tokens} tokens; style {settings['style']} where a system names no "
+        f"other; {settings['dtype']}."
+    )
+
+
+def _table(
+    title: str,
+    metric: str,
+    entries: Sequence[Entry],
+    columns: str,
+    benchmark: Benchmark,
+    report: Entry,
+) -> str:
+    values = [value for value in benchmark.axes[columns]
+              if any(entry.get(columns) == value for entry in entries)]  # fmt: skip
+    at = {(entry["system"], entry.get(columns)): entry for entry in entries}
+    lines = [[columns, *values]]
+    for system in report["settings"]["systems"]:
+        lines.append([f"`{system}`", *(_share(at.get((system, one)), metric) for one in values)])
+    first = {value: next(e for e in entries if e.get(columns) == value) for value in values}
+    if benchmark.constants:
+        lines.append(["constant answer", *(_floor(first[value]) for value in values)])
+    if any(entry["chance"] for entry in first.values()):
+        lines.append(["chance", *(f"{100 * first[value]['chance']:.1f}" for value in values)])
+    if "questions" in entries[0]:
+        lines.append(["questions", *(str(first[value]["questions"]) for value in values)])
+    return f"## {title}\n\n{_rows(lines)}"
+
+
+def _rows(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    lines = [head, ["---"] * len(head), *rest]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(entry: Entry | None, metric: str) -> str:
+    if entry is None:
+        return ""
+    if entry["scores"] is None:
+        return "n/a" if entry["reason"].startswith("exceeds") else "–"
+    low, high = entry["intervals"][metric]
+    return f"{100 * entry['scores'][metric]:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _floor(entry: Entry) -> str:
+    if "constant_score" not in entry:
+        return ""
+    said = f" ({entry['constant'][:24]})" if "constant" in entry else ""
+    return f"{100 * entry['constant_score']:.1f}{said}"
+
+
+def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
+    """Every metric over all questions, and what it costs."""
+    costs = ("tokens a question", "kept of a document", "s a question")
+    heads = ["system", *benchmark.metrics, *costs]
+    lines = [heads]
+    for entry in report["overall"]:
+        name = entry["system"]
+        if entry["scores"] is None:
+            reason = "n/a" if entry["reason"].startswith("exceeds") else "–"
+            lines.append([f"`{name}`", *[reason] * (len(heads) - 1)])
+            continue
+        seconds = timing["seconds"].get(name)
+        lines.append(
+            [
+                f"`{name}`",
+                *(_share(entry, metric) for metric in benchmark.metrics),
+                f"{tokens_each(entry):,.0f}",
+                _size(entry["state_bytes"]),
+                "" if seconds is None else f"{seconds / entry['questions']:.2f}",
+            ]
+        )
+    return (
+        "## All questions\n\n"
+        f"{_rows(lines)}\n\n"
+        "Tokens a question: what the model is given, with each document's reading shared among its "
+        "questions. Kept: memory, or keys and values, from reading to the last question."
+    )
+
+
+def tokens_each(entry: Entry) -> float:
+    """Tokens that the model is given for a question, reading included."""
+    each: float = (entry["read_tokens"] + entry["prompt_tokens"]) / entry["questions"]
+    return each
+
+
+def _size(count: int) -> str:
+    if not count:
+        return "–"
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def html(text: str, title: str, pictures: Sequence[Path]) -> str:
+    """A page of its own from the Markdown: nothing else has to be beside it."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    shown = "".join(
+        f'<p><img alt="{escape(path.stem)}" src="data:image/png;base64,'
+        f'{base64.b64encode(path.read_bytes()).decode()}"></p>'
+        for path in pictures
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{body}{shown}</body></html>\n"
+    )

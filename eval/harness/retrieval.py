@@ -1,0 +1,138 @@
+"""Finding the passages of a document that a question is about: what most people use instead of a
+memory.
+
+Two searches with one face: `bm25` compares words, `Dense` vectors of a small encoder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+# of a passage, in tokens of the model: a few sentences
+PASSAGE_TOKENS = 128
+# where a passage may end: after a line, or after a sentence
+_UNIT = re.compile(r"[^\n]*?(?:\n+|[.!?][\"'”’)]*(?:\s+|$))|[^\n]+$")
+
+Count = Callable[[str], int]
+# numbers of the passages that suit a question best, at most so many, best first
+Search = Callable[[str, int], list[int]]
+Finder = Callable[[Sequence[str]], Search]
+
+
+class NoRetrieval(ValueError):
+    """A search that can't be had; the message says why."""
+
+
+def passages(parts: Sequence[str], count: Count) -> list[str]:
+    """Cuts texts at ends of sentences and lines into pieces of at most `PASSAGE_TOKENS`.
+
+    A sentence longer than that is a passage of its own; no passage runs over two parts.
+    """
+    found = []
+    for part in parts:
+        text, tokens = "", 0
+        for unit in _UNIT.findall(part):
+            more = count(unit)
+            if text and tokens + more > PASSAGE_TOKENS:
+                found.append(text.strip())
+                text, tokens = "", 0
+            text, tokens = text + unit, tokens + more
+        if text.strip():
+            found.append(text.strip())
+    return found
+
+
+def bm25(texts: Sequence[str]) -> Search:
+    """A search by words, stemmed, by BM25 (Robertson and Zaragoza 2009), with usual settings.
+
+    Raises:
+        NoRetrieval: the packages for it are not installed.
+    """
+    engine, stem = _package("bm25s"), _package("nltk.stem.porter")
+    words = stem.PorterStemmer().stem
+
+    def tokens(some: Sequence[str]) -> Any:
+        return engine.tokenize(
+            list(some),
+            stopwords="en",
+            stemmer=lambda vocabulary: [words(word) for word in vocabulary],
+            return_ids=False,
+            show_progress=False,
+        )
+
+    index = engine.BM25()
+    index.index(tokens(texts), show_progress=False)
+
+    def search(question: str, most: int) -> list[int]:
+        scores = index.get_scores(tokens([question])[0])
+        # a stable order where scores are the same
+        return sorted(range(len(texts)), key=lambda number: (-scores[number], number))[:most]
+
+    return search
+
+
+class Dense:
+    """Searches by the vectors of an encoder: the mean of its last states, of length 1.
+
+    Args:
+        name: hub id or folder of an encoder that was trained to be read so, such as those of
+            sentence-transformers.
+        device: where to put it.
+
+    Raises:
+        NoRetrieval: there is no such encoder, or faiss is not installed.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.faiss = _package("faiss")
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.encoder = AutoModel.from_pretrained(name).eval().to(torch.device(device))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise NoRetrieval(
+                f"the encoder {name!r} can't be opened: {reason} --encoder takes a hub id or a "
+                "folder."
+            ) from None
+
+    def __call__(self, texts: Sequence[str]) -> Search:
+        """Makes passages searchable."""
+        vectors = self._vectors(texts)
+        index = self.faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
+
+        def search(question: str, most: int) -> list[int]:
+            _, numbers = index.search(self._vectors([question]), most)
+            return [int(number) for number in numbers[0]]
+
+        return search
+
+    @torch.inference_mode()
+    def _vectors(self, texts: Sequence[str]) -> Any:
+        found = []
+        for begin in range(0, len(texts), 32):
+            batch = self.tokenizer(
+                list(texts[begin : begin + 32]), padding=True, truncation=True, return_tensors="pt"
+            ).to(self.encoder.device)
+            states = self.encoder(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None].to(states.dtype)
+            mean = (states * mask).sum(1) / mask.sum(1)
+            found.append(torch.nn.functional.normalize(mean, dim=-1).float().cpu())
+        return torch.cat(found).numpy()
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise NoRetrieval(
+            f"retrieval needs the package {name.partition('.')[0]}, which is not installed; "
+            "install the extra `eval`, or leave bm25 and dense out of --systems."
+        ) from None

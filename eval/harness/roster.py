@@ -1,0 +1,221 @@
+"""The systems of a run, from what is written on the command line: `bm25:8`, `memformer@runs/mine`.
+
+    NAME[:NUMBER][/STYLE][@MODEL]
+
+NUMBER is a window in tokens (`truncated`, `sliding`), how many passages (`bm25`, `dense`), or how
+many slots (`memformer`, `ungated`). STYLE is `chat` or `plain`. Without a MODEL, `memformer` and
+`ungated` are the run's model, and the others its backbone as it was released; `attached` is that
+backbone with an untrained memory. With a MODEL, it is that model as it stands, adapter and all.
+NAME may also be `package.module:Class`, a class that is called with a `Desk` and, if there is one,
+the NUMBER.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memformer import MemformerConfig
+from memformer.checkpoint import OWN_BACKBONE
+from memformer.pretrained import DEFAULT_MODEL
+from transformers import AutoConfig
+
+from eval.harness.benchmark import Benchmark, Document
+from eval.harness.prompts import STYLES
+from eval.harness.retrieval import PASSAGE_TOKENS, Dense, Finder, NoRetrieval, bm25
+from eval.harness.systems import (
+    Desk,
+    Full,
+    Memory,
+    Nothing,
+    Retrieval,
+    Sliding,
+    System,
+    Truncated,
+)
+from eval.report import open_model
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# of the model that the run is about; all others see its backbone as it was released
+TRAINED = ("memformer", "ungated")
+NAMES = ("nothing", "truncated", "sliding", "full", "bm25", "dense", "attached", *TRAINED)
+_SPEC = re.compile(
+    r"(?P<name>[\w.]+(?::[A-Za-z_]\w*)?)(?::(?P<number>\d+))?(?:/(?P<style>\w+))?(?:@(?P<model>.+))?"
+)
+
+
+class BadSystem(ValueError):
+    """A system that can't be had; the message says why."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One system, as it is written."""
+
+    text: str
+    name: str
+    number: int | None
+    style: str | None
+    model: str | None
+
+
+def parse(text: str) -> list[Spec]:
+    """Reads a list of systems with commas between them.
+
+    Raises:
+        BadSystem: one is not written in that way, is unknown, or is there twice.
+    """
+    found: dict[str, Spec] = {}
+    for part in text.split(","):
+        match = _SPEC.fullmatch(part.strip())
+        if match is None:
+            raise BadSystem(
+                f"a system is written NAME[:NUMBER][/STYLE][@MODEL], such as bm25:8; got {part!r}."
+            )
+        name, style = match["name"], match["style"]
+        if ":" not in name and name not in NAMES:
+            raise BadSystem(
+                f"there is no system {name!r}; there are {', '.join(NAMES)}, and classes of your "
+                "own as package.module:Class."
+            )
+        if style is not None and style not in STYLES:
+            raise BadSystem(f"a style is one of {', '.join(STYLES)}; got {style!r} in {part!r}.")
+        if part.strip() in found:
+            raise BadSystem(f"the system {part.strip()!r} is named twice.")
+        number = int(match["number"]) if match["number"] else None
+        if number == 0:
+            raise BadSystem(f"the number of a system is at least 1; got {part!r}.")
+        found[part.strip()] = Spec(part.strip(), name, number, style, match["model"])
+    return list(found.values())
+
+
+@dataclass
+class Roster:
+    """Opens the systems of a run, one after the other.
+
+    Args:
+        model: what the run is about: hub id or folder.
+        style: of systems that name none.
+        device: where models are.
+        dtype: of weights and activations, a name of torch's.
+        encoder: of `dense`.
+    """
+
+    model: str
+    style: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    encoder: str = ENCODER
+
+    def __post_init__(self) -> None:
+        self._opened: tuple[str, Any, Any, dict[str, str]] | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the run's model."""
+        return self._open(self.model)[1]
+
+    def fingerprints(self, specs: Sequence[Spec]) -> dict[str, dict[str, str]]:
+        """Which weights the systems have, by the names of their models."""
+        names = dict.fromkeys(self._name(spec) for spec in specs)
+        return {name: self._open(name)[2] for name in names}
+
+    def system(self, spec: Spec, benchmark: Benchmark, advance: Callable[[int], None]) -> System:
+        """A system that is ready to read.
+
+        Raises:
+            BadSystem: it lacks a package or an encoder, or a class of one's own can't be had.
+        """
+        model, tokenizer, _ = self._open(self._name(spec))
+        prompts = STYLES[spec.style or self.style](tokenizer, benchmark.instruction)
+        desk = Desk(model, tokenizer, prompts, benchmark.max_new_tokens, advance)
+        number = () if spec.number is None else (spec.number,)
+        match spec.name:
+            case "nothing":
+                return Nothing(desk)
+            case "full":
+                return Full(desk)
+            case "truncated":
+                return Truncated(desk, *number)
+            case "sliding":
+                return Sliding(desk, *number)
+            case "bm25" | "dense":
+                return Retrieval(desk, self._finder(spec.name), *number)
+            case "memformer" | "attached":
+                return Memory(desk, spec.number)
+            case "ungated":
+                return Memory(desk, spec.number, gated=False)
+        return _own(spec.name)(desk, *number)
+
+    def _name(self, spec: Spec) -> str:
+        """The model of a system."""
+        if spec.model is not None:
+            return spec.model
+        mine = spec.name in TRAINED or ":" in spec.name
+        return self.model if mine else released(self.model)
+
+    def _open(self, name: str) -> tuple[Any, Any, dict[str, str]]:
+        """A model, its tokenizer and its fingerprint. Only one is held at a time."""
+        if self._opened is None or self._opened[0] != name:
+            self._opened = None
+            model: Any
+            model, tokenizer = open_model(name, self.device, self.dtype)
+            fingerprint = model.fingerprint
+            if hasattr(model.backbone, "merge_adapter"):
+                model.backbone.merge_adapter()  # one product where there were three
+            self._opened = (name, model, tokenizer, fingerprint)
+        return self._opened[1:]
+
+    def _finder(self, name: str) -> Finder:
+        try:
+            finder = bm25 if name == "bm25" else Dense(self.encoder, self.device)
+            finder(["A passage."])  # says now what is not installed
+        except NoRetrieval as error:
+            raise BadSystem(str(error)) from None
+        return finder
+
+
+def cost(spec: Spec, documents: Sequence[Document]) -> int:
+    """Tokens that a system is given for some documents and their questions, roughly."""
+    total = 0
+    for document in documents:
+        questions = len(document.questions)
+        match spec.name:
+            case "nothing":
+                before = 0
+            case "truncated":
+                before = questions * min(spec.number or 512, document.tokens)
+            case "bm25" | "dense":
+                before = questions * min((spec.number or 8) * PASSAGE_TOKENS, document.tokens)
+            case _:
+                before = document.tokens
+        total += before + 60 * questions
+    return total
+
+
+def _own(name: str) -> Callable[..., System]:
+    """A class of one's own, written package.module:Class."""
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[..., System] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadSystem(f"the system {name!r} can't be imported: {error}.") from None
+    return found
+
+
+def released(name: str) -> str:
+    """The decoder that a checkpoint was made of; any other model is its own."""
+    if name == DEFAULT_MODEL:
+        return name
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        return name  # opening it says what is wrong
+    if not isinstance(config, MemformerConfig):
+        return name
+    # where the decoder has no name, it lies in the checkpoint
+    return str((config.backbone or {}).get("name") or Path(name, OWN_BACKBONE))

@@ -1,0 +1,202 @@
+"""Runs a benchmark: every system reads every document and answers every question, once.
+
+Answers are kept as they come, one file for each process, so that a run that was interrupted goes on
+where it was, with as many processes as there are then. Documents are read in the same groups
+whatever is known already: the answers do not depend on interruptions.
+"""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from eval.cases import CaseLog
+from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.roster import Roster, Spec
+from eval.harness.summary import Key
+from eval.harness.systems import (
+    BATCH_QUESTIONS,
+    BATCH_TOKENS,
+    System,
+    WindowExceeded,
+    chunks,
+)
+
+# short documents read together
+BATCH_DOCUMENTS = 20
+
+Record = dict[str, Any]
+
+
+def begin_log(out: Path, settings: dict[str, Any], again: bool, state: PartialState) -> CaseLog:
+    """Where this process keeps its answers; all processes call it at once.
+
+    Raises:
+        OtherRun: it holds a run with other settings.
+    """
+    if again and state.is_main_process:
+        for path in _paths(out):
+            path.unlink()
+    state.wait_for_everyone()
+    number = f".{state.process_index}" if state.process_index else ""
+    log = CaseLog(out.with_name(f"{out.name}.cases{number}.jsonl"), settings, again=False)
+    state.wait_for_everyone()
+    return log
+
+
+def results(out: Path, settings: dict[str, Any]) -> dict[Key, Record]:
+    """The answers so far, of this process and all others, past or present.
+
+    Raises:
+        OtherRun: some are of a run with other settings.
+    """
+    logs = [CaseLog(path, settings, again=False) for path in _paths(out)]
+    return {_key(one): one for log in logs for one in log.results}
+
+
+def _paths(out: Path) -> list[Path]:
+    return sorted(out.parent.glob(f"{glob.escape(out.name)}.cases*.jsonl"))
+
+
+def ask(
+    benchmark: Benchmark,
+    specs: Sequence[Spec],
+    roster: Roster,
+    done: dict[Key, Record],
+    log: CaseLog,
+    state: PartialState,
+    step: Callable[[Spec, Sequence[Document]], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Asks whatever is not known yet.
+
+    Args:
+        benchmark: what is asked.
+        specs: which systems are compared.
+        roster: opens them.
+        done: the answers so far.
+        log: gets the new ones.
+        state: which of the processes this is; they take turns at the groups of documents.
+        step: told which system reads which documents next, also where their answers are known.
+        advance: told how many tokens more are done.
+
+    Raises:
+        BadSystem: a system can't be had.
+    """
+    for spec in specs:
+        run = _Run(benchmark, spec, partial(roster.system, spec, benchmark, advance))
+        for number, group in enumerate(groups(benchmark.documents)):
+            if number % state.num_processes == state.process_index:
+                step(spec, group)
+                for records in run.answers(group, done):
+                    log.add(records)
+    state.wait_for_everyone()
+
+
+def groups(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
+    """Neighbouring documents that are read together."""
+    begin = 0
+    while begin < len(documents):
+        end, longest = begin + 1, documents[begin].tokens
+        while end < len(documents) and end - begin < BATCH_DOCUMENTS:
+            longest = max(longest, documents[end].tokens)
+            if longest * (end + 1 - begin) > BATCH_TOKENS:
+                break
+            end += 1
+        yield documents[begin:end]
+        begin = end
+
+
+class _Run:
+    """One system at one benchmark."""
+
+    def __init__(self, benchmark: Benchmark, spec: Spec, opened: Callable[[], System]) -> None:
+        self.benchmark = benchmark
+        self.spec = spec
+        self._opened = opened
+        self._system: System | None = None
+        # why the questions of a cell can't be asked; one document is enough to know
+        self._reasons: dict[tuple[str, ...], str] = {}
+
+    def answers(self, group: Sequence[Document], done: dict[Key, Record]) -> Iterator[list[Record]]:
+        """What is not known yet about some documents, a few questions at a time."""
+        known = [done.get((self.spec.text, *key)) for key in _keys(group)]
+        for one, (_, question) in zip(known, _cases(group), strict=True):
+            if one is not None and "reason" in one:
+                self._reasons.setdefault(self.benchmark.cell(question), one["reason"])
+        if all(one is not None for one in known):
+            return
+        cells = [self.benchmark.cell(question) for _, question in _cases(group)]
+        if all(cell in self._reasons for cell in cells):
+            yield self._lacking(group, self._reasons[cells[0]], done)
+            return
+        try:
+            yield from self._read(group, done)
+        except WindowExceeded as error:
+            if len(group) > 1:  # perhaps only one of them is too long
+                for document in group:
+                    yield from self.answers([document], done)
+                return
+            reason = f"exceeds window ({error})"
+            self._reasons |= dict.fromkeys(cells, reason)
+            yield self._lacking(group, reason, done)
+
+    def _read(self, group: Sequence[Document], done: dict[Key, Record]) -> Iterator[list[Record]]:
+        self._system = self._system or self._opened()
+        started = time.perf_counter()
+        with torch.inference_mode():
+            reading = self._system.read(group)
+        seconds = (time.perf_counter() - started) / sum(len(one.questions) for one in group)
+        cases = [(place, question) for place, one in enumerate(group) for question in one.questions]
+        for some in chunks(cases, BATCH_QUESTIONS):
+            heads = [
+                {"system": self.spec.text, "document": group[place].id, "question": question.id}
+                for place, question in some
+            ]
+            if all(_key(one) in done for one in heads):
+                continue
+            started = time.perf_counter()
+            with torch.inference_mode():
+                answers = self._system.answer(reading, some)
+            each = seconds + (time.perf_counter() - started) / len(some)
+            yield [
+                head
+                | {
+                    "output": answer.text,
+                    "scores": dict(self.benchmark.score(question, answer.text)),
+                    "prompt_tokens": answer.tokens,
+                    "read_tokens": reading.tokens[place],
+                    "state_bytes": reading.nbytes,
+                    "seconds": round(each, 4),
+                }
+                for head, (place, question), answer in zip(heads, some, answers, strict=True)
+                if _key(head) not in done
+            ]
+
+    def _lacking(
+        self, group: Sequence[Document], reason: str, done: dict[Key, Record]
+    ) -> list[Record]:
+        return [
+            {"system": self.spec.text, "document": document, "question": question, "reason": reason}
+            for document, question in _keys(group)
+            if (self.spec.text, document, question) not in done
+        ]
+
+
+def _cases(group: Sequence[Document]) -> list[tuple[Document, Question]]:
+    return [(document, question) for document in group for question in document.questions]
+
+
+def _keys(group: Sequence[Document]) -> list[tuple[str, str]]:
+    return [(document.id, question.id) for document, question in _cases(group)]
+
+
+def _key(record: Record) -> Key:
+    return record["system"], record["document"], record["question"]

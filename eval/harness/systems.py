@@ -1,0 +1,415 @@
+"""What is compared: ways in which one model gets to know a document before it is asked.
+
+All of them see the same documents and the same questions in the same words. Each reads documents
+and then answers any number of questions about them; what it keeps in between is its business.
+
+- `nothing`: the question alone
+- `truncated`: the last tokens of the document and the question, in one window
+- `sliding`: the whole document, each token seeing the last tokens before it and the first four
+- `full`: the whole document in the window; n/a where the window is too short
+- `bm25`, `dense`: the passages that look most like the question, found by words or by an encoder
+- `memformer`: the document was memorized, the question stands in a segment of its own
+- `ungated`: the same with a trained write gate held open: every token is written
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from eval.asking import Asker
+from eval.harness.benchmark import Document, Question
+from eval.harness.prompts import Prompts
+from eval.harness.retrieval import Finder, Search, passages
+
+Item = TypeVar("Item")
+
+# tokens read at once, and tokens of context under the questions asked at once, padding too: both
+# bound the memory a run needs
+BATCH_TOKENS = 32_768
+# questions asked at once
+BATCH_QUESTIONS = 12
+# the first tokens of a text that a sliding window keeps: without them a model that was trained on
+# whole windows breaks down (Xiao et al. 2024, arXiv:2309.17453)
+SINKS = 4
+
+
+class WindowExceeded(Exception):
+    """The model cannot see so many tokens at once."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated, and how many tokens the model was given for it."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a system keeps of some documents.
+
+    Attributes:
+        kept: whatever the system needs to answer.
+        tokens: of each document, how many the model read.
+        nbytes: what is kept of one document, on average; 0 if it is the text itself.
+    """
+
+    kept: Any
+    tokens: Sequence[int]
+    nbytes: int
+
+
+class System(Protocol):
+    """A way to answer questions about documents; `peers` are added by implementing this."""
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Gets to know documents.
+
+        Raises:
+            WindowExceeded: a document is too long for it.
+        """
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers questions, each about the document whose place is given with it.
+
+        Raises:
+            WindowExceeded: what it would have to see is too long.
+        """
+
+
+@dataclass
+class Desk(Asker):
+    """A model that is asked in one style; what systems are built on.
+
+    Attributes:
+        prompts: how documents and questions are written.
+        max_new_tokens: of an answer.
+        advance: told how many tokens more are done.
+    """
+
+    prompts: Prompts
+    max_new_tokens: int
+    advance: Callable[[int], None] = field(default=lambda tokens: None)
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens the backbone can see; None: any number."""
+        config = self.model.backbone.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    def count(self, text: str) -> int:
+        """How long a text is, in tokens of the model."""
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    def fits(self, tokens: int) -> None:
+        """Checks that a prompt leaves room for its answer.
+
+        Raises:
+            WindowExceeded: it does not.
+        """
+        needed = tokens + self.max_new_tokens
+        if self.window is not None and needed > self.window:
+            raise WindowExceeded(f"{needed} tokens, and the window has {self.window}")
+
+    def plain(self, prompts: Sequence[list[int]]) -> list[Answer]:
+        """Answers of the backbone, without memory."""
+        for prompt in prompts:
+            self.fits(len(prompt))
+        found = []
+        for some in _fitting(prompts):
+            texts = self.generate(self.model.backbone, *self.padded(some, left=True))
+            found += [Answer(text, len(one)) for text, one in zip(texts, some, strict=True)]
+            self.advance(sum(map(len, some)))
+        return found
+
+    def generate(self, model: Any, ids: Tensor, mask: Tensor, **kwargs: Any) -> list[str]:
+        """Greedy answers to prompts padded on the left."""
+        texts = self.said(model, ids, mask, self.max_new_tokens, **kwargs)
+        return [text.strip() for text in texts]
+
+    def continued(
+        self, texts: Mapping[int, CachedText], asked: Sequence[tuple[int, Question]]
+    ) -> dict[int, Answer]:
+        """Answers to those questions whose document is among the texts, by place in `asked`."""
+        found: dict[int, Answer] = {}
+        for place, text in texts.items():
+            mine = [number for number, (other, _) in enumerate(asked) if other == place]
+            at_once = BATCH_TOKENS // text.cache.get_seq_length()
+            for some in chunks(mine, max(1, min(BATCH_QUESTIONS, at_once))):
+                prompts = [self.prompts.asked(asked[number][1], alone=False) for number in some]
+                outputs = self._continue(text, prompts)
+                for number, output, ids in zip(some, outputs, prompts, strict=True):
+                    found[number] = Answer(output, len(ids))
+                self.advance(sum(map(len, prompts)))
+        return found
+
+    def _continue(self, text: CachedText, prompts: Sequence[list[int]]) -> list[str]:
+        cache = copy.deepcopy(text.cache)
+        cache.batch_repeat_interleave(len(prompts))
+        ids, mask = self.padded(prompts, left=True)
+        # what is in the cache is not looked at again, but generate counts it
+        before = ids.new_zeros(len(ids), cache.get_seq_length())
+        places = (mask.cumsum(-1) - 1).clamp_min(0) + text.tokens
+        return self.generate(
+            self.model.backbone,
+            torch.cat([before, ids], 1),
+            torch.cat([torch.ones_like(before), mask], 1),
+            past_key_values=cache,
+            position_ids=torch.cat([before, places], 1),
+        )
+
+
+@dataclass(frozen=True)
+class CachedText:
+    """Keys and values of a text, or of its end, and how many tokens the whole has."""
+
+    cache: DynamicCache
+    tokens: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        layers: Any = self.cache.layers
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+
+def _fitting(prompts: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:
+    """Neighbouring prompts that may be answered at once, padded to the longest of them."""
+    begin = 0
+    while begin < len(prompts):
+        end, longest = begin + 1, len(prompts[begin])
+        while end < len(prompts) and end - begin < BATCH_QUESTIONS:
+            longest = max(longest, len(prompts[end]))
+            if longest * (end + 1 - begin) > BATCH_TOKENS:
+                break
+            end += 1
+        yield prompts[begin:end]
+        begin = end
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Items, so many at once."""
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+@dataclass
+class Nothing:
+    """The question alone."""
+
+    desk: Desk
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Keeps nothing."""
+        return Reading(None, [0] * len(documents), 0)
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers from what the model knows anyway."""
+        return self.desk.plain([self.desk.prompts.asked(one, alone=True) for _, one in asked])
+
+
+@dataclass
+class Truncated:
+    """The last tokens of the document and the question in a window of so many tokens."""
+
+    desk: Desk
+    tokens: int = 512
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Keeps the ids of each document."""
+        told = [self.desk.prompts.told(one.parts()) for one in documents]
+        return Reading(told, [0] * len(told), 0)
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers with whatever of the document fits before the question."""
+        prompts = []
+        for place, question in asked:
+            after = self.desk.prompts.asked(question, alone=False)
+            prompts.append((reading.kept[place] + after)[-self.tokens :])
+        return self.desk.plain(prompts)
+
+
+@dataclass
+class Full:
+    """Everything in the window. A document with several questions is read once."""
+
+    desk: Desk
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Keeps the ids of each document or, if they serve more than once, keys and values."""
+        kept: list[list[int] | CachedText] = []
+        for document in documents:
+            told = self.desk.prompts.told(document.parts())
+            asked = [self.desk.prompts.asked(one, alone=False) for one in document.questions]
+            self.desk.fits(len(told) + max(map(len, asked)))
+            kept.append(self._cache(told) if len(asked) > 1 else told)
+        cached = [one for one in kept if isinstance(one, CachedText)]
+        read = [one.tokens if isinstance(one, CachedText) else 0 for one in kept]
+        return Reading(kept, read, sum(one.nbytes for one in cached) // len(kept))
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers with the whole document before each question."""
+        kept = dict(enumerate(reading.kept))
+        texts = {place: one for place, one in kept.items() if isinstance(one, CachedText)}
+        found = self.desk.continued(texts, asked)
+        alone = [number for number in range(len(asked)) if number not in found]
+        prompts = [
+            kept[place] + self.desk.prompts.asked(question, alone=False)
+            for place, question in (asked[number] for number in alone)
+        ]
+        found |= zip(alone, self.desk.plain(prompts), strict=True)
+        return [found[number] for number in range(len(asked))]
+
+    def _cache(self, told: list[int]) -> CachedText:
+        ids = torch.tensor([told], device=self.desk.model.device)
+        read = self.desk.model.backbone(input_ids=ids, use_cache=True, logits_to_keep=1)
+        self.desk.advance(len(told))
+        return CachedText(read.past_key_values, len(told))
+
+
+@dataclass
+class Sliding:
+    """The whole document, each token seeing so many tokens before it, and the first four.
+
+    The window moves in steps of half its width. The first tokens stand right before it: with their
+    true distance, which may be any, a model trained on one window's distances breaks down.
+    """
+
+    desk: Desk
+    tokens: int = 512
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Keeps keys and values of the last tokens of each document."""
+        kept = [self._slide(self.desk.prompts.told(one.parts())) for one in documents]
+        size = sum(one.nbytes for one in kept) // len(kept)
+        return Reading(kept, [one.tokens for one in kept], size)
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers from what the last tokens carry."""
+        found = self.desk.continued(dict(enumerate(reading.kept)), asked)
+        return [found[number] for number in range(len(asked))]
+
+    def _slide(self, told: list[int]) -> CachedText:
+        """Keys and values of the end of a text."""
+        ids = torch.tensor([told], device=self.desk.model.device)
+        backbone = self.desk.model.backbone
+        cache = DynamicCache()
+        step = max(1, self.tokens // 2)
+        for begin in range(0, len(told), step):
+            if (first := begin - self.tokens) > SINKS:
+                self._shift(cache, ids[:, :SINKS], first)
+            some = ids[:, begin : begin + step]
+            places = torch.arange(begin, begin + some.shape[1], device=ids.device)[None]
+            backbone(
+                input_ids=some,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            self.desk.advance(some.shape[1])
+        if (first := len(told) - self.tokens) > SINKS:
+            self._shift(cache, ids[:, :SINKS], first)
+        return CachedText(cache, len(told))
+
+    def _shift(self, cache: DynamicCache, sinks: Tensor, first: int) -> None:
+        """Drops what lies before the position `first`, but for the sinks, which move up to it."""
+        places = torch.arange(first - SINKS, first, device=sinks.device)[None]
+        moved = self.desk.model.backbone(
+            input_ids=sinks, position_ids=places, use_cache=True, logits_to_keep=1
+        ).past_key_values
+        layer: Any
+        for layer, sink in zip(cache.layers, moved.layers, strict=True):
+            layer.keys = torch.cat([sink.keys, layer.keys[:, :, -self.tokens :]], 2)
+            layer.values = torch.cat([sink.values, layer.values[:, :, -self.tokens :]], 2)
+
+
+@dataclass
+class Retrieval:
+    """The passages that look most like the question, in the order of the document."""
+
+    desk: Desk
+    finder: Finder
+    count: int = 8
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Cuts each document into passages and makes them searchable."""
+        found: list[tuple[list[str], Search]] = []
+        for document in documents:
+            cut = passages(document.parts(), self.desk.count)
+            found.append((cut, self.finder(cut)))
+        return Reading(found, [0] * len(found), 0)
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers from the passages found for each question."""
+        prompts = []
+        for place, question in asked:
+            cut, search = reading.kept[place]
+            best = sorted(search(question.text, min(self.count, len(cut))))
+            told = self.desk.prompts.told(["\n".join(cut[number] for number in best)])
+            prompts.append(told + self.desk.prompts.asked(question, alone=False))
+        return self.desk.plain(prompts)
+
+
+@dataclass
+class Memory:
+    """The document was memorized; the question stands in a segment of its own.
+
+    Attributes:
+        slots: capacity; None: the model's own.
+        gated: whether a trained write gate decides what is written.
+    """
+
+    desk: Desk
+    slots: int | None = None
+    gated: bool = True
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Memorizes the parts of each document one after the other."""
+        model = self.desk.model
+        slots = self.slots or model.memory_config.num_slots
+        memory = model.init_memory(len(documents), num_slots=slots)
+        read = [0] * len(documents)
+        texts = [document.parts() for document in documents]
+        for place in range(max(map(len, texts))):
+            parts = [text[place : place + 1] for text in texts]
+            rows = [self.desk.prompts.told(part) if part else [] for part in parts]
+            read = [before + len(ids) for before, ids in zip(read, rows, strict=True)]
+            memory = model.memorize(
+                *self.desk.padded(rows), memory=memory, gated=self.gated, progress=self._meter(rows)
+            )
+        return Reading(memory, read, memory.nbytes // len(documents))
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers from the memory."""
+        found = []
+        for some in chunks(asked, BATCH_QUESTIONS):
+            prompts = [self.desk.prompts.asked(one, alone=True) for _, one in some]
+            texts = self.desk.generate(
+                self.desk.model,
+                *self.desk.padded(prompts, left=True),
+                memory=reading.kept.select([place for place, _ in some]),
+            )
+            found += [Answer(text, len(ids)) for text, ids in zip(texts, prompts, strict=True)]
+            self.desk.advance(sum(map(len, prompts)))
+        return found
+
+    def _meter(self, rows: Sequence[list[int]]) -> Callable[[int], None]:
+        """Passes on how many tokens of all rows are done."""
+        before = 0
+
+        def progress(done: int) -> None:
+            nonlocal before
+            now = sum(min(done, len(ids)) for ids in rows)
+            self.desk.advance(now - before)
+            before = now
+
+        return progress

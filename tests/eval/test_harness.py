@@ -1,0 +1,469 @@
+"""Runs of a benchmark: the report, going on after an interruption, several processes, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from eval.harness import command, runner, systems
+from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.pages import html
+from eval.harness.roster import BadSystem, parse, released
+from eval.harness.runner import groups
+from eval.harness.summary import interval, summarize
+from eval.harness.systems import Answer, Reading
+from eval.recall import wilson_interval
+from tests.tiny import save_tiny
+
+ROOT = Path(__file__).parents[2]
+SYSTEMS = "nothing,truncated:60,full,bm25:1,attached,memformer/plain"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def length(question: Question, output: str) -> dict[str, float]:
+    """A score that a random model's answers have."""
+    return {"evenness": float(len(output) % 2), "brevity": 1 / (1 + len(output))}
+
+
+def toy(tokenizer: Any, cases: int = 3, longest: str = "middling") -> Benchmark:
+    sizes = {"short": 1, "middling": 4, "long": 30}
+    chosen = dict(list(sizes.items())[: list(sizes).index(longest) + 1])
+    documents = [
+        Document.of(
+            f"{size}/{case}",
+            [f"The {case}th lamp is in the hall. " * times],
+            [
+                Question(str(n), f"Where is lamp {case}?", (f"hall {n}",),
+                         {"size": size, "kind": kind}, chance=0.25)
+                for n, kind in enumerate(("odd", "even"))
+            ],
+        )
+        for size, times in chosen.items()
+        for case in range(cases)
+    ]  # fmt: skip
+    return Benchmark(
+        title="Toy",
+        axes={"kind": ["even", "odd"], "size": list(sizes)},
+        documents=documents,
+        score=length,
+        metrics=("evenness", "brevity"),
+        instruction="Say it.",
+        max_new_tokens=4,
+        settings={"cases": cases, "longest": longest},
+        averages={"both kinds": ["even", "odd"]},
+        heat=True,
+    )
+
+
+def run(folder: Path, out: Path, *options: str, systems: str = SYSTEMS) -> Result:
+    arguments = [str(folder), "--systems", systems, "--threads", "1", "--out", str(out), *options]
+    return CliRunner().invoke(command.command(toy), arguments, terminal_width=200)
+
+
+def said(result: Result) -> str:
+    """What a failed command says, without the frame that typer draws."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.stderr or result.output).split())
+
+
+@pytest.fixture
+def same_argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["toy", "the same"])
+
+
+# ---- the report ----------------------------------------------------------------------------
+
+
+def test_a_report_holds_every_cell_and_says_how_it_came_about(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reports" / "toy"
+    result = run(folder, out)
+    assert result.exit_code == 0, result.output
+    report = json.loads((out.parent / "toy.json").read_text())
+    assert report["benchmark"] == "test_harness"
+    assert report["model"] == str(folder)
+    assert set(report["settings"]["fingerprints"]) == {str(folder), str(folder.parent / "base")}
+    names = SYSTEMS.split(",")
+    assert [(one["kind"], one["size"], one["system"]) for one in report["cells"]] == [
+        (kind, size, system)
+        for kind in ("even", "odd")
+        for size in ("short", "middling")
+        for system in names
+    ]
+    assert len(report["predictions"]) == 2 * 3 * 2 * len(names)
+    for cell in report["cells"]:
+        mine = [
+            one["scores"]["evenness"]
+            for one in report["predictions"]
+            if one["system"] == cell["system"]
+            and one["document"].startswith(cell["size"])
+            and one["question"] == str(["odd", "even"].index(cell["kind"]))
+        ]
+        assert (cell["questions"], cell["documents"], cell["chance"]) == (3, 3, 0.25)
+        assert cell["scores"]["evenness"] == sum(mine) / 3
+        assert cell["intervals"]["evenness"] == pytest.approx(wilson_interval(int(sum(mine)), 3))
+    assert report["cells"][0]["constant"].startswith("hall")
+    assert {(one["size"], one["system"]) for one in report["means"]} == {
+        (size, system) for size in ("short", "middling") for system in names
+    }
+    overall = {one["system"]: one for one in report["overall"]}
+    assert overall["nothing"]["state_bytes"] == 0 < overall["attached"]["state_bytes"]
+    assert overall["memformer/plain"]["read_tokens"] == sum(
+        len("The 0th lamp is in the hall. ") * times * 3 for times in (1, 4)
+    )
+    page = (out.parent / "toy.md").read_text()
+    assert result.stdout.strip() == page.strip()
+    for name in names:
+        assert page.count(f"| `{name}` |") == 4  # mean, two kinds, all questions
+    assert "| chance | 25.0 | 25.0 |" in page
+    shown = (out.parent / "toy.html").read_text()
+    assert shown.count("<table>") == 4
+    assert shown.count("data:image/png;base64,") == 3
+    assert {path.name for path in out.parent.iterdir()} == {
+        "toy.json", "toy.timing.json", "toy.md", "toy.html", "toy.cases.jsonl",
+        "toy.png", "toy_heat.png", "toy_cost.png",
+    }  # fmt: skip
+    timing = json.loads((out.parent / "toy.timing.json").read_text())
+    assert all(timing["seconds"][name] > 0 for name in names)
+
+
+@pytest.mark.usefixtures("same_argv")
+def test_the_same_command_gives_the_same_json(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert run(folder, tmp_path / name).exit_code == 0
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+@pytest.mark.usefixtures("same_argv")
+@pytest.mark.parametrize("lines", [1, 5, 20, 60])
+def test_an_interrupted_run_goes_on_and_reports_the_same(
+    folder: Path, tmp_path: Path, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(folder, tmp_path / "whole").exit_code == 0
+    kept = (tmp_path / "whole.cases.jsonl").read_text().splitlines(keepends=True)
+    assert len(kept) == 1 + 12 * 6
+    # killed in the middle of a line
+    (tmp_path / "part.cases.jsonl").write_text("".join(kept[:lines]) + kept[lines][:9])
+    asked: list[int] = []
+    generate = systems.Desk.generate
+
+    def counted(desk: Any, model: Any, ids: torch.Tensor, *rest: Any, **kwargs: Any) -> Any:
+        asked.append(len(ids))
+        return generate(desk, model, ids, *rest, **kwargs)
+
+    monkeypatch.setattr(systems.Desk, "generate", counted)
+    assert run(folder, tmp_path / "part").exit_code == 0
+    assert (tmp_path / "part.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert len((tmp_path / "part.cases.jsonl").read_text().splitlines()) == len(kept)
+    # what was known is not asked again, but for questions that are asked together with others
+    assert len(kept) - lines <= sum(asked) < len(kept) - lines + systems.BATCH_QUESTIONS
+
+
+@pytest.mark.usefixtures("same_argv")
+def test_a_killed_run_loses_and_repeats_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(folder, tmp_path / "whole").exit_code == 0
+    generate, left = systems.Desk.generate, 3
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(systems.Desk, "generate", dies)
+    assert run(folder, tmp_path / "part").exit_code != 0
+    assert not (tmp_path / "part.json").exists()
+    monkeypatch.setattr(systems.Desk, "generate", generate)
+    assert run(folder, tmp_path / "part").exit_code == 0
+    assert (tmp_path / "part.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_other_settings_are_refused_unless_it_starts_over(folder: Path, tmp_path: Path) -> None:
+    assert run(folder, tmp_path / "toy", "--cases", "1", systems="nothing").exit_code == 0
+    result = run(folder, tmp_path / "toy", "--cases", "2", systems="nothing")
+    assert result.exit_code == 2
+    assert "other settings (cases); give --again to start over" in said(result)
+    again = run(folder, tmp_path / "toy", "--cases", "2", "--again", systems="nothing")
+    assert again.exit_code == 0
+    assert len(json.loads((tmp_path / "toy.json").read_text())["predictions"]) == 8
+
+
+def test_two_processes_report_what_one_does(folder: Path, tmp_path: Path) -> None:
+    """The documents are shared out; nothing is asked twice."""
+    example = tmp_path / "shelves.py"
+    example.write_text(documented())
+    options = ["--cases", "8", "--systems", "truncated:99,memformer", "--threads", "1"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", *launcher, "shelves", str(folder), *options, "--out", "out"],
+            cwd=tmp_path / name,
+            env=os.environ
+            | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "out.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+    logs = sorted((tmp_path / "two").glob("*.jsonl"))
+    assert [path.name for path in logs] == ["out.cases.1.jsonl", "out.cases.jsonl"]
+    shares = [len(path.read_text().splitlines()) - 1 for path in logs]
+    assert sorted(shares) == [2 * 4, 2 * 20]
+
+
+# ---- windows that are too short ------------------------------------------------------------
+
+
+def test_what_exceeds_a_window_is_na_and_the_rest_is_asked(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "toy", "--longest", "long", systems="full/plain,memformer")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "toy.json").read_text())
+    for cell in report["cells"]:
+        lacks = cell["system"] == "full/plain" and cell["size"] == "long"
+        assert (cell["scores"] is None) is lacks
+        if lacks:
+            assert cell["reason"].startswith("exceeds window (")
+    assert [one["scores"] is None for one in report["overall"]] == [True, False]
+    assert "n/a" in (tmp_path / "toy.md").read_text()
+
+
+def test_one_document_is_enough_to_know_that_a_cell_exceeds_the_window(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BATCH_DOCUMENTS", 1)
+    read: list[str] = []
+    full = systems.Full.read
+
+    def counted(system: systems.Full, documents: Sequence[Document]) -> Reading:
+        read.extend(one.id for one in documents)
+        return full(system, documents)
+
+    monkeypatch.setattr(systems.Full, "read", counted)
+    assert run(folder, tmp_path / "toy", "--longest", "long", systems="full/plain").exit_code == 0
+    assert [name for name in read if name.startswith("long")] == ["long/0"]
+    before = (tmp_path / "toy.json").read_bytes()
+    assert run(folder, tmp_path / "toy", "--longest", "long", systems="full/plain").exit_code == 0
+    assert (tmp_path / "toy.json").read_bytes() == before
+
+
+def test_short_documents_are_read_together_and_long_ones_alone() -> None:
+    def sized(*tokens: int) -> list[list[int]]:
+        documents = [Document(str(n), list, (), size) for n, size in enumerate(tokens)]
+        return [[one.tokens for one in group] for group in groups(documents)]
+
+    assert sized(*[10] * 25) == [[10] * 20, [10] * 5]
+    assert sized(10, 30_000, 30_000) == [[10], [30_000], [30_000]]
+    assert sized(9_000, 8_000, 9_000, 9_000) == [[9_000, 8_000, 9_000], [9_000]]
+    assert sized() == []
+
+
+# ---- figures -------------------------------------------------------------------------------
+
+
+def test_an_interval_of_shares_is_wilsons_and_others_are_drawn_by_document() -> None:
+    names = [str(number) for number in range(10)]
+    assert interval([1.0] * 7 + [0.0] * 3, names) == wilson_interval(7, 10)
+    # ten questions of one document are no more than one draw
+    assert interval([1.0] * 7 + [0.0] * 3, ["a"] * 10) == pytest.approx((0.7, 0.7))
+    low, high = interval([0.1, 0.4, 0.2, 0.3, 0.9, 0.6], list("aabbcc"))
+    assert 0.1 < low < 0.42 < high < 0.8
+    assert interval([0.1, 0.4, 0.2, 0.3, 0.9, 0.6], list("aabbcc")) == (low, high)
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=1, max_size=20),
+    documents=st.integers(1, 5),
+)
+def test_an_interval_lies_in_the_range_of_the_scores(scores: list[float], documents: int) -> None:
+    low, high = interval(scores, [str(n % documents) for n in range(len(scores))])
+    if not set(scores) <= {0.0, 1.0}:
+        assert min(scores) - 1e-9 <= low <= high <= max(scores) + 1e-9
+    assert 0 <= low <= high <= 1
+
+
+def answered(benchmark: Benchmark, skip: Sequence[str] = ()) -> dict[Any, dict[str, Any]]:
+    return {
+        ("s", document.id, question.id): {
+            "scores": {"evenness": float(question.id == "1"), "brevity": 0.5},
+            "prompt_tokens": 10,
+            "read_tokens": 100,
+            "state_bytes": 7,
+        }
+        for document in benchmark.documents
+        for question in document.questions
+        if document.id not in skip
+    }
+
+
+def test_means_join_their_cells_and_a_document_is_read_once() -> None:
+    benchmark = toy(None)
+    found = summarize(benchmark, ["s"], answered(benchmark))
+    by_kind = {one["kind"]: one for one in found["cells"] if one["size"] == "short"}
+    assert by_kind["even"]["scores"] == {"evenness": 1.0, "brevity": 0.5}
+    assert by_kind["odd"]["scores"]["evenness"] == 0
+    (mean, _) = found["means"]
+    low, high = wilson_interval(3, 3)[0], wilson_interval(0, 3)[1]
+    half = ((1 - low) ** 2) ** 0.5 / 2
+    assert mean["scores"]["evenness"] == 0.5
+    assert mean["intervals"]["evenness"] == pytest.approx((0.5 - half, 0.5 + high / 2))
+    (overall,) = found["overall"]
+    assert (overall["read_tokens"], overall["prompt_tokens"]) == (600, 120)
+
+
+def test_a_cell_that_lacks_answers_has_no_score_and_no_mean() -> None:
+    benchmark = toy(None)
+    found = summarize(benchmark, ["s"], answered(benchmark, skip=["short/1"]))
+    lacking = [one for one in found["cells"] if one["size"] == "short"]
+    assert [one["reason"] for one in lacking] == ["2 of 3 are answered"] * 2
+    assert [one["size"] for one in found["means"]] == ["middling"]
+    assert found["overall"][0]["scores"] is None
+
+
+def test_the_best_constant_answer_is_the_floor() -> None:
+    def exact(question: Question, output: str) -> dict[str, float]:
+        return {"exact": float(output in question.answers)}
+
+    answers = ["hall", "hall", "attic", "cellar"]
+    asked = [
+        Question(str(n), "Where?", (answer,), {"room": "any"}) for n, answer in enumerate(answers)
+    ]
+    benchmark = replace(
+        toy(None), axes={"room": ["any"]}, documents=[Document.of("a", ["x"], asked)],
+        score=exact, metrics=("exact",), averages={},
+    )  # fmt: skip
+    (cell,) = summarize(benchmark, ["s"], {})["cells"]
+    assert (cell["constant"], cell["constant_score"]) == ("hall", 0.5)
+    without = summarize(replace(benchmark, constants=False), ["s"], {})["cells"]
+    assert "constant" not in without[0]
+
+
+def test_a_page_escapes_what_it_quotes() -> None:
+    assert "&lt;b&gt;" in html("| a |\n| --- |\n| <b> |".replace("<b>", "`<b>`"), "t", [])
+    assert "<title>a &amp; b</title>" in html("", "a & b", [])
+
+
+# ---- systems by name -----------------------------------------------------------------------
+
+
+def test_a_system_is_a_name_a_number_a_style_and_a_model() -> None:
+    (spec,) = parse("truncated:512/plain@runs/some:model")
+    assert (spec.name, spec.number, spec.style) == ("truncated", 512, "plain")
+    assert spec.model == "runs/some:model"
+    (own,) = parse("my.module:Peer:4@runs/peer")
+    assert (own.name, own.number, own.model) == ("my.module:Peer", 4, "runs/peer")
+    assert [one.name for one in parse("nothing, full")] == ["nothing", "full"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a system is written NAME"),
+        ("full,", "a system is written NAME"),
+        ("rag", "there is no system 'rag'"),
+        ("bm25:0", "at least 1"),
+        ("full/poem", "a style is one of plain, chat; got 'poem'"),
+        ("full,full", "'full' is named twice"),
+    ],
+)
+def test_a_system_that_is_not_is_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(BadSystem, match=re.escape(message)):
+        parse(text)
+
+
+def test_a_checkpoint_is_compared_with_what_it_was_made_of(folder: Path) -> None:
+    assert released(str(folder)) == str(folder.parent / "base")
+    assert released(str(folder.parent / "base")) == str(folder.parent / "base")
+    assert released("no/such") == "no/such"
+
+
+class Parrot:
+    """A system of one's own: says the document's first word, so many times."""
+
+    def __init__(self, desk: systems.Desk, times: int = 1) -> None:
+        self.desk, self.times = desk, times
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        return Reading([one.parts()[0].split()[0] for one in documents], [0] * len(documents), 0)
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        return [Answer(" ".join([reading.kept[place]] * self.times), 1) for place, _ in asked]
+
+
+def test_a_class_of_ones_own_is_a_system(folder: Path, tmp_path: Path) -> None:
+    name = f"{__name__}:Parrot:2"
+    assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
+    report = json.loads((tmp_path / "toy.json").read_text())
+    assert {one["output"] for one in report["predictions"]} == {"The The"}
+    assert "can't be imported" in said(run(folder, tmp_path / "t", systems=f"{__name__}:No"))
+
+
+# ---- mistakes ------------------------------------------------------------------------------
+
+
+def broken(tokenizer: Any, how: str = "empty") -> Benchmark:
+    if how == "fine":
+        return toy(tokenizer)
+    if how == "empty":
+        return replace(toy(tokenizer), documents=[])
+    raise FileNotFoundError(f"There is no file {how}.")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "there is nothing to ask"),
+        (["--how", "stories.json"], "There is no file stories.json."),
+        (["--systems", "rag"], "there is no system 'rag'"),
+        (["--how", "fine", "--systems", "full@no/such"], "the model 'no/such' can't be opened"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(
+    folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    arguments = [str(folder), "--out", str(tmp_path / "out" / "toy"), *options]
+    result = CliRunner().invoke(command.command(broken), arguments, terminal_width=300)
+    assert result.exit_code == 2
+    assert message in said(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "toy", "--encoder", "no/such", systems="dense")
+    assert result.exit_code == 2
+    assert "the encoder 'no/such' can't be opened" in said(result)
+
+
+# ---- the worked example --------------------------------------------------------------------
+
+
+def documented() -> str:
+    """The benchmark that docs/benchmarks.md adds."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return code
+
+
+def test_the_documented_benchmark_has_less_than_60_lines() -> None:
+    assert 30 < len(documented().splitlines()) < 60

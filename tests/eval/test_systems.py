@@ -1,0 +1,280 @@
+"""What each system of the harness sees, and that nothing beside a question changes its answer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eval.harness import retrieval, systems
+from eval.harness.benchmark import Document, Question
+from eval.harness.prompts import Chat, Plain
+from eval.harness.retrieval import PASSAGE_TOKENS, Dense, NoRetrieval, bm25, passages
+from eval.harness.systems import (
+    Desk,
+    Full,
+    Memory,
+    Nothing,
+    Retrieval,
+    Sliding,
+    System,
+    Truncated,
+    WindowExceeded,
+)
+from memformer.chat import ACKNOWLEDGEMENT, chat_ids
+from tests.tiny import byte_tokenizer, open_lively, save_tiny
+
+FEW = 5
+INSTRUCTION = "Say it."
+LINES = (
+    "Ada keeps her violin in the cellar. ",
+    "Otto has painted the old boat green. ",
+    "Nobody came up from the sea that year. ",
+    "The clock in the hall is never right. ",
+)
+
+
+def document(name: str, *parts: str, questions: Sequence[str] = ("Who?",)) -> Document:
+    asked = [
+        Question(str(number), text, ("x",), {"cell": "one"})
+        for number, text in enumerate(questions)
+    ]
+    return Document.of(name, parts, asked)
+
+
+DOCUMENTS = [
+    document("a", "".join(LINES), questions=("Who?", "What is green?", "Where?")),
+    document("b", LINES[0], LINES[1], questions=("Where is the violin?", "Why?")),
+    document("c", LINES[2], questions=("Who came?",)),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **sizes)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["plain", "chat"])
+def desk(request: pytest.FixtureRequest, folder: Path) -> Desk:
+    tokenizer = byte_tokenizer()
+    style = {"plain": Plain, "chat": Chat}[request.param]
+    return Desk(open_lively(folder), tokenizer, style(tokenizer, INSTRUCTION), FEW)
+
+
+def all_systems(desk: Desk, encoder: Path) -> list[System]:
+    return [
+        Nothing(desk),
+        Truncated(desk, 80),
+        Sliding(desk, 24),
+        Full(desk),
+        Retrieval(desk, bm25, 2),
+        Retrieval(desk, Dense(str(encoder)), 2),
+        Memory(desk),
+        Memory(desk, 40),
+        Memory(desk, gated=False),
+    ]
+
+
+def answers(system: System, documents: Sequence[Document]) -> dict[tuple[str, str], str]:
+    """All answers, everything read and asked at once."""
+    cases = [(place, one) for place, doc in enumerate(documents) for one in doc.questions]
+    with torch.inference_mode():
+        found = system.answer(system.read(documents), cases)
+    return {
+        (documents[place].id, one.id): answer.text
+        for (place, one), answer in zip(cases, found, strict=True)
+    }
+
+
+def greedy(desk: Desk, ids: list[int], **kwargs: Any) -> str:
+    model = kwargs.pop("model", desk.model.backbone)
+    row = torch.tensor([ids])
+    made = model.generate(
+        input_ids=row, attention_mask=torch.ones_like(row), max_new_tokens=FEW, do_sample=False,
+        **kwargs,
+    )  # fmt: skip
+    special = set(desk.tokenizer.all_special_ids)
+    new = made[0, len(ids) :].tolist()
+    end = next((place for place, one in enumerate(new) if one in special), len(new))
+    return desk.tokenizer.decode(new[:end]).strip()
+
+
+def test_prompts_of_both_styles() -> None:
+    tokenizer = byte_tokenizer()
+    asked = Question("0", "Who?", ("x",), {}, begun="It was")
+    plain, chat = Plain(tokenizer, INSTRUCTION), Chat(tokenizer, INSTRUCTION)
+    assert tokenizer.decode(plain.told(["One.", "Two."])) == "One.\nTwo."
+    assert tokenizer.decode(plain.asked(asked, alone=True)) == "Question: Who?\nAnswer: It was"
+    assert tokenizer.decode(plain.asked(asked, alone=False)) == "\nQuestion: Who?\nAnswer: It was"
+    turns = [
+        {"role": "user", "content": "One."},
+        {"role": "assistant", "content": ACKNOWLEDGEMENT},
+        {"role": "user", "content": "Say it. Who?"},
+    ]
+    whole = chat_ids(tokenizer, turns, reply="It was")[0].tolist()
+    assert chat.told(["One."]) + chat.asked(asked, alone=False) == whole
+    assert chat.asked(asked, alone=True) == chat_ids(tokenizer, turns[2:], "It was")[0].tolist()
+
+
+def test_answers_do_not_depend_on_what_is_read_or_asked_beside(desk: Desk, encoder: Path) -> None:
+    for system in all_systems(desk, encoder):
+        together = answers(system, DOCUMENTS)
+        assert len(together) == 6
+        for one in DOCUMENTS:
+            reading = system.read([one])
+            for question in one.questions:
+                with torch.inference_mode():
+                    (alone,) = system.answer(reading, [(0, question)])
+                assert alone.text == together[one.id, question.id], system
+
+
+def test_full_is_everything_in_one_prompt(desk: Desk) -> None:
+    found = answers(Full(desk), DOCUMENTS)
+    for one in DOCUMENTS:
+        for question in one.questions:
+            ids = desk.prompts.told(one.parts()) + desk.prompts.asked(question, alone=False)
+            assert found[one.id, question.id] == greedy(desk, ids)
+
+
+def test_truncated_and_nothing_see_no_more_than_they_say(desk: Desk) -> None:
+    question = DOCUMENTS[0].questions[1]
+    told, asked = desk.prompts.told(DOCUMENTS[0].parts()), desk.prompts.asked
+    ids = (told + asked(question, alone=False))[-80:]
+    assert answers(Truncated(desk, 80), DOCUMENTS)["a", "1"] == greedy(desk, ids)
+    assert answers(Nothing(desk), DOCUMENTS)["a", "1"] == greedy(desk, asked(question, alone=True))
+
+
+def test_a_window_that_slides_past_nothing_is_the_full_one(desk: Desk) -> None:
+    assert answers(Sliding(desk, 400), DOCUMENTS) == answers(Full(desk), DOCUMENTS)
+
+
+def test_a_sliding_window_keeps_its_width_and_the_first_tokens(desk: Desk) -> None:
+    system = Sliding(desk, 24)
+    with torch.inference_mode():
+        kept = system.read(DOCUMENTS[:1]).kept[0]
+    layers = [layer.keys for layer in kept.cache.layers]
+    assert {keys.shape[2] for keys in layers} == {24 + systems.SINKS}
+    # the lowest layer knows nothing but token and place: the sinks stand right before the window
+    ids = torch.tensor([desk.prompts.told(DOCUMENTS[0].parts())])
+    places = torch.arange(kept.tokens)[None]
+    with torch.inference_mode():
+        far = desk.model.backbone(input_ids=ids, use_cache=True).past_key_values.layers[0].keys
+        first = kept.tokens - 24
+        sinks = desk.model.backbone(
+            input_ids=ids[:, :4], position_ids=places[:, first - 4 : first], use_cache=True
+        ).past_key_values.layers[0].keys  # fmt: skip
+    assert torch.allclose(layers[0][:, :, 4:], far[:, :, -24:], atol=1e-5)
+    assert torch.allclose(layers[0][:, :, :4], sinks, atol=1e-5)
+
+
+def test_what_slid_out_of_the_windows_of_all_layers_is_not_seen(desk: Desk) -> None:
+    """A token sees 1.5 windows at most in each of three layers; nothing reaches it from beyond."""
+    tail = "".join(LINES) * 2
+    documents = [document("a", f"Once, {start}. {tail}") for start in ("Ada sang", "Eve lied")]
+    for system, same in ((Sliding(desk, 8), True), (Sliding(desk, 200), False)):
+        with torch.inference_mode():
+            caches = [one.cache for one in system.read(documents).kept]
+        last = [cache.layers[-1].keys[:, :, -8:] for cache in caches]
+        assert torch.equal(*last) is same
+
+
+def test_memory_reads_the_parts_in_turn_and_generates(desk: Desk) -> None:
+    found = answers(Memory(desk, 60), DOCUMENTS)
+    for one in DOCUMENTS:
+        memory = desk.model.init_memory(1, num_slots=60)
+        for part in one.parts():
+            memory = desk.model.memorize(torch.tensor([desk.prompts.told([part])]), memory=memory)
+        for question in one.questions:
+            ids = desk.prompts.asked(question, alone=True)
+            text = greedy(desk, ids, model=desk.model, memory=memory)
+            assert found[one.id, question.id] == text
+
+
+def test_full_refuses_what_is_longer_than_the_window(desk: Desk) -> None:
+    with pytest.raises(WindowExceeded, match="the window has 512"):
+        Full(desk).read([document("long", "".join(LINES) * 5)])
+
+
+def test_costs_are_what_the_model_was_given(desk: Desk) -> None:
+    told = [len(desk.prompts.told([part])) for part in DOCUMENTS[1].parts()]
+    asked = [len(desk.prompts.asked(one, alone=True)) for one in DOCUMENTS[1].questions]
+    system = Memory(desk, 60)
+    reading = system.read(DOCUMENTS[1:2])
+    assert reading.tokens == [sum(told)]
+    assert reading.nbytes == reading.kept.nbytes > 0
+    cases = [(0, one) for one in DOCUMENTS[1].questions]
+    assert [one.tokens for one in system.answer(reading, cases)] == asked
+    seen: list[int] = []
+    full = Full(Desk(desk.model, desk.tokenizer, desk.prompts, FEW, seen.append))
+    reading = full.read(DOCUMENTS[1:2])
+    found = full.answer(reading, cases)
+    assert sum(seen) == reading.tokens[0] + sum(one.tokens for one in found)
+
+
+# ---- retrieval -----------------------------------------------------------------------------
+
+
+def test_passages_end_with_sentences_and_hold_all_of_a_text() -> None:
+    text = "One is here. Two is there!\nThree? " + "A very long one " * 20 + "ends. Four."
+    cut = passages([text, "A second part."], len)
+    assert cut[0] == "One is here. Two is there!\nThree?"
+    assert cut[1].startswith("A very long") and cut[1].endswith("ends.")  # longer than allowed
+    assert cut[2:] == ["Four.", "A second part."]
+    assert "".join("".join(cut).split()) == "".join((text + "A second part.").split())
+    assert all(len(one) <= PASSAGE_TOKENS for one in cut if one != cut[1])
+
+
+def test_words_are_found_by_their_stems_and_ties_keep_their_order() -> None:
+    search = bm25(LINES)
+    assert search("What did Otto paint?", 1) == [1]
+    assert search("Are there clocks?", 1) == [3]
+    assert search("xyzzy", 3) == [0, 1, 2]
+
+
+def test_an_encoder_finds_what_reads_the_same(encoder: Path) -> None:
+    search = Dense(str(encoder))(LINES)
+    for number, line in enumerate(LINES):
+        assert search(line, 1) == [number]
+    assert sorted(search("anything", 4)) == [0, 1, 2, 3]
+
+
+def test_found_passages_are_told_in_the_order_of_the_document(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "PASSAGE_TOKENS", 40)
+    monkeypatch.setattr(desk, "max_new_tokens", FEW)
+    one = document("a", "".join(LINES), questions=("Is the clock of Otto green?",))
+    told = desk.prompts.told([f"{LINES[1].strip()}\n{LINES[3].strip()}"])
+    ids = told + desk.prompts.asked(one.questions[0], alone=False)
+    assert answers(Retrieval(desk, bm25, 2), [one])["a", "0"] == greedy(desk, ids)
+
+
+def test_a_missing_package_or_encoder_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NoRetrieval, match="the encoder 'no/such' can't be opened"):
+        Dense("no/such")
+
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(NoRetrieval, match="needs the package bm25s, which is not installed"):
+        bm25(LINES)
