@@ -1,4 +1,4 @@
-"""BABILong's metric, its quirks kept: which answers count as right, and what a constant earns.
+"""BABILong's metric, its quirks kept: which answers count as right.
 
 Rewritten from the rules of `babilong/metrics.py` in https://github.com/booydar/babilong (Kuratov
 et al. 2024, arXiv:2406.10149), so that figures compare with the leaderboard's. It knows nothing of
@@ -6,10 +6,6 @@ models, stories or files.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-
-from eval.recall import wilson_interval
 
 _PLACES = frozenset({"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"})
 _YES_NO = frozenset({"yes", "no"})
@@ -71,49 +67,3 @@ def score(task: str, output: str, target: str, question: str) -> bool:
         wanted = target.split(",")
         return len(found) == len(wanted) and found.issuperset(wanted)
     return found == {target}
-
-
-def floor(task: str, asked: Sequence[tuple[str, str]]) -> tuple[str, float]:
-    """The best that one answer to all questions can do.
-
-    Args:
-        task: `qa1` to `qa20`.
-        asked: target and question of every case, at least one.
-
-    Returns:
-        That answer, a label or a target, and its share of right answers in [0, 1].
-    """
-    shares = {
-        constant: sum(score(task, constant, *case) for case in asked) / len(asked)
-        for constant in sorted(LABELS[task] | {target.lower() for target, _ in asked})
-    }
-    best = max(shares, key=lambda constant: shares[constant])
-    return best, shares[best]
-
-
-def average(results: Mapping[str, tuple[int, int]]) -> tuple[float, tuple[float, float]]:
-    """The plain mean of several tasks' accuracies, each task weighing the same.
-
-    Args:
-        results: by task, how many answers are right and how many there are.
-
-    Returns:
-        The mean, and its 95 % interval, which joins the tasks' Wilson intervals by their squared
-        distances (MOVER; Zou and Donner 2008, Statistics in Medicine 27).
-
-    Raises:
-        ValueError: no task, or one that must not be averaged.
-    """
-    if not results:
-        raise ValueError("There is no task to average.")
-    for task in results:
-        if task in LEFT_OUT:
-            raise ValueError(f"{task} can't be averaged: {LEFT_OUT[task]}.")
-    low = high = total = 0.0
-    for correct, cases in results.values():
-        share, interval = correct / cases, wilson_interval(correct, cases)
-        total += share
-        low += (share - interval[0]) ** 2
-        high += (interval[1] - share) ** 2
-    mean, tasks = total / len(results), len(results)
-    return mean, (max(0.0, mean - low**0.5 / tasks), min(1.0, mean + high**0.5 / tasks))

@@ -10,9 +10,8 @@ import importlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from eval.stories import Asked, Background, Count, Story, read_stories, story_file, strewn
 
@@ -22,6 +21,7 @@ LENGTHS = {
     "0k": 0,
     **{f"{thousands}k": 1000 * thousands for thousands in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)},
     "1M": 1_000_000,
+    "10M": 10_000_000,
 }
 # of a nominal length, what is left to the prompt around the document
 PROMPT_TOKENS = 300
@@ -33,31 +33,31 @@ class NoSamples(ValueError):
     """Samples that can't be had; the message says why."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One case.
+class Case(NamedTuple):
+    """What is asked in one case; its document is made when it is read.
 
     Attributes:
         source: where it is in the data, such as `story 12, question 3`, both from 0.
-        document: statements in their order, perhaps in book text.
         question: as it is asked.
         target: the right answer.
     """
 
     source: str
-    document: str
     question: str
     target: str
 
 
 class Source(Protocol):
-    """Where samples come from. The same arguments give the same sample."""
+    """Where samples come from. The same arguments give the same sample; cases count from 0."""
 
     def count(self, task: str, length: str) -> int:
         """How many samples there are, at most as many as were wanted."""
 
-    def sample(self, task: str, length: str, case: int) -> Sample:
-        """One of them, from 0."""
+    def case(self, task: str, length: str, case: int) -> Case:
+        """What one of them asks."""
+
+    def document(self, task: str, length: str, case: int) -> str:
+        """Its statements in their order, perhaps in book text."""
 
 
 class FromStories:
@@ -124,19 +124,23 @@ class FromStories:
             self._chosen[task, length] = [pairs[place] for place in order[: self.cases]]
         return self._chosen[task, length]
 
-    def sample(self, task: str, length: str, case: int) -> Sample:
-        """One sample, from 0; the document has the nominal length less `PROMPT_TOKENS`."""
+    def case(self, task: str, length: str, case: int) -> Case:
+        """What one of the samples asks."""
+        number, question = self.chosen(task, length)[case]
+        asked = self.stories[task][number].asked[question]
+        return Case(f"story {number}, question {question}", asked.question, asked.answer)
+
+    def document(self, task: str, length: str, case: int) -> str:
+        """A text of the nominal length less `PROMPT_TOKENS`."""
         number, question = self.chosen(task, length)[case]
         story: Story = self.stories[task][number]
-        asked = story.asked[question]
-        statements = story.statements[: asked.after]
+        statements = story.statements[: story.asked[question].after]
         rng = random.Random(f"{self.seed}/{task}/{length}/{number}/{question}")
         between: list[str] = []
         if LENGTHS[length] and self.background is not None:
             told = sum(self.tokens(f" {statement}") for statement in statements)
             between = self.background.sentences(LENGTHS[length] - PROMPT_TOKENS - told, rng)
-        text, _ = strewn(statements, between, rng)
-        return Sample(f"story {number}, question {question}", text, asked.question, asked.answer)
+        return strewn(statements, between, rng)[0]
 
 
 def _fits(asked: Asked, nominal: int) -> bool:
@@ -188,8 +192,16 @@ class FromHub:
         """How many samples there are, at most as many as were wanted."""
         return len(self._order[task, length])
 
-    def sample(self, task: str, length: str, case: int) -> Sample:
-        """One sample, from 0."""
+    def case(self, task: str, length: str, case: int) -> Case:
+        """What one of the samples asks."""
+        number, row = self._row(task, length, case)
+        return Case(f"row {number}", row["question"], row["target"])
+
+    def document(self, task: str, length: str, case: int) -> str:
+        """Its text as published."""
+        text: str = self._row(task, length, case)[1]["input"]
+        return text
+
+    def _row(self, task: str, length: str, case: int) -> tuple[int, Any]:
         number = self._order[task, length][case]
-        row = self._rows[task, length][number]
-        return Sample(f"row {number}", row["input"], row["question"], row["target"])
+        return number, self._rows[task, length][number]

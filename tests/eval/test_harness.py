@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from eval.harness import command, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.pages import html
-from eval.harness.roster import BadSystem, parse, released
+from eval.harness.roster import BadSystem, Roster, parse, released
 from eval.harness.runner import groups
 from eval.harness.summary import interval, summarize
 from eval.harness.systems import Answer, Reading
@@ -396,6 +396,32 @@ def test_a_checkpoint_is_compared_with_what_it_was_made_of(folder: Path) -> None
     assert released(str(folder)) == str(folder.parent / "base")
     assert released(str(folder.parent / "base")) == str(folder.parent / "base")
     assert released("no/such") == "no/such"
+
+
+def test_an_adapter_is_merged_and_belongs_to_the_checkpoint_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from memformer import MemformerForCausalLM
+
+    model = MemformerForCausalLM.from_pretrained(folder).eval()
+    chosen = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model.backbone = get_peft_model(model.backbone, chosen)
+    model.save_pretrained(tmp_path / "tuned")
+    roster = Roster(str(tmp_path / "tuned"), "plain")
+    benchmark = toy(None)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        for name, adapted in (("memformer", True), ("full", False), ("attached", False)):
+            system: Any = roster.system(parse(name)[0], benchmark, lambda tokens: None)
+            backbone = system.desk.model.backbone
+            assert hasattr(backbone, "peft_config") is adapted
+            if adapted:
+                modules = dict(backbone.named_modules())
+                merged = [one for one in modules.values() if getattr(one, "merged", False)]
+                assert merged
+                torch.testing.assert_close(backbone(ids).logits, model.backbone(ids).logits)
 
 
 class Parrot:
