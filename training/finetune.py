@@ -37,13 +37,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, logging
 
+from eval.jsonl import BadRecord
 from eval.report import head, write_json
 from memformer import MemformerForCausalLM
 from memformer.pretrained import local_path
 from training import resume, sources
 from training.attention import in_float32
 from training.config import BadConfig, read_config
-from training.data.jsonl import BadRecord
 from training.documents import Document, collate, laid_out, windowed
 from training.health import Health
 from training.objective import Batch, budget_penalty, exact, predicted, sums

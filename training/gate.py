@@ -38,6 +38,7 @@ from torch import Tensor
 from eval import people
 from eval.asking import Asker
 from eval.haystack import Haystack
+from eval.jsonl import BadRecord
 from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model
@@ -45,7 +46,6 @@ from eval.stories import SENTENCE_END, Background, strewn
 from memformer import MemformerForCausalLM
 from memformer.memory.segment import GATE_REACH, OPEN
 from training.data import records
-from training.data.jsonl import BadRecord
 from training.data.records import Record
 from training.documents import tokenised
 from training.inputs import lowest_inputs

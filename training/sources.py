@@ -15,8 +15,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from eval.jsonl import BadRecord
 from training.config import BadConfig
-from training.data.jsonl import BadRecord
 from training.data.records import Record, parse, read
 from training.documents import STYLES, Document, tokenised
 

@@ -63,3 +63,25 @@ def rouge() -> Callable[[str, Sequence[str]], dict[str, float]]:
         return {name: float(found[key].fmeasure) for name, key in names.items()}
 
     return scores
+
+
+def contains(output: str, answers: Sequence[str]) -> float:
+    """1 if one of the answers stands in the output, both normalized (Liu et al. 2023, 2.2)."""
+    said = f" {normal(output)} "
+    return float(any(f" {normal(answer)} " in said for answer in answers))
+
+
+def option(output: str, options: Sequence[str]) -> str | None:
+    """Which of the options an output takes; None if that can't be told.
+
+    The one whose letter comes first, in parentheses or at the beginning; else the one with most
+    words in common.
+    """
+    letters = "ABCDEFGH"[: len(options)]
+    found = re.search(rf"\(([{letters}])\)|^\W*([{letters}])\b", output)
+    if found:
+        return options[letters.index(found[1] or found[2])]
+    said = normal(output).split()
+    shares = [overlap(said, normal(one).split()) for one in options]
+    best = max(range(len(options)), key=lambda number: shares[number])
+    return options[best] if shares[best] else None

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from eval.jsonl import BadRecord
 from training.data.dialogues import Dialogue, conversations, dialogue, fact, read_dialogues
-from training.data.jsonl import BadRecord
 
 # every dialogue has a fact of its own; the first two clash in what they say besides
 PERSONAS = (

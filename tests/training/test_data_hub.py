@@ -7,9 +7,9 @@ import json
 import datasets
 import pytest
 
+from eval.jsonl import BadRecord
 from training.data.dialogues import Dialogue
 from training.data.hub import PERSONAS, SETS, BadSet, hub, hub_dialogues
-from training.data.jsonl import BadRecord
 
 BABILONG, NARRATIVE, SQUAD, HOTPOT, QMSUM, QUALITY = SETS
 WELL = "Ada dug a well\nin nine days."

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from training.data.jsonl import BadRecord
-from training.data.longqa import nq, qmsum, quality, spoken, squality, tidy
+from eval.jsonl import BadRecord
+from eval.longdocs import spoken, tidy
+from training.data.longqa import nq, qmsum, quality, squality
 
 STORY = "THE WELL\n   \n  Ada dug\nfor nine days.\n \n  Then there was water.\n"
 SQUALITY = {

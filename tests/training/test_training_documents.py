@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny import byte_tokenizer
 
+from eval.jsonl import BadRecord
 from memformer.layout import IGNORED_LABEL
-from training.data.jsonl import BadRecord
 from training.data.records import Question, Record, parse, read, write
 from training.documents import STYLES, collate, laid_out, tokenised, windowed
 

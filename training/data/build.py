@@ -19,12 +19,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from eval.jsonl import BadRecord
 from eval.stories import BadStory
 from training.data import drills, longqa
 from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
 from training.data.hub import BadSet, hub, hub_dialogues
-from training.data.jsonl import BadRecord
 from training.data.plain import passages
 from training.data.records import Record, write
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.jsonl import BadRecord, Row, field, items
+from eval.longdocs import choice, spoken, tidy
 from training.data.dialogues import Dialogue, dialogue
-from training.data.jsonl import BadRecord, Row, field, items
-from training.data.longqa import choice, spoken, tidy
 from training.data.records import Record, parse
 
 PERSONAS = "google/Synthetic-Persona-Chat"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.jsonl import BadRecord, rows
+from eval.jsonl import BadRecord, rows
 
 ROLES = ("system", "user", "assistant")
 

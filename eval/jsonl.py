@@ -1,4 +1,4 @@
-"""Files that data is built from: JSON objects, one a line; whatever is missing is said with place.
+"""Files that hold data: JSON objects, one a line; whatever is missing is said with place.
 
 `rows` reads them; the other functions take one checked value out of an object. `place` says where
 the object stands, for messages: "train.jsonl, line 7".

@@ -1,0 +1,220 @@
+"""Questions about long documents: stories, meetings, passages of an encyclopaedia.
+
+    python -m eval.longqa --set quality --source quality.jsonl --systems full,bm25,memformer
+
+The sets, and what they are scored by:
+
+- `squality`: stories; answers of a paragraph; ROUGE of the best of several references
+- `quality`: stories; one of four options; accuracy
+- `qmsum`: transcripts of meetings; answers of a paragraph; ROUGE
+- `nq`: passages of Wikipedia among others; exact match, F1, and whether the answer is contained
+- `narrativeqa`: books and film scripts, from the hub; F1 of the best of two answers
+
+All but the last are read from a local copy, JSONL in the set's own form (`eval/longdocs.py` says
+what is expected). A document is read once for all its questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from eval import longdocs
+from eval.harness.benchmark import Benchmark, Document, Question, Score
+from eval.harness.command import command
+from eval.harness.metrics import contains, exact, f1, option, rouge
+from eval.jsonl import BadRecord
+from eval.longdocs import Asked, LongDocument
+
+Name = Literal["squality", "quality", "qmsum", "nq", "narrativeqa"]
+NARRATIVEQA = "deepmind/narrativeqa"
+SHORT = "Answer from what I told you before, in as few words as you can."
+LETTER = "Answer from what I told you before. Which option is right? Write its letter."
+PARAGRAPH = "Answer from what I told you before, in one paragraph."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the questions of a set are asked and scored.
+
+    Attributes:
+        instruction: told with every question.
+        metrics: names of the scores, headline first.
+        score: makes them, once the packages it needs are there.
+        max_new_tokens: of an answer.
+        axis: name and values of the table's columns.
+        constants: whether a constant answer means anything.
+    """
+
+    instruction: str
+    metrics: tuple[str, ...]
+    score: Callable[[], Score]
+    max_new_tokens: int
+    axis: tuple[str, tuple[str, ...]] = ("questions", ("all",))
+    constants: bool = True
+
+
+def _short() -> Score:
+    def score(question: Question, output: str) -> Mapping[str, float]:
+        line = next((line for line in output.splitlines() if line.strip()), "")
+        return {
+            "F1": f1(line, question.answers),
+            "exact match": exact(line, question.answers),
+            "contained": contains(output, question.answers),
+        }
+
+    return score
+
+
+def _choice() -> Score:
+    def score(question: Question, output: str) -> Mapping[str, float]:
+        options = [found for _, found in longdocs.OPTION.findall(question.text)]
+        return {"accuracy": float(option(output, options) == question.answers[0])}
+
+    return score
+
+
+def _paragraph() -> Score:
+    try:
+        scores = rouge()
+    except ImportError:
+        raise BadRecord(
+            "ROUGE needs the package rouge-score, which is not installed; install the extra `eval`."
+        ) from None
+    return lambda question, output: scores(output, question.answers)
+
+
+_ROUGE = Kind(
+    PARAGRAPH,
+    ("ROUGE-L", "ROUGE-1", "ROUGE-2"),
+    _paragraph,
+    200,
+    ("question", ("summary", "specific")),
+    constants=False,
+)
+_SHORT = Kind(SHORT, ("F1", "exact match", "contained"), _short, 24)
+KINDS: dict[str, Kind] = {
+    "squality": _ROUGE,
+    "quality": Kind(LETTER, ("accuracy",), _choice, 12),
+    "qmsum": _ROUGE,
+    "nq": _SHORT,
+    "narrativeqa": _SHORT,
+}
+
+
+def longqa(
+    tokenizer: Any,
+    name: Annotated[Name, typer.Option("--set", help="Which set.")],
+    source: Annotated[
+        Path | None, typer.Option(help="Its local copy, .jsonl or .jsonl.gz; not for narrativeqa.")
+    ] = None,
+    documents: Annotated[
+        int | None, typer.Option(min=1, help="Only so many, from the first; nq: 20 are made.")
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="At most so many about a document, from the first.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the documents of nq.")] = 0,
+) -> Benchmark:
+    """One set.
+
+    Raises:
+        BadRecord: it can't be had, or a row is of another form.
+    """
+    kind = KINDS[name]
+    found = _read(name, source, documents, seed)
+    return Benchmark(
+        title=name,
+        axes={kind.axis[0]: list(kind.axis[1])},
+        documents=[_document(name, kind, one, questions) for one in found],
+        score=kind.score(),
+        metrics=kind.metrics,
+        instruction=kind.instruction,
+        max_new_tokens=kind.max_new_tokens,
+        settings={
+            "set": name,
+            "source": {source.name: sha256(source.read_bytes()).hexdigest()[:12]}
+            if source
+            else NARRATIVEQA,
+            "documents": documents,
+            "questions": questions,
+            "seed": seed,
+        },
+        constants=kind.constants,
+    )
+
+
+def _read(name: str, source: Path | None, documents: int | None, seed: int) -> list[LongDocument]:
+    if name == "narrativeqa":
+        if source is not None:
+            raise BadRecord(f"narrativeqa is read from the hub, {NARRATIVEQA}; leave out --source.")
+        return list(islice(narrativeqa(), documents))
+    if source is None:
+        raise BadRecord(f"{name} is read from a local copy; give it with --source.")
+    if name == "nq":
+        return list(longdocs.nq(source, documents or 20, seed))
+    readers: dict[str, Callable[[Path], Iterator[LongDocument]]] = {
+        "squality": longdocs.squality,
+        "quality": longdocs.quality,
+        "qmsum": longdocs.qmsum,
+    }
+    return list(islice(readers[name](source), documents))
+
+
+def narrativeqa() -> Iterator[LongDocument]:
+    """The test split of NarrativeQA (Kocisky et al. 2018, arXiv:1712.07040), from the hub.
+
+    Raises:
+        BadRecord: the hub can't be reached, or `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise BadRecord(
+            "the hub is read with the package datasets, which is not installed; install the extra "
+            "`train`."
+        ) from None
+    try:
+        rows = datasets.load_dataset(NARRATIVEQA, split="test", streaming=True)
+        name, text, asked = "", "", list[Asked]()
+        for row in rows:
+            if row["document"]["id"] != name and asked:
+                yield LongDocument(name, text, tuple(asked), name)
+                asked = []
+            name, text = row["document"]["id"], longdocs.tidy(row["document"]["text"])
+            answers = tuple(one["text"] for one in row["answers"])
+            asked.append(Asked(row["question"]["text"], answers))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise BadRecord(f"{NARRATIVEQA} can't be had from the hub: {reason}.") from None
+    if asked:
+        yield LongDocument(name, text, tuple(asked), name)
+
+
+def _document(name: str, kind: Kind, one: LongDocument, most: int | None) -> Document:
+    axis, _ = kind.axis
+    asked = [_question(axis, number, each) for number, each in enumerate(one.asked)]
+    return Document.of(f"{name}/{one.id}", [one.text], asked[:most])
+
+
+def _question(axis: str, number: int, asked: Asked) -> Question:
+    value = "all" if axis == "questions" else ("summary" if asked.general else "specific")
+    return Question(
+        str(number),
+        longdocs.choice(asked.question, asked.options),
+        asked.answers,
+        {axis: value},
+        chance=1 / len(asked.options) if asked.options else 0.0,
+    )
+
+
+app = command(longqa)
+
+if __name__ == "__main__":
+    app()

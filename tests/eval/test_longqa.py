@@ -1,0 +1,204 @@
+"""Long documents: how each set is asked and scored, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from eval import longqa
+from eval.harness.benchmark import Question
+from eval.harness.metrics import contains, exact, f1, normal, option, overlap, rouge
+from eval.jsonl import BadRecord
+from eval.longqa import KINDS
+from tests.eval.test_harness import said
+from tests.tiny import save_tiny
+
+STORY = "Ada dug for nine days.\n\nThen there was water in the well."
+QUALITY = {
+    "doc_id": "q1",
+    "document": STORY,
+    "questions": [
+        {"question": "What came?\n (A) Oil \n (B) Water (at last) \n (C) Mud\n (D) Gold ",
+         "answer": "(B) Water (at last)"},
+        {"question": "Who dug? (A) Ada (B) Otto (C) Eve (D) Ben", "answer": "(A) Ada"},
+    ],
+}  # fmt: skip
+SQUALITY = {
+    "doc_id": "s1",
+    "document": STORY,
+    "questions": [
+        {"question": "What is the plot?", "answers": ["Ada digs a well.", "A well is dug."]},
+        {"question": "Who dug?", "answers": ["It was Ada."]},
+    ],
+}
+QMSUM = {
+    "doc_id": "m1",
+    "meeting_transcripts": [{"speaker": "Chair", "content": "The bridge , {pause} again ."}],
+    "general_query_list": [{"query": "Summarize it.", "answer": "The bridge ."}],
+    "specific_query_list": [{"query": "What was said?", "answer": "Again ."}],
+}
+PASSAGES = [
+    {"question": f"who built mill {n}", "answers": [f"Builder {n}", f"Mister {n}"],
+     "title": f"Mill {n}", "text": f"Mill {n} was built by Builder {n}."}
+    for n in range(20)
+]  # fmt: skip
+
+
+def saved(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# ---- scores --------------------------------------------------------------------------------
+
+
+def test_words_are_compared_without_case_punctuation_and_articles() -> None:
+    assert normal("The  Well, a DEEP one!") == "well deep one"
+    assert exact("the Well.", ["a pond", "well"]) == 1.0
+    assert exact("the deep well", ["well"]) == 0.0
+    assert f1("the deep well", ["well", "pond"]) == pytest.approx(2 / 3)
+    assert f1("", ["well"]) == 0.0
+    assert contains("It was in the well, I think.", ["the Well"]) == 1.0
+    assert contains("It was in the wells.", ["well"]) == 0.0
+    assert overlap(["a", "a", "b"], ["a", "c"]) == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize(
+    ("output", "taken"),
+    [
+        ("(B)", "Water (at last)"),
+        ("B", "Water (at last)"),
+        ("B. Water", "Water (at last)"),
+        ("The answer is (C), not (A).", "Mud"),
+        ("Because it is gold", "Gold"),  # B is no word of its own
+        ("There was mud in it", "Mud"),
+        ("nothing of it", None),
+        ("", None),
+    ],
+)
+def test_an_option_is_taken_by_its_letter_or_its_words(output: str, taken: str | None) -> None:
+    assert option(output, ["Oil", "Water (at last)", "Mud", "Gold"]) == taken
+
+
+def test_rouge_takes_the_best_reference() -> None:
+    scores = rouge()("Ada digs a deep well.", ["Nothing at all.", "Ada dug a well."])
+    # ada, a, well of five and four words; "dug" and "digs" have other stems
+    assert scores["ROUGE-1"] == pytest.approx(2 * 3 / 9)
+    assert scores["ROUGE-L"] == pytest.approx(2 * 3 / 9)
+    assert scores["ROUGE-2"] == 0.0
+    assert rouge()("", ["x"]) == {"ROUGE-1": 0.0, "ROUGE-2": 0.0, "ROUGE-L": 0.0}
+
+
+# ---- sets ----------------------------------------------------------------------------------
+
+
+def test_quality_is_a_choice_between_four(tmp_path: Path) -> None:
+    benchmark = longqa.longqa(None, "quality", saved(tmp_path / "q.jsonl", QUALITY))
+    (document,) = benchmark.documents
+    assert list(document.parts()) == [STORY]
+    first, second = document.questions
+    assert first.text == "What came?\n(A) Oil\n(B) Water (at last)\n(C) Mud\n(D) Gold"
+    assert first.chance == 0.25
+    assert benchmark.score(first, "(B)") == {"accuracy": 1.0}
+    assert benchmark.score(first, "(A)") == {"accuracy": 0.0}
+    assert benchmark.score(second, "Ada did") == {"accuracy": 1.0}
+
+
+def test_squality_and_qmsum_tell_summaries_from_the_rest(tmp_path: Path) -> None:
+    for name, row in (("squality", SQUALITY), ("qmsum", QMSUM)):
+        benchmark = longqa.longqa(None, name, saved(tmp_path / "s.jsonl", row))
+        (document,) = benchmark.documents
+        assert [one.at["question"] for one in document.questions] == ["summary", "specific"]
+        assert benchmark.metrics[0] == "ROUGE-L" and not benchmark.constants
+        first = document.questions[0]
+        for answer in first.answers:
+            assert set(benchmark.score(first, answer).values()) == {1.0}
+
+
+def test_nq_hides_passages_among_others(tmp_path: Path) -> None:
+    source = saved(tmp_path / "nq.jsonl", *PASSAGES)
+    benchmark = longqa.longqa(None, "nq", source, documents=3, questions=2)
+    assert [len(one.questions) for one in benchmark.documents] == [2, 2, 2]
+    for document in benchmark.documents:
+        (text,) = document.parts()
+        assert text.count("was built by") == 16
+        for question in document.questions:
+            assert question.answers[0] in text
+            assert benchmark.score(question, f"{question.answers[1]}\nor so") == {
+                "F1": 1.0, "exact match": 1.0, "contained": 1.0,
+            }  # fmt: skip
+    assert benchmark.score(Question("0", "?", ("Ada",), {}), "It was Ada") == {
+        "F1": 0.5, "exact match": 0.0, "contained": 1.0,
+    }  # fmt: skip
+
+
+def test_narrativeqa_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def row(name: str, number: int) -> dict[str, Any]:
+        return {
+            "document": {"id": name, "text": f"The book  {name}."},
+            "question": {"text": f"Who {number}?"},
+            "answers": [{"text": f"Ada {number}"}, {"text": "She"}],
+        }
+
+    def load(name: str, **options: Any) -> list[dict[str, Any]]:
+        asked.append((name, options))
+        return [row("a", 0), row("a", 1), row("b", 2)]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load))
+    benchmark = longqa.longqa(None, "narrativeqa")
+    assert asked == [("deepmind/narrativeqa", {"split": "test", "streaming": True})]
+    assert [len(one.questions) for one in benchmark.documents] == [2, 1]
+    assert list(benchmark.documents[1].parts()) == ["The book b."]
+    assert benchmark.documents[0].questions[1].answers == ("Ada 1", "She")
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("No route\nto the hub.")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=unreachable))
+    with pytest.raises(BadRecord, match="can't be had from the hub: No route to the hub"):
+        longqa.longqa(None, "narrativeqa")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BadRecord, match="package datasets, which is not installed"):
+        longqa.longqa(None, "narrativeqa")
+
+
+def test_it_runs_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "squality", KINDS["squality"].__class__(
+        **{**vars(KINDS["squality"]), "max_new_tokens": 5}
+    ))  # fmt: skip
+    folder = save_tiny(tmp_path / "model")
+    source = saved(tmp_path / "s.jsonl", SQUALITY)
+    options = ["--set", "squality", "--source", str(source), "--out", str(tmp_path / "out")]
+    few = ["--systems", "truncated:64,memformer", "--threads", "1"]
+    result = CliRunner().invoke(longqa.app, [str(folder), *options, *few], terminal_width=200)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [one["question"] for one in report["cells"]] == ["summary"] * 2 + ["specific"] * 2
+    assert set(report["overall"][0]["scores"]) == {"ROUGE-1", "ROUGE-2", "ROUGE-L"}
+    assert "constant" not in (tmp_path / "out.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "nq"], "nq is read from a local copy; give it with --source."),
+        (["--set", "nq", "--source", "no.jsonl"], "no.jsonl can't be read: No such file"),
+        (["--set", "narrativeqa", "--source", "no.jsonl"], "is read from the hub"),
+        (["--set", "poems"], "Invalid value for '--set'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    result = CliRunner().invoke(
+        longqa.app, [str(folder), *options, "--out", str(tmp_path / "out")], terminal_width=300
+    )
+    assert result.exit_code == 2
+    assert message in said(result)
