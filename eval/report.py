@@ -21,6 +21,7 @@ import torch
 import typer
 
 from eval.haystack import read_book
+from eval.resident import available
 
 if TYPE_CHECKING:
     from memformer import MemformerForCausalLM
@@ -70,7 +71,7 @@ def open_model(
         dtype: of weights and activations, a name of torch's.
 
     Raises:
-        typer.BadParameter: there is no such model, or it can't be opened.
+        typer.BadParameter: there is no such model, it can't be opened, or is too large.
     """
     from memformer import MemformerForCausalLM
     from memformer.checkpoint import load_tokenizer
@@ -80,12 +81,38 @@ def open_model(
     logging.disable_progress_bar()
     name = name or DEFAULT_MODEL
     try:
+        _check_room(name, device, getattr(torch, dtype))
         model = MemformerForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise typer.BadParameter(f"the model {name!r} can't be opened: {reason}") from None
     model.to(torch.device(device))
     return model, load_tokenizer(name, model)
+
+
+def _check_room(name: str, device: str, dtype: torch.dtype) -> None:
+    """Checks that there is memory for the weights: without it, a CPU process is simply killed.
+
+    Raises:
+        typer.BadParameter: there is not.
+        OSError, ValueError: there is no such model.
+    """
+    from memformer import MemformerConfig
+    from memformer.pretrained import local_path
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(local_path(name) or name)
+    if isinstance(config, MemformerConfig):
+        config = config.text_config
+    with torch.device("meta"):
+        weights = AutoModelForCausalLM.from_config(config).parameters()
+    needed, free = dtype.itemsize * sum(one.numel() for one in weights), available(device)
+    if needed > free:
+        raise typer.BadParameter(
+            f"the model {name!r} takes {needed / 2**30:.1f} GiB as {str(dtype).partition('.')[2]}, "
+            f"and {free / 2**30:.1f} GiB are free on {device}; take a smaller model, --dtype "
+            "bfloat16, or a device with more memory."
+        )
 
 
 def model_name(name: str | None) -> dict[str, str]:

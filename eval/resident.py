@@ -1,4 +1,4 @@
-"""How much memory this process holds, and held at most; and processes that begin with none."""
+"""How much memory is free, how much this process holds, and processes that begin with none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+import psutil
+import torch
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -33,6 +36,13 @@ def _status(field: str) -> int | None:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def available(device: str) -> int:
+    """Bytes that are free for a model: of the machine, or of a GPU."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def peak() -> int:

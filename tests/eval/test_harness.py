@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from eval import report as shared
 from eval.harness import command, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.pages import html
@@ -479,6 +480,20 @@ def test_an_encoder_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Pa
     result = run(folder, tmp_path / "toy", "--encoder", "no/such", systems="dense")
     assert result.exit_code == 2
     assert "the encoder 'no/such' can't be opened" in said(result)
+
+
+def test_a_model_too_large_for_the_memory_is_one_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "available", lambda device: 2**15)
+    result = run(folder, tmp_path / "toy", systems="nothing")
+    assert result.exit_code == 2
+    assert "takes 0.0 GiB as float32, and 0.0 GiB are free on cpu; take a smaller" in said(result)
+    size = (folder.parent / "base" / "model.safetensors").stat().st_size
+    # in half of the bytes it fits
+    monkeypatch.setattr(shared, "available", lambda device: size * 2 // 3)
+    assert run(folder, tmp_path / "toy", systems="nothing").exit_code == 2
+    assert run(folder, tmp_path / "toy", "--dtype", "bfloat16", systems="nothing").exit_code == 0
 
 
 # ---- the worked example --------------------------------------------------------------------
