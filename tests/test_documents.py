@@ -48,6 +48,8 @@ def wrong(words: list[str]) -> str | None:
         case ["memformer", name, *arguments]:
             found = getattr(get_command(cli.app), "commands")  # noqa: B009 - not in click's type
             return wrong_option(found[name], arguments) if name in found else name
+        case ["python", "-m", "eval.lm_harness", *_]:  # its arguments are lm_eval's
+            return None
         case ["python", "-m", module, *arguments]:
             if importlib.util.find_spec(module) is None:
                 return module

@@ -1,0 +1,80 @@
+"""The Language Model Evaluation Harness with a memory: `lm_eval`, and one model more.
+
+    python -m eval.lm_harness run --model memformer --model_args pretrained=X,memory=on --tasks piqa
+
+All arguments are those of `lm_eval` (EleutherAI, the extra `lm-eval`). `memory=on`: a text longer
+than a segment is read segment by segment through the memory, so contexts may be longer than the
+model's window; every request begins with an empty memory. `memory=off` is the backbone as the
+checkpoint has it, without the memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal
+
+import torch
+import typer
+
+from eval.report import open_model
+
+try:
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.huggingface import HFLM
+except ImportError as error:
+    sys.exit(f"eval.lm_harness needs lm-eval ({error}); install the extra `lm-eval`.")
+
+# with memory: what a request may hold, as every token's logits are kept at once
+MAX_LENGTH = 16_384
+
+
+@register_model("memformer")
+class MemformerLM(HFLM):  # type: ignore[misc]
+    """A model with its memory, or its backbone, for the harness.
+
+    Args:
+        pretrained: hub id or folder of a decoder or of a memformer checkpoint.
+        memory: `on` or `off`.
+        dtype: `float32` or `bfloat16`.
+        device: where to run.
+        batch_size: requests at once.
+        max_length: tokens that a request may hold; by default the window without memory, and
+            16,384 with it.
+
+    Raises:
+        ValueError: the model can't be opened, or `memory` is something else.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        memory: Literal["on", "off"] = "on",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_length: int | None = None,
+        **_: Any,
+    ) -> None:
+        # on a command line, on and off may already have been read as true and false
+        wanted = {"on": True, "off": False, "True": True, "False": False}.get(str(memory))
+        if wanted is None:
+            raise ValueError(f"memory must be on or off; got {memory!r}.")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model: Any
+            model, tokenizer = open_model(pretrained, device, dtype)
+        except typer.BadParameter as error:
+            raise ValueError(str(error)) from None
+        super().__init__(
+            pretrained=model if wanted else model.backbone,
+            backend="causal",
+            tokenizer=tokenizer,
+            device=device,
+            batch_size=batch_size,
+            max_length=max_length or (MAX_LENGTH if wanted else None),
+        )
+
+
+if __name__ == "__main__":
+    cli_evaluate()
