@@ -124,6 +124,7 @@ def _draw_heat(path: Path, benchmark: Benchmark, maps: Mapping[str, list[list[fl
 def _draw_cost(path: Path, benchmark: Benchmark, entries: Sequence[Entry]) -> None:
     """Headline score of all questions against the tokens that the model is given for one."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     metric = benchmark.metrics[0]
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
@@ -134,6 +135,9 @@ def _draw_cost(path: Path, benchmark: Benchmark, entries: Sequence[Entry]) -> No
         axes.errorbar([tokens_each(entry)], [score], yerr=bars, marker="o", capsize=3,
                       label=entry["system"])  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tokens that the model is given for a question")
     axes.set_ylabel(f"{metric}, all questions")
