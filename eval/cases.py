@@ -53,6 +53,8 @@ class CaseLog:
                 f"{self.path} is no record of cases; give --again to overwrite it, or another "
                 "--out."
             ) from None
+        if not self.results:  # of a run that ended before its first result
+            return False
         mine = json.loads(json.dumps(settings))
         names = dict.fromkeys([*theirs, *mine])
         if different := [name for name in names if theirs.get(name) != mine.get(name)]:

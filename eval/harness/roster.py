@@ -6,8 +6,8 @@ NUMBER is a window in tokens (`truncated`, `sliding`), how many passages (`bm25`
 many slots (`memformer`, `ungated`). STYLE is `chat` or `plain`. Without a MODEL, `memformer` and
 `ungated` are the run's model, and the others its backbone as it was released; `attached` is that
 backbone with an untrained memory. With a MODEL, it is that model as it stands, adapter and all.
-NAME may also be `package.module:Class`, a class that is called with a `Desk` and, if there is one,
-the NUMBER.
+NAME may also be `package.module:Class`, a class that is called with a `Desk` of the run's model,
+the NUMBER or None, and the MODEL or None, to open it in a way of its own.
 """
 
 from __future__ import annotations
@@ -149,14 +149,18 @@ class Roster:
                 return Memory(desk, spec.number)
             case "ungated":
                 return Memory(desk, spec.number, gated=False)
-        return _own(spec.name)(desk, *number)
+        try:
+            return _own(spec)(desk, spec.number, spec.model)
+        except (OSError, ValueError) as error:
+            raise BadSystem(f"the system {spec.text!r} can't be had: {error}") from None
 
     def _name(self, spec: Spec) -> str:
         """The model of a system."""
+        if ":" in spec.name:
+            return self.model
         if spec.model is not None:
             return spec.model
-        mine = spec.name in TRAINED or ":" in spec.name
-        return self.model if mine else released(self.model)
+        return self.model if spec.name in TRAINED else released(self.model)
 
     def _open(self, name: str) -> tuple[Any, Any, dict[str, str]]:
         """A model, its tokenizer and its fingerprint. Only one is held at a time."""
@@ -197,13 +201,17 @@ def cost(spec: Spec, documents: Sequence[Document]) -> int:
     return total
 
 
-def _own(name: str) -> Callable[..., System]:
-    """A class of one's own, written package.module:Class."""
-    module, _, attribute = name.partition(":")
+def _own(spec: Spec) -> Callable[..., System]:
+    """A class of one's own, written package.module:Class.
+
+    Raises:
+        BadSystem: it can't be imported.
+    """
+    module, _, attribute = spec.name.partition(":")
     try:
         found: Callable[..., System] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadSystem(f"the system {name!r} can't be imported: {error}.") from None
+        raise BadSystem(f"the system {spec.name!r} can't be imported: {error}.") from None
     return found
 
 

@@ -429,23 +429,24 @@ def test_an_adapter_is_merged_and_belongs_to_the_checkpoint_alone(
 
 
 class Parrot:
-    """A system of one's own: says the document's first word, so many times."""
+    """A system of one's own: says the document's first word, and what it was told to say."""
 
-    def __init__(self, desk: systems.Desk, times: int = 1) -> None:
-        self.desk, self.times = desk, times
+    def __init__(self, desk: systems.Desk, number: int | None, model: str | None) -> None:
+        self.times, self.last = number or 1, model
 
     def read(self, documents: Sequence[Document]) -> Reading:
         return Reading([one.parts()[0].split()[0] for one in documents], [0] * len(documents), 0)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        return [Answer(" ".join([reading.kept[place]] * self.times), 1) for place, _ in asked]
+        said = " ".join([self.last or ""] * self.times)
+        return [Answer(f"{reading.kept[place]} {said}", 1) for place, _ in asked]
 
 
 def test_a_class_of_ones_own_is_a_system(folder: Path, tmp_path: Path) -> None:
-    name = f"{__name__}:Parrot:2"
+    name = f"{__name__}:Parrot:2@aye"
     assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
     report = json.loads((tmp_path / "toy.json").read_text())
-    assert {one["output"] for one in report["predictions"]} == {"The The"}
+    assert {one["output"] for one in report["predictions"]} == {"The aye aye"}
     assert "can't be imported" in said(run(folder, tmp_path / "t", systems=f"{__name__}:No"))
 
 
@@ -483,6 +484,8 @@ def test_an_encoder_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Pa
     result = run(folder, tmp_path / "toy", "--encoder", "no/such", systems="dense")
     assert result.exit_code == 2
     assert "the encoder 'no/such' can't be opened" in said(result)
+    # a run that has no answers is in nobody's way
+    assert run(folder, tmp_path / "toy", systems="nothing").exit_code == 0
 
 
 def test_a_model_too_large_for_the_memory_is_one_sentence(

@@ -1,0 +1,158 @@
+"""Associative Recurrent Memory Transformer (Rodkin et al. 2024, arXiv:2407.04841).
+
+A baseline for evaluation. Every layer keeps a matrix of associations: before the layer runs, its
+inputs ask the matrix and add what they find; after it ran, the memory tokens at the end of the
+segment write by a delta rule, which first takes away what the matrix held under their keys
+(section 3, equations 3 to 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-5
+SHIFTS = 3  # of the features, DPFP-3
+
+
+@dataclass(frozen=True)
+class Associations:
+    """Of one layer: values (features, width), and how much of each feature was written."""
+
+    values: Tensor
+    weight: Tensor
+
+
+def features(x: Tensor) -> Tensor:
+    """DPFP, six times as wide as `x`, of length 1 (Schlag et al. 2021, arXiv:2102.11174)."""
+    both = torch.relu(torch.cat([x, -x], -1))
+    found = torch.cat([both * both.roll(shift, -1) for shift in range(1, SHIFTS + 1)], -1)
+    return found / (found.norm(dim=-1, keepdim=True) + EPSILON)
+
+
+class Layer(nn.Module):
+    """The projections of one layer's associations.
+
+    Args:
+        width: of the decoder.
+        keys: width of keys and queries.
+    """
+
+    def __init__(self, width: int, keys: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, keys, bias=False)
+        self.key = nn.Linear(width, keys, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.strength = nn.Linear(width, 1)
+        # nothing is added until it is trained: the decoder is what it was
+        nn.init.zeros_(self.value.weight)
+
+    def found(self, x: Tensor, held: Associations) -> Tensor:
+        """What inputs (..., width) find."""
+        asked = features(self.query(x.float()))
+        return (asked @ held.values) / (asked @ held.weight + EPSILON)[..., None]
+
+    def written(self, memory: Tensor, held: Associations) -> Associations:
+        """The associations after memory tokens (tokens, width) were written."""
+        memory = memory.float()
+        keys = features(self.key(memory))
+        before = (keys @ held.values) / (keys @ held.weight + EPSILON)[..., None]
+        strength = torch.sigmoid(self.strength(memory))
+        new = (strength * (self.value(memory) - before)).T @ keys
+        # no feature counts twice (equation 8)
+        fresh = 1 - (keys @ held.weight) / (keys.square().sum(-1) + EPSILON)
+        weight = (fresh.clamp(0, 1).detach()[:, None] * keys).sum(0)
+        return Associations(held.values + new.T, held.weight + weight)
+
+
+class ARMT(nn.Module):
+    """A decoder with associations in every layer.
+
+    Args:
+        backbone: a decoder of transformers, with or without an adapter.
+        tokens: of memory, at the end of every segment.
+        keys: width of keys and queries.
+    """
+
+    def __init__(self, backbone: Any, tokens: int = 10, keys: int = 64) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.keys = keys
+        embeddings = backbone.get_input_embeddings().weight.detach().float()
+        width = embeddings.shape[1]
+        drawn = torch.randn(1, tokens, width) * embeddings.std().cpu()
+        self.memory = nn.Parameter(drawn.to(embeddings.device))
+        count = backbone.config.get_text_config().num_hidden_layers
+        self.layers = nn.ModuleList(Layer(width, keys) for _ in range(count))
+        self.layers.to(embeddings.device)
+
+    @property
+    def _decoder_layers(self) -> nn.ModuleList:
+        return next(
+            one
+            for one in self.backbone.modules()
+            if isinstance(one, nn.ModuleList) and len(one) == len(self.layers)
+        )
+
+    def empty(self) -> list[Associations]:
+        """Nothing is associated in any layer."""
+        width, wide = self.memory.shape[-1], 2 * SHIFTS * self.keys
+        none = self.memory.new_zeros
+        return [Associations(none(wide, width), none(wide)) for _ in self.layers]
+
+    def read(self, ids: Tensor, held: list[Associations]) -> list[Associations]:
+        """What is associated after one more segment of ids (1, tokens)."""
+        after = list(held)
+        text = self.backbone.get_input_embeddings()(ids)
+        both = torch.cat([text, self.memory.to(text.dtype)], 1)
+        with self._associating(held, after):
+            self.backbone(inputs_embeds=both, use_cache=False, logits_to_keep=1)
+        return after
+
+    def logits(self, ids: Tensor, held: list[Associations], cache: Any = None) -> Tensor:
+        """Of what follows each of the ids (rows, tokens) in a segment that is not written.
+
+        Args:
+            ids: rows that read the same associations, padded on the right.
+            held: these.
+            cache: of this segment so far, extended by this.
+        """
+        with self._associating(held, None):
+            output = self.backbone(ids, past_key_values=cache, use_cache=cache is not None)
+        logits: Tensor = output.logits
+        return logits
+
+    @contextmanager
+    def _associating(
+        self, held: list[Associations], after: list[Associations] | None
+    ) -> Iterator[None]:
+        """While it is open, every layer asks `held` and, where there is one, writes to `after`."""
+        hooks = []
+        tokens = self.memory.shape[1]
+        for number, decoder in enumerate(self._decoder_layers):
+            layer: Any = self.layers[number]
+
+            def ask(module: nn.Module, given: Any, kwargs: Any, number: int = number,
+                    layer: Any = layer) -> Any:  # fmt: skip
+                x, *rest = given or (kwargs.pop("hidden_states"),)
+                return (x + layer.found(x, held[number]).to(x.dtype), *rest), kwargs
+
+            def write(module: nn.Module, given: Any, output: Any, number: int = number,
+                      layer: Any = layer) -> None:  # fmt: skip
+                x = output[0] if isinstance(output, tuple) else output
+                assert after is not None
+                after[number] = layer.written(x[0, -tokens:], held[number])
+
+            hooks.append(decoder.register_forward_pre_hook(ask, with_kwargs=True))
+            if after is not None:
+                hooks.append(decoder.register_forward_hook(write))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()

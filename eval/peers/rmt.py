@@ -1,0 +1,58 @@
+"""Recurrent Memory Transformer, the form for decoders (Bulatov et al. 2022, arXiv:2207.06881).
+
+A baseline for evaluation. Memory tokens stand before and after each segment: those before are what
+the segment reads, and what becomes of those after it is the memory of the next segment. Gradients
+go back through all segments (section 3.2; 2023, arXiv:2304.11062, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RMT(nn.Module):
+    """A decoder with memory tokens.
+
+    Args:
+        backbone: a decoder of transformers, with or without an adapter.
+        tokens: of memory; 16 in the papers' runs on BABILong.
+    """
+
+    def __init__(self, backbone: Any, tokens: int = 16) -> None:
+        super().__init__()
+        self.backbone = backbone
+        embeddings = backbone.get_input_embeddings().weight.detach().float()
+        drawn = torch.randn(1, tokens, embeddings.shape[1]) * embeddings.std().cpu()
+        self.memory = nn.Parameter(drawn.to(embeddings.device))
+
+    def empty(self) -> Tensor:
+        """The memory before anything was read (1, memory tokens, width)."""
+        return self.memory
+
+    def read(self, ids: Tensor, memory: Tensor) -> Tensor:
+        """The memory after one more segment of ids (1, tokens)."""
+        text = self.backbone.get_input_embeddings()(ids)
+        both = torch.cat([memory.to(text.dtype), text, memory.to(text.dtype)], 1)
+        output = self.backbone(inputs_embeds=both, output_hidden_states=True, logits_to_keep=1)
+        states: Tensor = output.hidden_states[-1][:, -memory.shape[1] :]
+        return states
+
+    def logits(self, ids: Tensor, memory: Tensor, cache: Any = None) -> Tensor:
+        """Of what follows each of the ids (rows, tokens) in a segment that is not written.
+
+        Args:
+            ids: rows that read the same memory, padded on the right.
+            memory: theirs.
+            cache: of this segment so far, extended by this; an empty one begins it.
+        """
+        inputs = self.backbone.get_input_embeddings()(ids)
+        if cache is None or cache.get_seq_length() == 0:
+            inputs = torch.cat([memory.to(inputs.dtype).expand(len(ids), -1, -1), inputs], 1)
+        output = self.backbone(
+            inputs_embeds=inputs, past_key_values=cache, use_cache=cache is not None
+        )
+        logits: Tensor = output.logits[:, -ids.shape[1] :]
+        return logits

@@ -1,0 +1,141 @@
+"""A trained peer as a system of the harness: `eval.peers.system:Saved@FOLDER`.
+
+The folder is what `training.peers` writes: `peer.json`, the peer's own weights, and an adapter in
+peft's format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from eval.harness.benchmark import Document, Question
+from eval.harness.systems import Answer, Desk, Reading
+from eval.peers.armt import ARMT, Associations
+from eval.peers.rmt import RMT
+from eval.report import open_model
+
+PEERS: dict[str, type[RMT] | type[ARMT]] = {"rmt": RMT, "armt": ARMT}
+
+
+class Peer(Protocol):
+    """What a peer does; its state is its own business."""
+
+    backbone: Any
+
+    def empty(self) -> Any:
+        """The state before anything was read."""
+
+    def read(self, ids: Tensor, state: Any) -> Any:
+        """The state after one more segment of ids (1, tokens)."""
+
+    def logits(self, ids: Tensor, state: Any, cache: Any = None) -> Tensor:
+        """Of what follows each of the ids (rows, tokens) in a segment that is not written."""
+
+
+def save(peer: nn.Module, folder: Path, settings: dict[str, Any]) -> None:
+    """Writes a peer: its own weights, its adapter, and how it was made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {
+        name: value.detach().cpu().contiguous()
+        for name, value in peer.state_dict().items()
+        if not name.startswith("backbone.")
+    }
+    save_file(own, folder / "peer.safetensors")
+    adapted: Any = peer.backbone
+    adapted.save_pretrained(folder / "adapter")
+    (folder / "peer.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, device: Any = "cpu", dtype: str = "float32") -> tuple[Any, dict[str, Any]]:
+    """A peer that was saved, and how it was made.
+
+    Raises:
+        ValueError: the folder holds none.
+        typer.BadParameter: its backbone can't be opened.
+    """
+    from peft import PeftModel
+
+    try:
+        settings = json.loads((folder / "peer.json").read_text(encoding="utf-8"))
+        kind = PEERS[settings["peer"]]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{folder} holds no peer as training.peers writes it.") from None
+    model, _ = open_model(settings["backbone"], str(device), dtype)
+    backbone: Any = PeftModel.from_pretrained(model.backbone, folder / "adapter")
+    peer = kind(backbone.merge_and_unload())
+    own = load_file(folder / "peer.safetensors", device=str(device))
+    peer.load_state_dict(own, strict=False)
+    return peer.eval(), settings
+
+
+class Saved:
+    """A peer that was trained.
+
+    Args:
+        desk: how it is asked; its model is not used.
+        number: tokens of a segment; as in training if left out.
+        folder: what `training.peers` wrote.
+
+    Raises:
+        ValueError: no folder, or it holds no peer.
+    """
+
+    def __init__(self, desk: Desk, number: int | None = None, folder: str | None = None) -> None:
+        if folder is None:
+            raise ValueError("a peer is written eval.peers.system:Saved@FOLDER.")
+        self.desk = desk
+        dtype = str(desk.model.dtype).removeprefix("torch.")
+        self.peer, settings = load(Path(folder), desk.model.device, dtype)
+        self.segment = number or int(settings["segment_tokens"])
+
+    def read(self, documents: Sequence[Document]) -> Reading:
+        """Reads each document segment by segment."""
+        told = [self.desk.prompts.told(one.parts()) for one in documents]
+        kept = []
+        for ids in told:
+            state = self.peer.empty()
+            for begin in range(0, len(ids), self.segment):
+                state = self.peer.read(self._row(ids[begin : begin + self.segment]), state)
+                self.desk.advance(len(ids[begin : begin + self.segment]))
+            kept.append(state)
+        return Reading(kept, [len(ids) for ids in told], sum(map(_nbytes, kept)) // len(kept))
+
+    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
+        """Answers one question after the other."""
+        found = []
+        for place, question in asked:
+            ids = self.desk.prompts.asked(question, alone=True)
+            found.append(Answer(self._said(ids, reading.kept[place]), len(ids)))
+            self.desk.advance(len(ids))
+        return found
+
+    def _said(self, ids: list[int], state: Any) -> str:
+        cache, special = DynamicCache(), set(self.desk.tokenizer.all_special_ids)
+        new: list[int] = []
+        row = self._row(ids)
+        while len(new) < self.desk.max_new_tokens:
+            token = int(self.peer.logits(row, state, cache)[0, -1].argmax())
+            if token in special:
+                break
+            new.append(token)
+            row = self._row([token])
+        return str(self.desk.tokenizer.decode(new)).strip()
+
+    def _row(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor([list(ids)], device=self.desk.model.device)
+
+
+def _nbytes(state: Any) -> int:
+    tensors = [state] if isinstance(state, Tensor) else []
+    if isinstance(state, list):
+        tensors = [part for one in state if isinstance(one, Associations)
+                   for part in (one.values, one.weight)]  # fmt: skip
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,216 @@
+"""Peers: what their memories do, how far gradients reach, and that they train, save and answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from eval.harness import command
+from eval.peers.armt import ARMT, Associations, Layer, features
+from eval.peers.rmt import RMT
+from eval.peers.system import load
+from tests.eval.test_harness import said, toy
+from tests.tiny import byte_tokenizer, save_tiny
+from training import peers
+from training.data.records import parse
+from training.documents import tokenised
+
+KINDS = [RMT, ARMT]
+FIRST, SECOND = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10, 11]])
+ASKED = torch.tensor([[12, 13]])
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Any:
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(save_tiny(tmp_path).parent / "base")
+
+
+def lively(peer: Any) -> Any:
+    """With values that are not zero, so that there is something to find."""
+    for layer in getattr(peer, "layers", []):
+        torch.nn.init.normal_(layer.value.weight, std=0.3)
+    return peer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_read_first_matters_later_and_its_gradient_goes_back(
+    kind: Any, backbone: Any
+) -> None:
+    peer = lively(kind(backbone))
+    text = backbone.get_input_embeddings()
+
+    def after(first: torch.Tensor) -> torch.Tensor:
+        return peer.logits(ASKED, peer.read(SECOND, peer.read(first, peer.empty())))
+
+    assert not torch.allclose(after(FIRST), after(FIRST + 1))
+    after(FIRST).square().mean().backward()
+    reached = text.weight.grad.abs().sum(-1)
+    assert reached[5:9].min() > 0  # full backpropagation through time
+    assert peer.memory.grad.abs().sum() > 0
+
+
+def test_rmt_reads_memory_before_and_takes_it_from_behind_the_text(backbone: Any) -> None:
+    peer = RMT(backbone, tokens=3)
+    text = backbone.get_input_embeddings()(FIRST)
+    both = torch.cat([peer.memory, text, peer.memory], 1)
+    states = backbone(inputs_embeds=both, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(peer.read(FIRST, peer.empty()), states[:, -3:])
+    logits = backbone(inputs_embeds=torch.cat([peer.memory, text], 1)).logits
+    torch.testing.assert_close(peer.logits(FIRST, peer.empty()), logits[:, 3:])
+
+
+def test_armt_begins_as_its_backbone(backbone: Any) -> None:
+    peer = ARMT(backbone)
+    state = peer.read(SECOND, peer.read(FIRST, peer.empty()))
+    torch.testing.assert_close(peer.logits(ASKED, state), backbone(ASKED).logits)
+
+
+def test_armt_finds_what_was_written_and_a_second_value_replaces_the_first() -> None:
+    layer = Layer(width=8, keys=4)
+    torch.nn.init.eye_(layer.value.weight)
+    torch.nn.init.zeros_(layer.strength.weight)
+    torch.nn.init.constant_(layer.strength.bias, 50.0)  # written entirely
+    layer.query = layer.key
+    one = torch.randn(1, 8)
+    held = layer.written(one, Associations(torch.zeros(24, 8), torch.zeros(24)))
+    torch.testing.assert_close(layer.found(one, held), one, atol=1e-3, rtol=1e-3)
+    # under the same key: the projection of keys sees half of what values see
+    torch.nn.init.zeros_(layer.key.weight[:, 4:])
+    held = layer.written(one, Associations(torch.zeros(24, 8), torch.zeros(24)))
+    other = torch.cat([one[:, :4], -one[:, 4:]], -1)
+    again = layer.written(other, held)
+    torch.testing.assert_close(layer.found(one, again), other, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(again.weight, held.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_features_are_the_products_of_neighbours() -> None:
+    found = features(torch.tensor([[2.0, -1.0]]))
+    # relu of (2, -1, -2, 1) is (2, 0, 0, 1); products with itself shifted by 1, 2 and 3
+    raw = torch.tensor([[2.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]])
+    assert found.shape == (1, 12)
+    torch.testing.assert_close(found, raw / math.sqrt(8), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_asked_together_and_a_cache_change_nothing(kind: Any, backbone: Any) -> None:
+    from transformers import DynamicCache
+
+    peer = lively(kind(backbone))
+    with torch.no_grad():
+        state = peer.read(FIRST, peer.empty())
+        alone = peer.logits(ASKED, state)
+        padded = peer.logits(torch.tensor([[12, 13, 0, 0], [9, 8, 7, 6]]), state)
+        torch.testing.assert_close(padded[:1, :2], alone)
+        cache = DynamicCache()
+        steps = [peer.logits(ASKED[:, n : n + 1], state, cache) for n in range(2)]
+    torch.testing.assert_close(torch.cat(steps, 1), alone)
+
+
+def record(number: int) -> dict[str, Any]:
+    text = f"Ada went to room {number}. Then she slept for a long time."
+    return {
+        "document": text,
+        "questions": [
+            {"question": "Which room?", "answer": str(number), "after": text.index(".") + 1},
+            {"question": "Who?", "answer": "Ada"},
+        ],
+    }
+
+
+def test_questions_are_asked_where_they_stand(backbone: Any) -> None:
+    """What comes after a question must not be known when it is asked."""
+    tokenizer = byte_tokenizer()
+    document = tokenised(parse(record(3), "here"), tokenizer, "plain")
+    read: list[int] = []
+
+    class Watched(RMT):
+        def read(self, ids: Any, memory: Any) -> Any:
+            read.append(ids.shape[1])
+            return super().read(ids, memory)
+
+        def logits(self, ids: Any, memory: Any, cache: Any = None) -> Any:
+            read.append(-len(ids))
+            return super().logits(ids, memory, cache)
+
+    found = peers.loss(Watched(backbone, 2), document, segment_tokens=16)
+    assert found is not None and found.requires_grad
+    first = document.asides[0].after
+    places = [place for place, count in enumerate(read) if count < 0]
+    assert sum(read[: places[0]]) == first
+    assert sum(count for count in read if count > 0) == len(document.ids)
+    assert max(read) <= 16 and read[places[0]] == read[places[1]] == -1
+    no_questions = tokenised(parse({"document": "Ada."}, "here"), tokenizer, "plain")
+    assert peers.loss(RMT(backbone, 2), no_questions, 16) is None
+
+
+@pytest.mark.parametrize("name", ["rmt", "armt"])
+def test_a_peer_learns_is_saved_and_answers_as_a_system(name: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    base = str(folder.parent / "base")
+    data = tmp_path / "rooms.jsonl"
+    data.write_text("".join(json.dumps(record(n % 3)) + "\n" for n in range(6)))
+    few = ["--steps", "30", "--documents", "2", "--segment-tokens", "32", "--rank", "4"]
+    options = ["--model", base, *few, "--rate", "0.01", "--threads", "1"]
+    result = CliRunner().invoke(
+        peers.app, [name, str(data), "--out", str(tmp_path / "peer"), *options]
+    )
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "peer" / "peer.json").read_text())
+    assert (settings["peer"], settings["segment_tokens"]) == (name, 32)
+    losses = settings["losses"]
+    assert sum(losses[-5:]) < sum(losses[:5]) - 1
+    names = {path.name for path in (tmp_path / "peer").iterdir()}
+    assert names == {"peer.json", "peer.safetensors", "adapter"}
+    peer, _ = load(tmp_path / "peer")
+    assert not peer.training
+    system = f"eval.peers.system:Saved@{tmp_path / 'peer'}"
+    arguments = [str(folder), "--systems", system, "--style", "plain", "--threads", "1"]
+    asked = CliRunner().invoke(
+        command.command(toy), [*arguments, "--cases", "1", "--out", str(tmp_path / "out")]
+    )
+    assert asked.exit_code == 0, asked.output
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["overall"][0]["scores"] is not None
+    assert report["overall"][0]["state_bytes"] > 0
+    assert len({one["output"] for one in report["predictions"]}) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rmt", "no.jsonl"], "no.jsonl can't be read"),
+        (["lm2", "no.jsonl"], "Invalid value"),
+        (["rmt", "plain.jsonl"], "no document of the data has a question"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = str(save_tiny(tmp_path / "model").parent / "base")
+    monkeypatch.chdir(tmp_path)
+    Path("plain.jsonl").write_text('{"document": "Ada slept."}\n')
+    options = ["--model", base, "--out", "peer"]
+    result = CliRunner().invoke(peers.app, [*arguments, *options], terminal_width=200)
+    assert result.exit_code == 2
+    assert message in said(result)
+    assert not Path("peer").exists()
+
+
+def test_a_folder_without_a_peer_is_one_sentence(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    for system, message in {
+        f"eval.peers.system:Saved@{tmp_path}": "holds no peer as training.peers writes it",
+        "eval.peers.system:Saved": "is written eval.peers.system:Saved@FOLDER",
+    }.items():
+        arguments = [str(folder), "--systems", system, "--out", str(tmp_path / "out")]
+        result = CliRunner().invoke(command.command(toy), arguments, terminal_width=300)
+        assert result.exit_code == 2
+        assert message in said(result)
