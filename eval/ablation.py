@@ -36,9 +36,10 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from eval.harness.metrics import wilson_interval
 from eval.haystack import Haystack
 from eval.people import KINDS, Fact, Kind, make_documents
-from eval.recall import Bench, answer, wilson_interval
+from eval.recall import Bench, answer
 from eval.report import (
     BookOption,
     ModelArgument,

@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.asking import Asker, progress_bar
+from eval.harness.metrics import wilson_interval
 from eval.haystack import Haystack
 from eval.people import NAMES, QUESTIONS, Chat, Document, Fact, make_documents
 from eval.report import (
@@ -68,16 +69,6 @@ def answer(text: str) -> str:
     """The words before the first punctuation or line break, in lower case, without the article."""
     words = re.split(rf"[{re.escape(string.punctuation)}“”‘’…–—\n]", text, maxsplit=1)[0]
     return re.sub(r"^(a|an|the)\s+", "", words.strip().lower())
-
-
-def wilson_interval(correct: int, cases: int) -> tuple[float, float]:
-    """95 % confidence interval of a share (Wilson's, which stays inside 0 and 1)."""
-    z = 1.959964
-    share = correct / cases
-    middle = share + z * z / (2 * cases)
-    half = z * (share * (1 - share) / cases + z * z / (4 * cases * cases)) ** 0.5
-    scale = 1 + z * z / cases
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 # ---- rows ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Scores of a short or a long answer, each in [0, 1]. Knows neither models nor benchmarks."""
+"""Scores of an answer, each in [0, 1], and how sure a share is. Knows neither models nor data."""
 
 from __future__ import annotations
 
@@ -85,3 +85,13 @@ def option(output: str, options: Sequence[str]) -> str | None:
     shares = [overlap(said, normal(one).split()) for one in options]
     best = max(range(len(options)), key=lambda number: shares[number])
     return options[best] if shares[best] else None
+
+
+def wilson_interval(correct: int, cases: int) -> tuple[float, float]:
+    """95 % confidence interval of a share (Wilson's, which stays inside 0 and 1)."""
+    z = 1.959964
+    share = correct / cases
+    middle = share + z * z / (2 * cases)
+    half = z * (share * (1 - share) / cases + z * z / (4 * cases * cases)) ** 0.5
+    scale = 1 + z * z / cases
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

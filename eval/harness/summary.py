@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval.harness.benchmark import Benchmark, Document, Question
-from eval.recall import wilson_interval
+from eval.harness.metrics import wilson_interval
 
 # resamplings of the documents for an interval
 RESAMPLINGS = 2000

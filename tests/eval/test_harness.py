@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from eval import report as shared
 from eval.harness import command, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.metrics import wilson_interval
 from eval.harness.pages import html
 from eval.harness.roster import BadSystem, Roster, parse, released
 from eval.harness.runner import groups
 from eval.harness.summary import interval, summarize
 from eval.harness.systems import Answer, Reading
-from eval.recall import wilson_interval
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from eval import people, recall
+from eval.harness.metrics import wilson_interval
 from eval.haystack import BOOK, Haystack, read_book
 from eval.people import KINDS, NAMES, Chat, make_documents
 from eval.recall import (
@@ -21,7 +22,6 @@ from eval.recall import (
     WindowExceeded,
     answer,
     run_cell,
-    wilson_interval,
 )
 from memformer.pretrained import DEFAULT_MODEL, local_path
 from tests.tiny import byte_tokenizer, open_lively, save_tiny
