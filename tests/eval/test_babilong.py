@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from eval import babilong
+from eval import babilong, babilong_score
 from eval.babilong import averages
 from eval.babilong_metric import HEADLINE, LABELS, score
 from eval.babilong_samples import LENGTHS, FromHub, FromStories, NoSamples
@@ -420,3 +421,57 @@ def test_samples_need_both_folders_or_the_hub(
         assert result.exit_code == 2
         assert sentence in said(result)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- stored answers ------------------------------------------------------------------------
+
+
+def stored(folder: Path, name: str, *rows: tuple[str, str, str]) -> Path:
+    lines = [("", "target", "output", "question"), *((str(n), *row) for n, row in enumerate(rows))]
+    with (folder / name).open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    return folder / name
+
+
+def test_stored_answers_are_scored_to_two_decimals(tmp_path: Path) -> None:
+    rows = [
+        ("kitchen", "In the kitchen. Or in the garden.", WHERE),
+        ("kitchen", "kitchen or\ngarden", WHERE),
+        ("garden", "", WHERE),
+    ]
+    for number in range(1, 6):
+        stored(tmp_path, f"qa{number}_0k_instruction_yes.csv", *rows[: 1 + number % 3])
+    stored(tmp_path, "qa1_16k.csv", rows[0])
+    stored(tmp_path, "qa6_0k_examples_no.csv", ("no", "I do not know", "Is Ada here?"))
+    stored(tmp_path, "notes_0k.csv", rows[1])
+    found = babilong_score.scored(tmp_path)
+    assert {key: round(value, 2) for key, value in found.items()} == {
+        ("qa1", "0k"): 50.0, ("qa2", "0k"): 33.33, ("qa3", "0k"): 100.0, ("qa4", "0k"): 50.0,
+        ("qa5", "0k"): 0.0, ("qa1", "16k"): 100.0, ("qa6", "0k"): 100.0,
+    }  # fmt: skip
+    result = CliRunner().invoke(babilong_score.app, [str(tmp_path)], terminal_width=200)
+    assert result.exit_code == 0
+    for shown in ("33.33", "46.67", "mean of qa1, qa2, qa3, qa4, qa5"):
+        assert shown in result.output
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([("none", "none", "How many?")], ["--mean", "qa1,qa7"], "qa7 can't be averaged: the met"),
+        ([], [], "holds no answers"),
+        (None, [], "holds no file such as qa1_0k_*.csv"),
+    ],
+)
+def test_stored_answers_that_cant_be_scored_are_one_sentence(
+    tmp_path: Path, rows: list[tuple[str, str, str]] | None, options: list[str], message: str
+) -> None:
+    if rows is not None:
+        stored(tmp_path, "qa7_0k_x.csv", *rows)
+    arguments = [str(tmp_path), *options]
+    result = CliRunner().invoke(babilong_score.app, arguments, terminal_width=300)
+    assert result.exit_code == 2
+    assert message in said(result)
+    (tmp_path / "qa2_1k_x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(babilong_score.BadPredictions, match="has no column target; it has a, b"):
+        babilong_score.accuracy(tmp_path / "qa2_1k_x.csv", "qa2")
