@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,7 +83,10 @@ def open_model(
     name = name or DEFAULT_MODEL
     try:
         _check_room(name, device, getattr(torch, dtype))
-        model = MemformerForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
+        with warnings.catch_warnings():
+            # peft asks transformers for what has a new name there: theirs to mend
+            warnings.simplefilter("ignore", FutureWarning)
+            model = MemformerForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise typer.BadParameter(f"the model {name!r} can't be opened: {reason}") from None
