@@ -105,8 +105,11 @@ def _share(entry: Entry | None, metric: str) -> str:
 def _floor(entry: Entry) -> str:
     if "constant_score" not in entry:
         return ""
-    said = f" ({entry['constant'][:24]})" if "constant" in entry else ""
-    return f"{100 * entry['constant_score']:.1f}{said}"
+    if "constant" not in entry:
+        return f"{100 * entry['constant_score']:.1f}"
+    # one line, and nothing that would end a cell of the table
+    said = " ".join(entry["constant"].replace("|", " ").split())
+    return f"{100 * entry['constant_score']:.1f} ({said[:24]})"
 
 
 def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:

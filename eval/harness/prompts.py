@@ -1,6 +1,8 @@
 """How a document is told and a question asked: two styles.
 
-What is told and what is asked are tokenized apart, so that one reading serves many questions.
+What is told and what is asked are tokenized apart, so that one reading serves many questions. A
+model without memory sees `head`, the text and `asked` in one go, in a chat as one turn of the user;
+a memory reads `remembered`, and `asked` stands alone.
 """
 
 from __future__ import annotations
@@ -9,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memformer.chat import ACKNOWLEDGEMENT, chat_ids
+from memformer.chat import ACKNOWLEDGEMENT, PLAIN_NAMES, chat_ids
 
 from eval.harness.benchmark import Question
+
+# between the parts of a document, and between a document and a question
+BREAK = "\n\n"
+_DOCUMENT = "@document@"
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,18 @@ class Plain:
     tokenizer: Any
     instruction: str
 
-    def told(self, parts: Sequence[str]) -> list[int]:
-        """The text of a document."""
-        return self._ids("\n".join(parts))
+    @property
+    def head(self) -> list[int]:
+        """What comes before a document: nothing."""
+        return []
+
+    def text(self, parts: Sequence[str]) -> list[int]:
+        """A document."""
+        return _ids(self.tokenizer, "\n".join(parts))
+
+    def remembered(self, parts: Sequence[str]) -> list[int]:
+        """A document as a memory reads it."""
+        return self.text(parts)
 
     def asked(self, question: Question, *, alone: bool) -> list[int]:
         """A question, up to where the answer is expected.
@@ -34,55 +49,75 @@ class Plain:
         """
         begun = f" {question.begun}" if question.begun else ""
         text = f"Question: {question.text}\nAnswer:{begun}"
-        return self._ids(text if alone else f"\n{text}")
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        return ids
+        return _ids(self.tokenizer, text if alone else f"\n{text}")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """Chat turns, as `ChatSession` writes them: what is told is said by the user."""
+    """Chat turns: a question in one turn with what it is about, or remembered turns before it.
+
+    Raises:
+        ValueError: a chat template that drops what the user says.
+    """
 
     tokenizer: Any
     instruction: str
 
-    def told(self, parts: Sequence[str]) -> list[int]:
-        """A turn of the user for each part, and an acknowledgement after it."""
-        return self._ids([turn for part in parts for turn in _told(part)])
+    def __post_init__(self) -> None:
+        if _DOCUMENT not in self._turn(_DOCUMENT):
+            raise ValueError("The chat template of the tokenizer drops what the user says.")
+
+    @property
+    def head(self) -> list[int]:
+        """What comes before a document: the system message, if any, and the user's name."""
+        text = self._turn(_DOCUMENT).partition(_DOCUMENT)[0]
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=not self.tokenizer.chat_template
+        ).input_ids
+        return ids
+
+    def text(self, parts: Sequence[str]) -> list[int]:
+        """A document."""
+        return _ids(self.tokenizer, BREAK.join(parts))
+
+    def remembered(self, parts: Sequence[str]) -> list[int]:
+        """A document as `ChatSession.remember` reads it: said by the user, and acknowledged."""
+        turns = [
+            {"role": "user", "content": BREAK.join(parts)},
+            {"role": "assistant", "content": ACKNOWLEDGEMENT},
+        ]
+        ids: list[int] = chat_ids(self.tokenizer, turns)[0].tolist()
+        return ids
 
     def asked(self, question: Question, *, alone: bool) -> list[int]:
-        """The turn with the question, up to where the answer is expected.
+        """The rest of a turn that asks, up to where the answer is expected.
 
         Args:
             question: what is asked.
-            alone: whether the turn begins a chat (with the system message, if the format has one)
-                rather than going on with one.
-
-        Raises:
-            ValueError: a template that writes a turn in another way when others follow.
+            alone: whether the turn begins here, rather than with `head` and a document.
         """
-        turn = {"role": "user", "content": f"{self.instruction} {question.text}".strip()}
+        said = f"{self.instruction} {question.text}".strip()
         if alone:
-            return self._ids([turn], question.begun)
-        # any turns before it will do: they are cut off again
-        before = self._ids(_told("Hello."))
-        both = self._ids([*_told("Hello."), turn], question.begun)
-        if both[: len(before)] != before:
-            raise ValueError("The chat template of the tokenizer changes a turn when others follow")
-        return both[len(before) :]
+            turn = [{"role": "user", "content": said}]
+            ids: list[int] = chat_ids(self.tokenizer, turn, reply=question.begun)[0].tolist()
+            return ids
+        text = self._turn(f"{_DOCUMENT}{BREAK}{said}").partition(_DOCUMENT)[2]
+        return _ids(self.tokenizer, f"{text}{question.begun}".rstrip(" "))
 
-    def _ids(self, messages: list[dict[str, str]], reply: str | None = None) -> list[int]:
-        ids: list[int] = chat_ids(self.tokenizer, messages, reply=reply)[0].tolist()
-        return ids
+    def _turn(self, content: str) -> str:
+        """A chat of one turn, up to where the reply is expected, as `chat_ids` writes it."""
+        if not self.tokenizer.chat_template:
+            user, assistant = PLAIN_NAMES["user"], PLAIN_NAMES["assistant"]
+            return f"{user}: {content}\n{assistant}: "
+        rendered: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return rendered
 
 
-def _told(part: str) -> list[dict[str, str]]:
-    return [
-        {"role": "user", "content": part},
-        {"role": "assistant", "content": ACKNOWLEDGEMENT},
-    ]
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return ids
 
 
 Prompts = Plain | Chat

@@ -105,6 +105,10 @@ class Desk(Asker):
         config = self.model.backbone.config.get_text_config()
         return getattr(config, "max_position_embeddings", None)
 
+    def told(self, parts: Sequence[str]) -> list[int]:
+        """What comes before a question in the same window."""
+        return self.prompts.head + self.prompts.text(parts)
+
     def count(self, text: str) -> int:
         """How long a text is, in tokens of the model."""
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
@@ -225,15 +229,17 @@ class Truncated:
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Keeps the ids of each document."""
-        told = [self.desk.prompts.told(one.parts()) for one in documents]
-        return Reading(told, [0] * len(told), 0)
+        texts = [self.desk.prompts.text(one.parts()) for one in documents]
+        return Reading(texts, [0] * len(texts), 0)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers with whatever of the document fits before the question."""
         prompts = []
         for place, question in asked:
-            after = self.desk.prompts.asked(question, alone=False)
-            prompts.append((reading.kept[place] + after)[-self.tokens :])
+            head, after = self.desk.prompts.head, self.desk.prompts.asked(question, alone=False)
+            room = max(0, self.tokens - len(head) - len(after))
+            text = reading.kept[place]
+            prompts.append(head + text[max(0, len(text) - room) :] + after)
         return self.desk.plain(prompts)
 
 
@@ -247,7 +253,7 @@ class Full:
         """Keeps the ids of each document or, if they serve more than once, keys and values."""
         kept: list[list[int] | CachedText] = []
         for document in documents:
-            told = self.desk.prompts.told(document.parts())
+            told = self.desk.told(document.parts())
             asked = [self.desk.prompts.asked(one, alone=False) for one in document.questions]
             self.desk.fits(len(told) + max(map(len, asked)))
             kept.append(self._cache(told) if len(asked) > 1 else told)
@@ -288,7 +294,7 @@ class Sliding:
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Keeps keys and values of the last tokens of each document."""
-        kept = [self._slide(self.desk.prompts.told(one.parts())) for one in documents]
+        kept = [self._slide(self.desk.told(one.parts())) for one in documents]
         size = sum(one.nbytes for one in kept) // len(kept)
         return Reading(kept, [one.tokens for one in kept], size)
 
@@ -354,7 +360,7 @@ class Retrieval:
         for place, question in asked:
             cut, search = reading.kept[place]
             best = sorted(search(question.text, min(self.count, len(cut))))
-            told = self.desk.prompts.told(["\n".join(cut[number] for number in best)])
+            told = self.desk.told([cut[number] for number in best])
             prompts.append(told + self.desk.prompts.asked(question, alone=False))
         return self.desk.plain(prompts)
 
@@ -381,7 +387,7 @@ class Memory:
         texts = [document.parts() for document in documents]
         for place in range(max(map(len, texts))):
             parts = [text[place : place + 1] for text in texts]
-            rows = [self.desk.prompts.told(part) if part else [] for part in parts]
+            rows = [self.desk.prompts.remembered(part) if part else [] for part in parts]
             read = [before + len(ids) for before, ids in zip(read, rows, strict=True)]
             memory = model.memorize(
                 *self.desk.padded(rows), memory=memory, gated=self.gated, progress=self._meter(rows)

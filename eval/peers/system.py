@@ -98,7 +98,7 @@ class Saved:
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Reads each document segment by segment."""
-        told = [self.desk.prompts.told(one.parts()) for one in documents]
+        told = [self.desk.prompts.remembered(one.parts()) for one in documents]
         kept = []
         for ids in told:
             state = self.peer.empty()

@@ -23,7 +23,7 @@ from eval import report as shared
 from eval.harness import command, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
-from eval.harness.pages import html
+from eval.harness.pages import _floor, html
 from eval.harness.roster import BadSystem, Roster, parse, released
 from eval.harness.runner import groups
 from eval.harness.summary import interval, summarize
@@ -361,6 +361,12 @@ def test_the_best_constant_answer_is_the_floor() -> None:
     assert (cell["constant"], cell["constant_score"]) == ("hall", 0.5)
     without = summarize(replace(benchmark, constants=False), ["s"], {})["cells"]
     assert "constant" not in without[0]
+
+
+def test_a_constant_answer_stays_in_its_cell() -> None:
+    entry = {"constant": "one |\ntwo", "constant_score": 0.5}
+    assert _floor(entry) == "50.0 (one two)"
+    assert _floor({"constant_score": 0.25}) == "25.0"
 
 
 def test_a_page_escapes_what_it_quotes() -> None:

@@ -26,7 +26,7 @@ from eval.harness.systems import (
     WindowExceeded,
 )
 from memformer.chat import ACKNOWLEDGEMENT, chat_ids
-from tests.tiny import byte_tokenizer, open_lively, save_tiny
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, open_lively, save_tiny
 
 FEW = 5
 INSTRUCTION = "Say it."
@@ -83,7 +83,7 @@ def desk(request: pytest.FixtureRequest, folder: Path) -> Desk:
 def all_systems(desk: Desk, encoder: Path) -> list[System]:
     return [
         Nothing(desk),
-        Truncated(desk, 80),
+        Truncated(desk, 100),
         Sliding(desk, 24),
         Full(desk),
         Retrieval(desk, bm25, 2),
@@ -118,21 +118,39 @@ def greedy(desk: Desk, ids: list[int], **kwargs: Any) -> str:
     return desk.tokenizer.decode(new[:end]).strip()
 
 
-def test_prompts_of_both_styles() -> None:
+ASKED = Question("0", "Who?", ("x",), {}, begun="It was")
+
+
+def test_plain_prompts_are_text_without_special_tokens() -> None:
     tokenizer = byte_tokenizer()
-    asked = Question("0", "Who?", ("x",), {}, begun="It was")
-    plain, chat = Plain(tokenizer, INSTRUCTION), Chat(tokenizer, INSTRUCTION)
-    assert tokenizer.decode(plain.told(["One.", "Two."])) == "One.\nTwo."
-    assert tokenizer.decode(plain.asked(asked, alone=True)) == "Question: Who?\nAnswer: It was"
-    assert tokenizer.decode(plain.asked(asked, alone=False)) == "\nQuestion: Who?\nAnswer: It was"
+    plain = Plain(tokenizer, INSTRUCTION)
+    assert plain.head == []
+    assert tokenizer.decode(plain.text(["One.", "Two."])) == "One.\nTwo."
+    assert plain.remembered(["One."]) == plain.text(["One."])
+    assert tokenizer.decode(plain.asked(ASKED, alone=True)) == "Question: Who?\nAnswer: It was"
+    assert tokenizer.decode(plain.asked(ASKED, alone=False)) == "\nQuestion: Who?\nAnswer: It was"
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, None])
+def test_in_a_chat_a_document_and_its_question_are_one_turn(template: str | None) -> None:
+    tokenizer = byte_tokenizer(template)
+    chat = Chat(tokenizer, INSTRUCTION)
+    turn = [{"role": "user", "content": "One.\n\nTwo.\n\nSay it. Who?"}]
+    whole = chat_ids(tokenizer, turn, reply="It was")[0].tolist()
+    assert chat.head + chat.text(["One.", "Two."]) + chat.asked(ASKED, alone=False) == whole
+    turn = [{"role": "user", "content": "Say it. Who?"}]
+    assert chat.asked(ASKED, alone=True) == chat_ids(tokenizer, turn, "It was")[0].tolist()
+    # a memory is told as ChatSession.remember tells it
     turns = [
         {"role": "user", "content": "One."},
         {"role": "assistant", "content": ACKNOWLEDGEMENT},
-        {"role": "user", "content": "Say it. Who?"},
     ]
-    whole = chat_ids(tokenizer, turns, reply="It was")[0].tolist()
-    assert chat.told(["One."]) + chat.asked(asked, alone=False) == whole
-    assert chat.asked(asked, alone=True) == chat_ids(tokenizer, turns[2:], "It was")[0].tolist()
+    assert chat.remembered(["One."]) == chat_ids(tokenizer, turns)[0].tolist()
+
+
+def test_a_template_without_what_the_user_says_is_refused() -> None:
+    with pytest.raises(ValueError, match="drops what the user says"):
+        Chat(byte_tokenizer("{% for message in messages %}x{% endfor %}"), INSTRUCTION)
 
 
 def test_answers_do_not_depend_on_what_is_read_or_asked_beside(desk: Desk, encoder: Path) -> None:
@@ -151,15 +169,19 @@ def test_full_is_everything_in_one_prompt(desk: Desk) -> None:
     found = answers(Full(desk), DOCUMENTS)
     for one in DOCUMENTS:
         for question in one.questions:
-            ids = desk.prompts.told(one.parts()) + desk.prompts.asked(question, alone=False)
+            ids = desk.told(one.parts()) + desk.prompts.asked(question, alone=False)
             assert found[one.id, question.id] == greedy(desk, ids)
 
 
 def test_truncated_and_nothing_see_no_more_than_they_say(desk: Desk) -> None:
     question = DOCUMENTS[0].questions[1]
-    told, asked = desk.prompts.told(DOCUMENTS[0].parts()), desk.prompts.asked
-    ids = (told + asked(question, alone=False))[-80:]
-    assert answers(Truncated(desk, 80), DOCUMENTS)["a", "1"] == greedy(desk, ids)
+    asked, text = desk.prompts.asked, desk.prompts.text(DOCUMENTS[0].parts())
+    after = asked(question, alone=False)
+    # the end of the document, in a turn that begins as any other
+    room = 100 - len(desk.prompts.head) - len(after)
+    assert 0 < room < len(text)
+    ids = desk.prompts.head + text[-room:] + after
+    assert answers(Truncated(desk, 100), DOCUMENTS)["a", "1"] == greedy(desk, ids)
     assert answers(Nothing(desk), DOCUMENTS)["a", "1"] == greedy(desk, asked(question, alone=True))
 
 
@@ -174,7 +196,7 @@ def test_a_sliding_window_keeps_its_width_and_the_first_tokens(desk: Desk) -> No
     layers = [layer.keys for layer in kept.cache.layers]
     assert {keys.shape[2] for keys in layers} == {24 + systems.SINKS}
     # the lowest layer knows nothing but token and place: the sinks stand right before the window
-    ids = torch.tensor([desk.prompts.told(DOCUMENTS[0].parts())])
+    ids = torch.tensor([desk.told(DOCUMENTS[0].parts())])
     places = torch.arange(kept.tokens)[None]
     with torch.inference_mode():
         far = desk.model.backbone(input_ids=ids, use_cache=True).past_key_values.layers[0].keys
@@ -202,7 +224,9 @@ def test_memory_reads_the_parts_in_turn_and_generates(desk: Desk) -> None:
     for one in DOCUMENTS:
         memory = desk.model.init_memory(1, num_slots=60)
         for part in one.parts():
-            memory = desk.model.memorize(torch.tensor([desk.prompts.told([part])]), memory=memory)
+            memory = desk.model.memorize(
+                torch.tensor([desk.prompts.remembered([part])]), memory=memory
+            )
         for question in one.questions:
             ids = desk.prompts.asked(question, alone=True)
             text = greedy(desk, ids, model=desk.model, memory=memory)
@@ -215,7 +239,7 @@ def test_full_refuses_what_is_longer_than_the_window(desk: Desk) -> None:
 
 
 def test_costs_are_what_the_model_was_given(desk: Desk) -> None:
-    told = [len(desk.prompts.told([part])) for part in DOCUMENTS[1].parts()]
+    told = [len(desk.prompts.remembered([part])) for part in DOCUMENTS[1].parts()]
     asked = [len(desk.prompts.asked(one, alone=True)) for one in DOCUMENTS[1].questions]
     system = Memory(desk, 60)
     reading = system.read(DOCUMENTS[1:2])
@@ -263,7 +287,7 @@ def test_found_passages_are_told_in_the_order_of_the_document(
     monkeypatch.setattr(retrieval, "PASSAGE_TOKENS", 40)
     monkeypatch.setattr(desk, "max_new_tokens", FEW)
     one = document("a", "".join(LINES), questions=("Is the clock of Otto green?",))
-    told = desk.prompts.told([f"{LINES[1].strip()}\n{LINES[3].strip()}"])
+    told = desk.told([LINES[1].strip(), LINES[3].strip()])
     ids = told + desk.prompts.asked(one.questions[0], alone=False)
     assert answers(Retrieval(desk, bm25, 2), [one])["a", "0"] == greedy(desk, ids)
 
