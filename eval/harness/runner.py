@@ -29,8 +29,8 @@ from eval.harness.systems import (
     chunks,
 )
 
-# short documents read together
-BATCH_DOCUMENTS = 20
+# short documents read together have so many questions in all
+BATCH_CASES = 20
 
 Record = dict[str, Any]
 
@@ -101,13 +101,15 @@ def ask(
 
 
 def groups(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
-    """Neighbouring documents that are read together."""
+    """Neighbouring documents that are read together: short ones with few questions."""
     begin = 0
     while begin < len(documents):
         end, longest = begin + 1, documents[begin].tokens
-        while end < len(documents) and end - begin < BATCH_DOCUMENTS:
+        cases = len(documents[begin].questions)
+        while end < len(documents):
             longest = max(longest, documents[end].tokens)
-            if longest * (end + 1 - begin) > BATCH_TOKENS:
+            cases += len(documents[end].questions)
+            if cases > BATCH_CASES or longest * (end + 1 - begin) > BATCH_TOKENS:
                 break
             end += 1
         yield documents[begin:end]

@@ -256,7 +256,7 @@ def test_what_exceeds_a_window_is_na_and_the_rest_is_asked(folder: Path, tmp_pat
 def test_one_document_is_enough_to_know_that_a_cell_exceeds_the_window(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(runner, "BATCH_CASES", 1)
     read: list[str] = []
     full = systems.Full.read
 
@@ -272,12 +272,15 @@ def test_one_document_is_enough_to_know_that_a_cell_exceeds_the_window(
     assert (tmp_path / "toy.json").read_bytes() == before
 
 
-def test_short_documents_are_read_together_and_long_ones_alone() -> None:
-    def sized(*tokens: int) -> list[list[int]]:
-        documents = [Document(str(n), list, (), size) for n, size in enumerate(tokens)]
+def test_short_documents_with_few_questions_are_read_together() -> None:
+    def sized(*tokens: int, asked: int = 1) -> list[list[int]]:
+        questions = (Question("0", "?", ("x",), {}),) * asked
+        documents = [Document(str(n), list, questions, size) for n, size in enumerate(tokens)]
         return [[one.tokens for one in group] for group in groups(documents)]
 
     assert sized(*[10] * 25) == [[10] * 20, [10] * 5]
+    assert sized(*[10] * 5, asked=9) == [[10] * 2, [10] * 2, [10]]
+    assert sized(10, 10, asked=200) == [[10], [10]]
     assert sized(10, 30_000, 30_000) == [[10], [30_000], [30_000]]
     assert sized(9_000, 8_000, 9_000, 9_000) == [[9_000, 8_000, 9_000], [9_000]]
     assert sized() == []
