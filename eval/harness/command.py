@@ -108,6 +108,13 @@ def run(
     Raises:
         typer.BadParameter: an option, a model, a system or the data are not usable.
     """
+    try:
+        import matplotlib  # noqa: F401 - needed when all is done, and missed now
+    except ImportError:
+        raise typer.BadParameter(
+            "reports are drawn with the package matplotlib, which is not installed; install the "
+            "extra `eval`."
+        ) from None
     if threads:
         torch.set_num_threads(threads)
     out = out or Path("reports") / build.__name__

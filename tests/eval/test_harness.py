@@ -489,6 +489,16 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_draws_the_report_is_missed_before_anything_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run(folder, tmp_path / "toy", systems="nothing")
+    assert result.exit_code == 2
+    assert "matplotlib, which is not installed; install the extra `eval`" in said(result)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_encoder_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     result = run(folder, tmp_path / "toy", "--encoder", "no/such", systems="dense")
     assert result.exit_code == 2
