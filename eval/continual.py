@@ -10,7 +10,6 @@ how many documents were read since.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -25,11 +24,6 @@ from eval.report import BookOption
 
 # facts told in one document; one of them is asked for
 FACTS = 2
-
-
-def score(question: Question, output: str) -> Mapping[str, float]:
-    """Whether the answer is in the output."""
-    return {"found": contains(output, question.answers)}
 
 
 def continual(
@@ -52,7 +46,7 @@ def continual(
             _row(tokenizer, haystack, documents, page, since, f"{seed}/{number}")
             for number in range(rows)
         ],
-        score=score,
+        score=lambda question, output: {"found": contains(output, question.answers)},
         metrics=("found",),
         instruction="Answer from what I told you before.",
         max_new_tokens=10,

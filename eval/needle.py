@@ -9,7 +9,6 @@ of the sentences of `eval.recall`. The report has a map of length against depth 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -23,11 +22,6 @@ from eval.people import KINDS, NAMES, Fact
 from eval.report import BookOption, numbers
 
 DEPTHS = (0, 25, 50, 75, 100)  # of the book text, how many percent come before the fact
-
-
-def score(question: Question, output: str) -> Mapping[str, float]:
-    """Whether the answer is in the output."""
-    return {"found": contains(output, question.answers)}
 
 
 def needle(
@@ -57,7 +51,7 @@ def needle(
         title="Needle in a haystack",
         axes={"depth": [f"{one} %" for one in DEPTHS], "length": [f"{one:,}" for one in sizes]},
         documents=documents,
-        score=score,
+        score=lambda question, output: {"found": contains(output, question.answers)},
         metrics=("found",),
         instruction="Answer from what I told you before.",
         max_new_tokens=10,

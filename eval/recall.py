@@ -24,10 +24,10 @@ import copy
 import re
 import string
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -37,6 +37,7 @@ from rich.table import Table
 
 from eval.asking import Asker, progress_bar
 from eval.harness.metrics import wilson_interval
+from eval.harness.systems import WindowExceeded, chunks
 from eval.haystack import Haystack
 from eval.people import NAMES, QUESTIONS, Chat, Document, Fact, make_documents
 from eval.report import (
@@ -54,8 +55,6 @@ from eval.report import (
     write_json,
 )
 
-Item = TypeVar("Item")
-
 ROWS = ("none", "full", "truncated", "memformer", "capped")
 MAX_NEW_TOKENS = 8  # the longest value is 3 tokens of SmolLM2; the rest shows where the answer ends
 # questions answered at once, and tokens memorized at once: both bound the memory a run needs
@@ -72,10 +71,6 @@ def answer(text: str) -> str:
 
 
 # ---- rows ----------------------------------------------------------------------------------
-
-
-class WindowExceeded(Exception):
-    """The plain model cannot see so many tokens at once."""
 
 
 @dataclass
@@ -140,7 +135,7 @@ class Bench(Asker):
 
     def _plain(self, prompts: Sequence[list[int]]) -> list[str]:
         texts = []
-        for some in _batches(prompts, QUESTION_ROWS):
+        for some in chunks(prompts, QUESTION_ROWS):
             ids, mask = self.padded(some, left=True)
             texts += self.said(self.model.backbone, ids, mask, MAX_NEW_TOKENS)
             self.advance(sum(map(len, some)))
@@ -162,7 +157,7 @@ class Bench(Asker):
         for before, questions in zip(read, asked, strict=True):
             ids = torch.tensor([before], device=self.model.device)
             cache = backbone(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-            for some in _batches(questions, QUESTION_ROWS):
+            for some in chunks(questions, QUESTION_ROWS):
                 own = copy.deepcopy(cache)
                 own.batch_repeat_interleave(len(some))
                 after, mask = self.padded(some, left=True)
@@ -182,7 +177,7 @@ class Bench(Asker):
     ) -> list[str]:
         texts = []
         total = 0
-        for some in _batches(documents, max(1, min(4, DOCUMENT_TOKENS // (distance + 512)))):
+        for some in chunks(documents, max(1, min(4, DOCUMENT_TOKENS // (distance + 512)))):
             turns = [self.turns(document, distance) for document in some]
             memory = self.model.init_memory(len(some), num_slots=num_slots)
             memory = self.model.memorize(*self.padded([told for told, _ in turns]), memory=memory)
@@ -199,7 +194,7 @@ class Bench(Asker):
     def ask(self, memory: MemoryState, asked: Sequence[tuple[int, Fact]]) -> list[str]:
         """The answers to questions, each put to the memory in the row given with it."""
         texts = []
-        for part in _batches(asked, QUESTION_ROWS):
+        for part in chunks(asked, QUESTION_ROWS):
             questions = [self.chat.question(fact, first=True) for _, fact in part]
             texts += self.said(
                 self.model,
@@ -209,11 +204,6 @@ class Bench(Asker):
             )
             self.advance(sum(map(len, questions)))
         return texts
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    for begin in range(0, len(items), size):
-        yield items[begin : begin + size]
 
 
 # ---- cells and the report ------------------------------------------------------------------

@@ -21,13 +21,7 @@ from eval.cases import CaseLog
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.roster import Roster, Spec
 from eval.harness.summary import Key
-from eval.harness.systems import (
-    BATCH_QUESTIONS,
-    BATCH_TOKENS,
-    System,
-    WindowExceeded,
-    chunks,
-)
+from eval.harness.systems import BATCH_QUESTIONS, System, WindowExceeded, chunks, neighbours
 
 # short documents read together have so many questions in all
 BATCH_CASES = 20
@@ -102,18 +96,9 @@ def ask(
 
 def groups(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
     """Neighbouring documents that are read together: short ones with few questions."""
-    begin = 0
-    while begin < len(documents):
-        end, longest = begin + 1, documents[begin].tokens
-        cases = len(documents[begin].questions)
-        while end < len(documents):
-            longest = max(longest, documents[end].tokens)
-            cases += len(documents[end].questions)
-            if cases > BATCH_CASES or longest * (end + 1 - begin) > BATCH_TOKENS:
-                break
-            end += 1
-        yield documents[begin:end]
-        begin = end
+    return neighbours(
+        documents, lambda one: one.tokens, lambda one: len(one.questions), BATCH_CASES
+    )
 
 
 class _Run:

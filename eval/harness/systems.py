@@ -128,7 +128,7 @@ class Desk(Asker):
         for prompt in prompts:
             self.fits(len(prompt))
         found = []
-        for some in _fitting(prompts):
+        for some in neighbours(prompts, len, lambda prompt: 1, BATCH_QUESTIONS):
             texts = self.generate(self.model.backbone, *self.padded(some, left=True))
             found += [Answer(text, len(one)) for text, one in zip(texts, some, strict=True)]
             self.advance(sum(map(len, some)))
@@ -185,17 +185,27 @@ class CachedText:
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
-def _fitting(prompts: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:
-    """Neighbouring prompts that may be answered at once, padded to the longest of them."""
+def neighbours(
+    items: Sequence[Item], tokens: Callable[[Item], int], cases: Callable[[Item], int], most: int
+) -> Iterator[Sequence[Item]]:
+    """Neighbouring items that may be read at once, padded to the longest of them.
+
+    Args:
+        items: prompts, or documents.
+        tokens: how long one is.
+        cases: how many questions it has.
+        most: questions in all, unless one item alone has more.
+    """
     begin = 0
-    while begin < len(prompts):
-        end, longest = begin + 1, len(prompts[begin])
-        while end < len(prompts) and end - begin < BATCH_QUESTIONS:
-            longest = max(longest, len(prompts[end]))
-            if longest * (end + 1 - begin) > BATCH_TOKENS:
+    while begin < len(items):
+        end, longest, asked = begin + 1, tokens(items[begin]), cases(items[begin])
+        while end < len(items):
+            longest = max(longest, tokens(items[end]))
+            asked += cases(items[end])
+            if asked > most or longest * (end + 1 - begin) > BATCH_TOKENS:
                 break
             end += 1
-        yield prompts[begin:end]
+        yield items[begin:end]
         begin = end
 
 
