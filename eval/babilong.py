@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval import babilong_prompts
 from eval.babilong_metric import HEADLINE, LABELS, LEFT_OUT, score
 from eval.babilong_samples import (
     HUB_NAME,
@@ -52,20 +53,25 @@ def babilong(
     lengths: Annotated[str, typer.Option(help="0k to 512k, 1M, 10M; a list.")] = "0k,1k,2k,4k",
     cases: Annotated[int, typer.Option(min=1, help="Of each task at each length.")] = 100,
     seed: Annotated[int, typer.Option(help="Draws cases, book text and places.")] = 0,
+    prompts: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The official prompts.py.")
+    ] = None,
 ) -> Benchmark:
     """BABILong with some tasks at some lengths.
 
     Raises:
         NoSamples: an option names what is not there, or the samples can't be had.
+        ValueError: the prompts are of another form.
     """
     wanted, sizes = _listed(tasks, LABELS, "--tasks"), _listed(lengths, LENGTHS, "--lengths")
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
+    leads = babilong_prompts.read_prompts(prompts, wanted) if prompts else dict[str, str]()
     source, origin = open_source(babi, books, wanted, sizes, cases, seed, count)
     documents = [
-        _document(source, task, length, case)
+        _document(source, task, length, case, leads.get(task, ""))
         for task in wanted
         for length in sizes
         for case in range(source.count(task, length))
@@ -76,14 +82,23 @@ def babilong(
         documents=documents,
         score=official,
         metrics=("accuracy",),
-        instruction=INSTRUCTION,
+        instruction=babilong_prompts.INSTRUCTION if leads else INSTRUCTION,
         max_new_tokens=MAX_NEW_TOKENS,
-        settings={"tasks": wanted, "lengths": sizes, "cases": cases, "seed": seed, **origin},
+        settings={
+            "tasks": wanted,
+            "lengths": sizes,
+            "cases": cases,
+            "seed": seed,
+            "prompts": sha256(prompts.read_bytes()).hexdigest()[:12] if prompts else None,
+            **origin,
+        },
         notes=[
             f"Official metric. Samples: {origin['samples']}.",
+            *(["Chats are asked in the official words."] if leads else []),
             *(f"{task} is in no mean: {LEFT_OUT[task]}." for task in LEFT_OUT if task in wanted),
         ],
         averages=averages(wanted),
+        marks=babilong_prompts.MARKS if leads else ("", ""),
     )
 
 
@@ -102,9 +117,9 @@ def averages(tasks: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _document(source: Source, task: str, length: str, case: int) -> Document:
+def _document(source: Source, task: str, length: str, case: int, lead: str) -> Document:
     name, asked, target = source.case(task, length, case)
-    question = Question("0", asked, (target,), {"task": task, "length": length})
+    question = Question("0", asked, (target,), {"task": task, "length": length}, lead=lead)
     return Document(
         f"{task}/{length}/{name}",
         lambda: (source.document(task, length, case),),

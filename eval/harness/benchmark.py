@@ -25,6 +25,8 @@ class Question:
         at: its value on each axis of the benchmark.
         begun: how the reply begins, for models that complete sentences better than they answer.
         chance: score of a blind guess in [0, 1], such as 0.25 with four options.
+        lead: what a chat is told first of all, such as a task and examples; the same for all
+            questions of a document.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Question:
     at: Mapping[str, str]
     begun: str = ""
     chance: float = 0.0
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,14 @@ class Benchmark:
         documents: in the order in which they are read.
         score: of an answer; the same metrics for all questions.
         metrics: their names; the first is the headline.
-        instruction: what a chat is told with every question.
+        instruction: what a chat is told right before every question.
         max_new_tokens: of an answer.
         settings: what the documents depend on; a run with others is another run.
         notes: sentences for the report.
         averages: of which values of the first axis a plain mean is reported, by title.
         constants: whether to report what the best constant answer scores.
         heat: whether to draw a map; there must be two axes.
+        marks: what stands before and after a document in one turn of a chat with its question.
     """
 
     title: str
@@ -95,6 +99,7 @@ class Benchmark:
     averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     constants: bool = True
     heat: bool = False
+    marks: tuple[str, str] = ("", "")
 
     def cell(self, question: Question) -> tuple[str, ...]:
         """Where a question stands: its value on each axis."""

@@ -3,6 +3,9 @@
 What is told and what is asked are tokenized apart, so that one reading serves many questions. A
 model without memory sees `head`, the text and `asked` in one go, in a chat as one turn of the user;
 a memory reads `remembered`, and `asked` stands alone.
+
+Plain text is what a model was trained on: of a benchmark it has the document and the question
+alone.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ class Plain:
 
     tokenizer: Any
     instruction: str
+    marks: tuple[str, str] = ("", "")
 
-    @property
-    def head(self) -> list[int]:
+    def head(self, question: Question) -> list[int]:
         """What comes before a document: nothing."""
         return []
 
@@ -62,15 +65,16 @@ class Chat:
 
     tokenizer: Any
     instruction: str
+    marks: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         if _DOCUMENT not in self._turn(_DOCUMENT):
             raise ValueError("The chat template of the tokenizer drops what the user says.")
 
-    @property
-    def head(self) -> list[int]:
-        """What comes before a document: the system message, if any, and the user's name."""
-        text = self._turn(_DOCUMENT).partition(_DOCUMENT)[0]
+    def head(self, question: Question) -> list[int]:
+        """What comes before a document: the system message, if any, the user's name, the lead."""
+        before = _joined(question.lead, f"{self.marks[0]}{_DOCUMENT}")
+        text = self._turn(before).partition(_DOCUMENT)[0]
         ids: list[int] = self.tokenizer(
             text, add_special_tokens=not self.tokenizer.chat_template
         ).input_ids
@@ -98,10 +102,11 @@ class Chat:
         """
         said = f"{self.instruction} {question.text}".strip()
         if alone:
-            turn = [{"role": "user", "content": said}]
+            turn = [{"role": "user", "content": _joined(question.lead, said)}]
             ids: list[int] = chat_ids(self.tokenizer, turn, reply=question.begun)[0].tolist()
             return ids
-        text = self._turn(f"{_DOCUMENT}{BREAK}{said}").partition(_DOCUMENT)[2]
+        after = _joined(f"{_DOCUMENT}{self.marks[1]}", said)
+        text = self._turn(after).partition(_DOCUMENT)[2]
         return _ids(self.tokenizer, f"{text}{question.begun}".rstrip(" "))
 
     def _turn(self, content: str) -> str:
@@ -113,6 +118,10 @@ class Chat:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         return rendered
+
+
+def _joined(*texts: str) -> str:
+    return BREAK.join(text for text in texts if text)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

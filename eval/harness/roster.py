@@ -131,7 +131,8 @@ class Roster:
             BadSystem: it lacks a package or an encoder, or a class of one's own can't be had.
         """
         model, tokenizer, _ = self._open(self._name(spec))
-        prompts = STYLES[spec.style or self.style](tokenizer, benchmark.instruction)
+        style = STYLES[spec.style or self.style]
+        prompts = style(tokenizer, benchmark.instruction, benchmark.marks)
         desk = Desk(model, tokenizer, prompts, benchmark.max_new_tokens, advance)
         number = () if spec.number is None else (spec.number,)
         match spec.name:

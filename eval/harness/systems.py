@@ -105,9 +105,9 @@ class Desk(Asker):
         config = self.model.backbone.config.get_text_config()
         return getattr(config, "max_position_embeddings", None)
 
-    def told(self, parts: Sequence[str]) -> list[int]:
-        """What comes before a question in the same window."""
-        return self.prompts.head + self.prompts.text(parts)
+    def told(self, parts: Sequence[str], question: Question) -> list[int]:
+        """What comes before a question in the same window; the same for all of a document."""
+        return self.prompts.head(question) + self.prompts.text(parts)
 
     def count(self, text: str) -> int:
         """How long a text is, in tokens of the model."""
@@ -246,7 +246,8 @@ class Truncated:
         """Answers with whatever of the document fits before the question."""
         prompts = []
         for place, question in asked:
-            head, after = self.desk.prompts.head, self.desk.prompts.asked(question, alone=False)
+            head = self.desk.prompts.head(question)
+            after = self.desk.prompts.asked(question, alone=False)
             room = max(0, self.tokens - len(head) - len(after))
             text = reading.kept[place]
             prompts.append(head + text[max(0, len(text) - room) :] + after)
@@ -263,7 +264,7 @@ class Full:
         """Keeps the ids of each document or, if they serve more than once, keys and values."""
         kept: list[list[int] | CachedText] = []
         for document in documents:
-            told = self.desk.told(document.parts())
+            told = self.desk.told(document.parts(), document.questions[0])
             asked = [self.desk.prompts.asked(one, alone=False) for one in document.questions]
             self.desk.fits(len(told) + max(map(len, asked)))
             kept.append(self._cache(told) if len(asked) > 1 else told)
@@ -304,7 +305,7 @@ class Sliding:
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Keeps keys and values of the last tokens of each document."""
-        kept = [self._slide(self.desk.told(one.parts())) for one in documents]
+        kept = [self._slide(self.desk.told(one.parts(), one.questions[0])) for one in documents]
         size = sum(one.nbytes for one in kept) // len(kept)
         return Reading(kept, [one.tokens for one in kept], size)
 
@@ -370,7 +371,7 @@ class Retrieval:
         for place, question in asked:
             cut, search = reading.kept[place]
             best = sorted(search(question.text, min(self.count, len(cut))))
-            told = self.desk.told([cut[number] for number in best])
+            told = self.desk.told([cut[number] for number in best], question)
             prompts.append(told + self.desk.prompts.asked(question, alone=False))
         return self.desk.plain(prompts)
 

@@ -19,10 +19,12 @@ from eval.babilong_metric import HEADLINE, LABELS, score
 from eval.babilong_samples import LENGTHS, FromHub, FromStories, NoSamples
 from eval.cases import CaseLog, OtherRun
 from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.prompts import Chat
 from eval.harness.summary import summarize
 from eval.stories import Background
+from memformer.chat import chat_ids
 from tests.eval.test_harness import said
-from tests.tiny import byte_tokenizer, save_tiny
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny
 
 # in the format of bAbI, in sentences of our own
 STORY = """\
@@ -342,6 +344,72 @@ def test_a_sample_is_made_when_it_is_read(data: Path, monkeypatch: pytest.Monkey
     tokenizer = byte_tokenizer()
     made = babilong.babilong(tokenizer, data, data / "books", "qa1", "0k,10M", 3)
     assert [one.tokens for one in made.documents[::3]] == [30, 10_000_030]
+
+
+PROMPTS = """
+SHARED = "never looked at"
+DEFAULT_PROMPTS = {
+    'qa1': {
+        'instruction': 'Say where people are '
+                       'now.',
+        'examples': '<example>Al ran off. Where is Al? Off.</example>',
+        'post_prompt': 'Name the place.',
+    },
+}
+"""
+
+
+def test_the_official_prompts_are_read_from_their_file_and_frame_the_text(
+    folder: Path, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.py"
+    file.write_text(PROMPTS)
+    tokenizer = byte_tokenizer(CHAT_TEMPLATE)
+    options = {"babi": data, "books": data / "books", "tasks": "qa1", "lengths": "1k", "cases": 1}
+    benchmark = babilong.babilong(tokenizer, prompts=file, seed=0, **options)
+    (document,) = benchmark.documents
+    (question,) = document.questions
+    chat = Chat(tokenizer, benchmark.instruction, benchmark.marks)
+    (text,) = document.parts()
+    before = "Say where people are now.\n\n<example>Al ran off. Where is Al? Off.</example>\n\n"
+    before += "Name the place.\n\n"
+    whole = f"{before}<context>\n{text}\n</context>\n\nQuestion: {question.text}"
+    turn = chat_ids(tokenizer, [{"role": "user", "content": whole}], reply="")[0].tolist()
+    asked = chat.asked(question, alone=False)
+    assert chat.head(question) + chat.text([text]) + asked == turn
+    alone = [{"role": "user", "content": f"{before}Question: {question.text}"}]
+    assert chat.asked(question, alone=True) == chat_ids(tokenizer, alone, reply="")[0].tolist()
+    plain = babilong.babilong(tokenizer, seed=0, **options)
+    assert plain.settings["prompts"] is None and benchmark.settings["prompts"]
+    assert plain.documents[0].questions[0].lead == ""
+    few = ["--prompts", str(file), "--lengths", "0k", "--cases", "2", "--systems", "full,attached"]
+    result = run(folder, data, tmp_path / "r", *few)
+    assert result.exit_code == 0, result.output
+    assert "official words" in (tmp_path / "r.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("DEFAULT_PROMPTS = {", "it is no Python"),
+        ("PROMPTS = {}", "it must assign DEFAULT_PROMPTS once"),
+        ("DEFAULT_PROMPTS = {'qa2': {}}", "DEFAULT_PROMPTS has no 'qa1'"),
+        ("DEFAULT_PROMPTS = {'qa1': {'instruction': 'x'}}", "DEFAULT_PROMPTS has no 'examples'"),
+        ("DEFAULT_PROMPTS = {'qa1': open('x')}", "must hold texts"),
+        ("DEFAULT_PROMPTS = ['qa1']", "must hold texts"),
+        ("DEFAULT_PROMPTS = {'qa1': {'instruction': 1, 'examples': 2, 'post_prompt': 3}}", "must"),
+    ],
+)
+def test_another_file_than_the_official_prompts_is_one_sentence(
+    folder: Path, data: Path, tmp_path: Path, text: str, sentence: str
+) -> None:
+    file = tmp_path / "prompts.py"
+    file.write_text(text)
+    result = run(folder, data, tmp_path / "r", "--prompts", str(file), "--tasks", "qa1")
+    assert result.exit_code == 2
+    message = said(result)
+    assert "is not BABILong's prompts.py" in message and sentence in message
+    assert sorted(tmp_path.iterdir()) == [file]
 
 
 def test_qa7_is_left_out_of_the_mean_with_a_reason(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ ASKED = Question("0", "Who?", ("x",), {}, begun="It was")
 def test_plain_prompts_are_text_without_special_tokens() -> None:
     tokenizer = byte_tokenizer()
     plain = Plain(tokenizer, INSTRUCTION)
-    assert plain.head == []
+    assert plain.head(ASKED) == []
     assert tokenizer.decode(plain.text(["One.", "Two."])) == "One.\nTwo."
     assert plain.remembered(["One."]) == plain.text(["One."])
     assert tokenizer.decode(plain.asked(ASKED, alone=True)) == "Question: Who?\nAnswer: It was"
@@ -137,7 +138,8 @@ def test_in_a_chat_a_document_and_its_question_are_one_turn(template: str | None
     chat = Chat(tokenizer, INSTRUCTION)
     turn = [{"role": "user", "content": "One.\n\nTwo.\n\nSay it. Who?"}]
     whole = chat_ids(tokenizer, turn, reply="It was")[0].tolist()
-    assert chat.head + chat.text(["One.", "Two."]) + chat.asked(ASKED, alone=False) == whole
+    text = chat.text(["One.", "Two."])
+    assert chat.head(ASKED) + text + chat.asked(ASKED, alone=False) == whole
     turn = [{"role": "user", "content": "Say it. Who?"}]
     assert chat.asked(ASKED, alone=True) == chat_ids(tokenizer, turn, "It was")[0].tolist()
     # a memory is told as ChatSession.remember tells it
@@ -146,6 +148,21 @@ def test_in_a_chat_a_document_and_its_question_are_one_turn(template: str | None
         {"role": "assistant", "content": ACKNOWLEDGEMENT},
     ]
     assert chat.remembered(["One."]) == chat_ids(tokenizer, turns)[0].tolist()
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, None])
+def test_a_lead_comes_first_and_marks_stand_around_the_document(template: str | None) -> None:
+    tokenizer = byte_tokenizer(template)
+    chat = Chat(tokenizer, "Question:", ("<text>\n", "\n</text>"))
+    asked = replace(ASKED, lead="Find out.")
+    turn = [{"role": "user", "content": "Find out.\n\n<text>\nOne.\n</text>\n\nQuestion: Who?"}]
+    window = chat.head(asked) + chat.text(["One."]) + chat.asked(asked, alone=False)
+    assert window == chat_ids(tokenizer, turn, reply="It was")[0].tolist()
+    turn = [{"role": "user", "content": "Find out.\n\nQuestion: Who?"}]
+    assert chat.asked(asked, alone=True) == chat_ids(tokenizer, turn, "It was")[0].tolist()
+    plain = Plain(tokenizer, "Question:", ("<text>\n", "\n</text>"))
+    assert plain.head(asked) == []
+    assert plain.asked(asked, alone=True) == plain.asked(ASKED, alone=True)
 
 
 def test_a_template_without_what_the_user_says_is_refused() -> None:
@@ -169,7 +186,7 @@ def test_full_is_everything_in_one_prompt(desk: Desk) -> None:
     found = answers(Full(desk), DOCUMENTS)
     for one in DOCUMENTS:
         for question in one.questions:
-            ids = desk.told(one.parts()) + desk.prompts.asked(question, alone=False)
+            ids = desk.told(one.parts(), question) + desk.prompts.asked(question, alone=False)
             assert found[one.id, question.id] == greedy(desk, ids)
 
 
@@ -178,9 +195,10 @@ def test_truncated_and_nothing_see_no_more_than_they_say(desk: Desk) -> None:
     asked, text = desk.prompts.asked, desk.prompts.text(DOCUMENTS[0].parts())
     after = asked(question, alone=False)
     # the end of the document, in a turn that begins as any other
-    room = 100 - len(desk.prompts.head) - len(after)
+    head = desk.prompts.head(question)
+    room = 100 - len(head) - len(after)
     assert 0 < room < len(text)
-    ids = desk.prompts.head + text[-room:] + after
+    ids = head + text[-room:] + after
     assert answers(Truncated(desk, 100), DOCUMENTS)["a", "1"] == greedy(desk, ids)
     assert answers(Nothing(desk), DOCUMENTS)["a", "1"] == greedy(desk, asked(question, alone=True))
 
@@ -196,7 +214,7 @@ def test_a_sliding_window_keeps_its_width_and_the_first_tokens(desk: Desk) -> No
     layers = [layer.keys for layer in kept.cache.layers]
     assert {keys.shape[2] for keys in layers} == {24 + systems.SINKS}
     # the lowest layer knows nothing but token and place: the sinks stand right before the window
-    ids = torch.tensor([desk.told(DOCUMENTS[0].parts())])
+    ids = torch.tensor([desk.told(DOCUMENTS[0].parts(), DOCUMENTS[0].questions[0])])
     places = torch.arange(kept.tokens)[None]
     with torch.inference_mode():
         far = desk.model.backbone(input_ids=ids, use_cache=True).past_key_values.layers[0].keys
@@ -287,7 +305,7 @@ def test_found_passages_are_told_in_the_order_of_the_document(
     monkeypatch.setattr(retrieval, "PASSAGE_TOKENS", 40)
     monkeypatch.setattr(desk, "max_new_tokens", FEW)
     one = document("a", "".join(LINES), questions=("Is the clock of Otto green?",))
-    told = desk.told([LINES[1].strip(), LINES[3].strip()])
+    told = desk.told([LINES[1].strip(), LINES[3].strip()], one.questions[0])
     ids = told + desk.prompts.asked(one.questions[0], alone=False)
     assert answers(Retrieval(desk, bm25, 2), [one])["a", "0"] == greedy(desk, ids)
 
