@@ -6,6 +6,8 @@ The same windows of the book are read three times: by the backbone as it was rel
 memory and without the adapter), by the checkpoint with an empty memory, and by the checkpoint with
 the windows before in memory. Where nothing but the memory path was trained, the first two are the
 same, bit for bit.
+
+Short tasks, before and after, are asked by `eval.longqa --set squad --systems full,full@MODEL`.
 """
 
 from __future__ import annotations

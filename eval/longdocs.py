@@ -1,4 +1,4 @@
-"""Long documents with questions: local copies of four public sets, each in its own form.
+"""Documents with questions: local copies of five public sets, each in its own form.
 
 What is asked and how answers are scored is decided by `eval.longqa`; `training.data.longqa` makes
 training data of the same files. Knows no model.
@@ -169,6 +169,27 @@ def nq(
         rng.shuffle(passages)
         asked = tuple(one for passage in chosen for one in about[passage])
         yield LongDocument(str(number), "\n\n".join(passages), asked, f"document {number}")
+
+
+def squad(path: Path) -> Iterator[LongDocument]:
+    """SQuAD: paragraphs of Wikipedia, each a document of its own, with answers found in them.
+
+    A row is `{doc_id, paragraphs: [{context, qas: [{question, answers: [{text}]}]}]}`.
+
+    Raises:
+        BadRecord: a row is of another form.
+    """
+    for place, row in rows(path):
+        name = field(row, "doc_id", str, place)
+        for number, (where, one) in enumerate(items(row, "paragraphs", dict, place)):
+            asked = []
+            for at, qa in items(one, "qas", dict, where):
+                found = [field(each, "text", str, x) for x, each in items(qa, "answers", dict, at)]
+                if not found:
+                    raise BadRecord(f"{at}: there is no answer.")
+                asked.append(Asked(tidy(field(qa, "question", str, at)), tuple(map(tidy, found))))
+            text = tidy(field(one, "context", str, where))
+            yield LongDocument(f"{name}/{number}", text, tuple(asked), where)
 
 
 def _document(

@@ -1,4 +1,4 @@
-"""Questions about long documents: stories, meetings, passages of an encyclopaedia.
+"""Questions about documents: stories, meetings, passages of an encyclopaedia.
 
     python -m eval.longqa --set quality --source quality.jsonl --systems full,bm25,memformer
 
@@ -8,6 +8,7 @@ The sets, and what they are scored by:
 - `quality`: stories; one of four options; accuracy
 - `qmsum`: transcripts of meetings; answers of a paragraph; ROUGE
 - `nq`: passages of Wikipedia among others; exact match, F1, and whether the answer is contained
+- `squad`: paragraphs that any window holds; exact match and F1; what a model could do before
 - `narrativeqa`: books and film scripts, from the hub; F1 of the best of two answers
 
 All but the last are read from a local copy, JSONL in the set's own form (`eval/longdocs.py` says
@@ -32,7 +33,7 @@ from eval.harness.metrics import contains, exact, f1, option, rouge
 from eval.jsonl import BadRecord
 from eval.longdocs import Asked, LongDocument
 
-Name = Literal["squality", "quality", "qmsum", "nq", "narrativeqa"]
+Name = Literal["squality", "quality", "qmsum", "nq", "squad", "narrativeqa"]
 NARRATIVEQA = "deepmind/narrativeqa"
 SHORT = "Answer from what I told you before, in as few words as you can."
 LETTER = "Answer from what I told you before. Which option is right? Write its letter."
@@ -104,6 +105,7 @@ KINDS: dict[str, Kind] = {
     "quality": Kind(LETTER, ("accuracy",), _choice, 12),
     "qmsum": _ROUGE,
     "nq": _SHORT,
+    "squad": _SHORT,
     "narrativeqa": _SHORT,
 }
 
@@ -163,6 +165,7 @@ def _read(name: str, source: Path | None, documents: int | None, seed: int) -> l
         "squality": longdocs.squality,
         "quality": longdocs.quality,
         "qmsum": longdocs.qmsum,
+        "squad": longdocs.squad,
     }
     return list(islice(readers[name](source), documents))
 

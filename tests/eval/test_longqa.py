@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,16 @@ PASSAGES = [
      "title": f"Mill {n}", "text": f"Mill {n} was built by Builder {n}."}
     for n in range(20)
 ]  # fmt: skip
+
+
+SQUAD: dict[str, Any] = {
+    "doc_id": "Wells",
+    "paragraphs": [
+        {"context": "Ada  dug.", "qas": [{"question": "Who dug?", "answers": [{"text": "Ada"}]}]},
+        {"context": "Mud came.", "qas": [{"question": "What came?",
+                                          "answers": [{"text": "Mud"}, {"text": "some mud"}]}]},
+    ],
+}  # fmt: skip
 
 
 def saved(path: Path, *rows: dict[str, Any]) -> Path:
@@ -136,6 +147,19 @@ def test_nq_hides_passages_among_others(tmp_path: Path) -> None:
     assert benchmark.score(Question("0", "?", ("Ada",), {}), "It was Ada") == {
         "F1": 0.5, "exact match": 0.0, "contained": 1.0,
     }  # fmt: skip
+
+
+def test_a_paragraph_of_squad_is_a_document(tmp_path: Path) -> None:
+    source = saved(tmp_path / "squad.jsonl", SQUAD)
+    benchmark = longqa.longqa(None, "squad", source)
+    first, second = benchmark.documents
+    assert (first.id, first.parts()) == ("squad/Wells/0", ["Ada dug."])
+    assert second.questions[0].answers == ("Mud", "some mud")
+    assert benchmark.score(second.questions[0], "Some mud.\nQuestion: Who?")["exact match"] == 1.0
+    unanswered = deepcopy(SQUAD)
+    unanswered["paragraphs"][1]["qas"][0]["answers"] = []
+    with pytest.raises(BadRecord, match="line 1, paragraphs 2, qas 1: there is no answer"):
+        longqa.longqa(None, "squad", saved(source, unanswered))
 
 
 def test_narrativeqa_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
