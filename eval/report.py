@@ -193,19 +193,25 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Writes a report whole or not at all: an interrupted run leaves the report before it."""
+def write_json(path: Path, report: dict[str, Any], levels: int = 4) -> None:
+    """Writes a report whole or not at all: an interrupted run leaves the report before it.
+
+    Args:
+        path: where; its folder is made.
+        report: what.
+        levels: down to which entries have lines of their own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(_layout(report, 4) + "\n", encoding="utf-8")
+        part.write_text(_layout(report, levels) + "\n", encoding="utf-8")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _layout(value: Any, levels: int, indent: str = "") -> str:
-    """JSON with one entry a line down to so many levels, so that a prediction is one line."""
+    """JSON with one entry a line down to so many levels."""
     if levels == 0 or not value or not isinstance(value, dict | list):
         return json.dumps(value)
     deeper = indent + " "

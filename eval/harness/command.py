@@ -176,12 +176,14 @@ def write(
     """
     systems = [spec.text for spec in specs]
     timing = {name: report.pop(name) for name in ("machine", "started")}
+    report |= {"title": benchmark.title, "axes": dict(benchmark.axes), "metrics": benchmark.metrics}
     report |= summarize(benchmark, systems, found)
     report["predictions"] = [
         {
             "system": system,
             "document": document.id,
             "question": question.id,
+            "at": dict(question.at),
             "asked": question.text,
             "answers": question.answers,
             "output": found[key]["output"],
@@ -196,7 +198,8 @@ def write(
     for one in found.values():
         seconds[one["system"]] = seconds.get(one["system"], 0.0) + one.get("seconds", 0.0)
     timing["seconds"] = {name: round(seconds.get(name, 0.0), 3) for name in systems}
-    write_json(out.with_name(f"{out.name}.json"), report)
+    # a cell, or an answer, a line
+    write_json(out.with_name(f"{out.name}.json"), report, levels=2)
     write_json(out.with_name(f"{out.name}.timing.json"), timing)
     text = markdown(benchmark, report, timing)
     out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")

@@ -84,10 +84,11 @@ def _table(
         lines.append(["chance", *(f"{100 * first[value]['chance']:.1f}" for value in values)])
     if "questions" in entries[0]:
         lines.append(["questions", *(str(first[value]["questions"]) for value in values)])
-    return f"## {title}\n\n{_rows(lines)}"
+    return f"## {title}\n\n{grid(lines)}"
 
 
-def _rows(lines: Sequence[Sequence[str]]) -> str:
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first line is its head."""
     head, *rest = lines
     lines = [head, ["---"] * len(head), *rest]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -135,7 +136,7 @@ def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
         )
     return (
         "## All questions\n\n"
-        f"{_rows(lines)}\n\n"
+        f"{grid(lines)}\n\n"
         "Tokens a question: what the model is given, with each document's reading shared among its "
         "questions. Kept: memory, or keys and values, from reading to the last question."
     )

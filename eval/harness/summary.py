@@ -22,13 +22,20 @@ Key = tuple[str, str, str]  # system, document, question
 def interval(scores: Sequence[float], documents: Sequence[str]) -> tuple[float, float]:
     """95 % confidence interval of a mean.
 
-    Wilson's where every score is 0 or 1 and every document has one question. Else the documents
-    are drawn anew, with all their questions, as these are not independent (percentile bootstrap;
-    Efron and Tibshirani 1993, chapter 13). The same scores give the same interval.
+    Wilson's where every score is 0 or 1 and every document has one question; else `bootstrap`.
+    """
+    if len(set(documents)) == len(scores) and set(scores) <= {0.0, 1.0}:
+        return wilson_interval(int(sum(scores)), len(scores))
+    return bootstrap(scores, documents)
+
+
+def bootstrap(scores: Sequence[float], documents: Sequence[str]) -> tuple[float, float]:
+    """95 % confidence interval of a mean, by drawing documents anew.
+
+    With all their questions, as these are not independent (percentile bootstrap; Efron and
+    Tibshirani 1993, chapter 13). The same scores give the same interval.
     """
     groups = sorted(set(documents))
-    if len(groups) == len(scores) and set(scores) <= {0.0, 1.0}:
-        return wilson_interval(int(sum(scores)), len(scores))
     place = {name: number for number, name in enumerate(groups)}
     sums, counts = np.zeros(len(groups)), np.zeros(len(groups))
     for score, name in zip(scores, documents, strict=True):
