@@ -16,6 +16,7 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,12 @@ class Roster:
     def fingerprints(self, specs: Sequence[Spec]) -> dict[str, dict[str, str]]:
         """Which weights the systems have, by the names of their models."""
         names = dict.fromkeys(self._name(spec) for spec in specs)
-        return {name: self._open(name)[2] for name in names}
+        found = {name: self._open(name)[2] for name in names}
+        # what a class of one's own opens is its business: all files count
+        own = (spec.model for spec in specs if ":" in spec.name and spec.model is not None)
+        for name in own:
+            found[name] = found.get(name, {}) | _files(Path(name))
+        return found
 
     def system(self, spec: Spec, benchmark: Benchmark, advance: Callable[[int], None]) -> System:
         """A system that is ready to read.
@@ -200,6 +206,14 @@ def cost(spec: Spec, documents: Sequence[Document]) -> int:
                 before = document.tokens
         total += before + 60 * questions
     return total
+
+
+def _files(path: Path) -> dict[str, str]:
+    """A checksum of all files in a folder; nothing if it is none."""
+    digest = sha256()
+    for file in sorted(one for one in path.rglob("*") if one.is_file()):
+        digest.update(str(file.relative_to(path)).encode() + file.read_bytes())
+    return {"files": digest.hexdigest()[:16]} if path.is_dir() else {}
 
 
 def _own(spec: Spec) -> Callable[..., System]:

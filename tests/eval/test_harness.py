@@ -459,6 +459,19 @@ def test_a_class_of_ones_own_is_a_system(folder: Path, tmp_path: Path) -> None:
     assert "can't be imported" in said(run(folder, tmp_path / "t", systems=f"{__name__}:No"))
 
 
+def test_a_class_of_ones_own_with_other_weights_is_another_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "one.txt").write_text("1")
+    name = f"{__name__}:Parrot@{weights}"
+    assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
+    assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
+    (weights / "one.txt").write_text("2")
+    assert "other settings (fingerprints)" in said(run(folder, tmp_path / "toy", systems=name))
+
+
 # ---- mistakes ------------------------------------------------------------------------------
 
 
