@@ -22,10 +22,13 @@ Key = tuple[str, str, str]  # system, document, question
 def interval(scores: Sequence[float], documents: Sequence[str]) -> tuple[float, float]:
     """95 % confidence interval of a mean.
 
-    Wilson's where every score is 0 or 1 and every document has one question; else `bootstrap`.
+    Wilson's where every score is 0 or 1 and every document has one question; else `bootstrap`,
+    which knows no doubt where all scores are 0, or all are 1: there Wilson's for as many cases as
+    there are documents.
     """
-    if len(set(documents)) == len(scores) and set(scores) <= {0.0, 1.0}:
-        return wilson_interval(int(sum(scores)), len(scores))
+    number = len(set(documents))
+    if set(scores) <= {0.0, 1.0} and (number == len(scores) or len(set(scores)) == 1):
+        return wilson_interval(round(number * sum(scores) / len(scores)), number)
     return bootstrap(scores, documents)
 
 

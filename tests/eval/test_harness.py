@@ -294,6 +294,9 @@ def test_an_interval_of_shares_is_wilsons_and_others_are_drawn_by_document() -> 
     assert interval([1.0] * 7 + [0.0] * 3, names) == wilson_interval(7, 10)
     # ten questions of one document are no more than one draw
     assert interval([1.0] * 7 + [0.0] * 3, ["a"] * 10) == pytest.approx((0.7, 0.7))
+    # where all are the same, as many cases as documents
+    assert interval([0.0] * 12, list("aaabbbcccddd")) == wilson_interval(0, 4)
+    assert interval([1.0] * 4, list("aabb")) == wilson_interval(2, 2)
     low, high = interval([0.1, 0.4, 0.2, 0.3, 0.9, 0.6], list("aabbcc"))
     assert 0.1 < low < 0.42 < high < 0.8
     assert interval([0.1, 0.4, 0.2, 0.3, 0.9, 0.6], list("aabbcc")) == (low, high)
