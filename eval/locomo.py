@@ -158,6 +158,15 @@ def questions(
         yield Question(str(number), text, (answer,), {"category": category}, chance=chance)
 
 
+def drawn(found: list[Question], most: int, sample: str) -> list[Question]:
+    """At most so many questions of each category, in the order in which they came."""
+    kept: set[str] = set()
+    for category in dict.fromkeys(one.at["category"] for one in found):
+        mine = [one.id for one in found if one.at["category"] == category]
+        kept.update(random.Random(f"{sample}/{category}").sample(mine, min(most, len(mine))))
+    return [one for one in found if one.id in kept]
+
+
 def locomo(
     tokenizer: Any,
     data: Annotated[Path, typer.Option(help="The file of conversations, .json or .json.gz.")],
@@ -166,6 +175,10 @@ def locomo(
     ),
     conversations: Annotated[
         int | None, typer.Option(min=1, help="Only so many, from the first; all if left out.")
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draws so many questions of each category and conversation."),
     ] = None,
 ) -> Benchmark:
     """LoCoMo with some categories of questions."""
@@ -178,7 +191,9 @@ def locomo(
     documents = []
     for one in read(data)[:conversations]:
         name = str(one["sample_id"])
-        asked = questions(one["qa"], name, chosen)
+        asked = list(questions(one["qa"], name, chosen))
+        if sample is not None:
+            asked = drawn(asked, sample, name)
         documents.append(Document.of(name, sessions(one["conversation"]), asked))
     return Benchmark(
         title="LoCoMo",
@@ -193,6 +208,7 @@ def locomo(
             "sha256": sha256(data.read_bytes()).hexdigest()[:12],
             "categories": list(chosen.values()),
             "conversations": conversations,
+            "sample": sample,
         },
         notes=["Scores as published; adversarial questions are a choice between two options."],
     )

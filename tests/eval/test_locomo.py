@@ -121,6 +121,23 @@ def test_a_conversation_is_one_document_with_all_its_questions(data: Path) -> No
     assert sides == {("(a)",), ("(b)",)}
 
 
+def test_a_sample_has_as_many_of_each_category(tmp_path: Path) -> None:
+    many = [one | {"question": f"{number} {one['question']}"}
+            for number in range(9) for one in CONVERSATION["qa"]]  # fmt: skip
+    other = CONVERSATION | {"sample_id": "conv-2", "qa": many}
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([CONVERSATION | {"qa": many}, other, CONVERSATION]))
+    first, second, few = locomo.locomo(None, path, sample=3).documents
+    for document, number in ((first, 3), (second, 3), (few, 1)):
+        categories = [one.at["category"] for one in document.questions]
+        assert {name: categories.count(name) for name in categories} == dict.fromkeys(
+            locomo.CATEGORIES.values(), number
+        )
+    numbers = [int(one.id) for one in first.questions]
+    assert numbers == sorted(numbers) != [int(one.id) for one in second.questions]
+    assert first.questions == locomo.locomo(None, path, sample=3).documents[0].questions
+
+
 def test_it_runs_on_a_model(data: Path, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     options = ["--systems", "truncated:64,bm25:1,memformer", "--threads", "1"]
