@@ -85,7 +85,7 @@ def read(path: Path) -> Report:
     if missing:
         raise BadReport(
             f"{path} is no report that this version of the harness has written: it lacks "
-            f"{', '.join(sorted(missing))}. Run its command again; what is answered stays."
+            f"{', '.join(sorted(missing))}. Run its command again."
         )
     return report
 
