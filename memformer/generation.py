@@ -18,6 +18,7 @@ from transformers import GenerationMixin
 from memformer.cache import MemoryCache
 from memformer.memory.segment import MemoryPass
 from memformer.memory.state import MemoryState
+from memformer.passes import begin_turn, ingest
 
 if TYPE_CHECKING:
     from memformer.model import MemformerForCausalLM
@@ -47,12 +48,12 @@ def generate(
     if attention_mask is None:
         attention_mask = _guess_mask(inputs, config)
         kwargs["attention_mask"] = attention_mask
-    real = model._check(inputs, attention_mask, memory)
+    real = model.check_input(inputs, attention_mask, memory)
     if not bool(real.any(-1).all()):
         row = int((~real.any(-1)).nonzero()[0])
         raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
     before = (model.init_memory(inputs.shape[0]) if memory is None else memory).closed()
-    before, _ = model.begin_turn(before, real)
+    before, _ = begin_turn(before, real)
     # whole segments of the prompt go to memory at once; the rest is the current segment
     lengths = real.sum(-1)
     tokens = model.memory_config.segment_tokens
@@ -60,7 +61,7 @@ def generate(
     place = real.long().cumsum(-1) - 1
     finished = real & (place < (lengths - rest)[:, None])
     with torch.no_grad():
-        before = model._ingest(inputs, finished, before, same_turn=True)
+        before = ingest(model, inputs, finished, before, same_turn=True)
     unread = real & ~finished
     first_column = unread.long().argmax(-1)
     if config.use_cache is False:
@@ -95,7 +96,7 @@ def forward_cached(
     while begin < ids.shape[1]:
         full = (cache.lengths >= tokens).nonzero().flatten()
         if full.numel():
-            memory = model._ingest(cache.ids[full], cache.real[full], cache.memory.select(full))
+            memory = ingest(model, cache.ids[full], cache.real[full], cache.memory.select(full))
             cache.turn_page(full, memory.closed())
         fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
         end = begin + int(fits.long().cumprod(0).sum())
@@ -134,8 +135,8 @@ def _remember(
         eos = torch.as_tensor(config.eos_token_id, device=said.device).flatten()
         ends = torch.isin(said, eos)
     spoken = ends.long().cumsum(-1) - ends.long() == 0
-    return model._ingest(
-        sequences, torch.cat([unread[rows], spoken], 1), memory.select(rows), same_turn=True
+    return ingest(
+        model, sequences, torch.cat([unread[rows], spoken], 1), memory.select(rows), same_turn=True
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from memformer.memory.segment import MemoryPass
 from memformer.memory.state import MemoryState
+from memformer.passes import begin_turn
 from memformer.segments import Segments, arrange
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def forward_laid_out(
     clock = memory.clock[:, None] + told.cumsum(-1)
     until = clock.gather(1, asides.column[..., 0])
     asked = asides.real.any(-1)
-    state, turn = model.begin_turn(memory, told)
+    state, turn = begin_turn(memory, told)
     found = _Found(ids.shape[1])
     written, evidence, entropy = [], [], []
     bounds = [len(document) * part // chunks for part in range(chunks + 1)]

@@ -1,9 +1,9 @@
 """`MemformerForCausalLM`: a pretrained decoder with a memory between its segments of text.
 
-Everything goes through one function, `_run`: a chunk of segments, the memory before it, the
-memory after it. `forward`, `memorize` and `generate` differ in what they feed it and what they
-keep. Generation: `generation.py`; saving and loading: `checkpoint.py`; the memory's own
-computation: `memory/segment.py`.
+`forward`, `memorize` and `generate` check what they are given and say what is kept. How text goes
+through the backbone: `passes.py`, or `layout.py` where it comes laid out; generation:
+`generation.py`; saving and loading: `checkpoint.py`; the memory's own computation:
+`memory/segment.py`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from memformer import calibrate, generation
+from memformer import calibrate, generation, passes
 from memformer.backbone import Backbone
 from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
-from memformer.layers import MemoryLayer, StopBackbone, drop_memory_argument
+from memformer.layers import MemoryLayer, drop_memory_argument
 from memformer.layout import IGNORED_LABEL, forward_laid_out
-from memformer.memory.segment import MemoryPass
-from memformer.memory.state import EMPTY, IncompatibleMemory, MemoryState
+from memformer.memory.state import IncompatibleMemory, MemoryState
 from memformer.release import ADDRESS_WIDTH
-from memformer.segments import Segments, cut
 
-# tokens that one parallel pass encodes at most outside training. A CPU is the faster the less it
-# has at once: what it works on stays in its cache, and segments of one pass read each other before
-# it is known what a write gate drops
-PARALLEL_TOKENS = {"cpu": 512}
-PARALLEL_TOKENS_ELSEWHERE = 8192
 # of the squared difference between the share that is written and the budget, in the loss
 BUDGET_WEIGHT = 1.0
 
@@ -209,7 +202,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             family.width,
             num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
             address_width=ADDRESS_WIDTH if self.memory_config.release else 0,
-            fingerprint=self._stamp,
+            fingerprint=self.stamp,
             dtype=self.backbone.dtype,
             device=self.device,
         )
@@ -243,7 +236,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         }
 
     @property
-    def _stamp(self) -> dict[str, str]:
+    def stamp(self) -> dict[str, str]:
         """Of a memory that this model writes; while training, that of no weights in particular."""
         return {"architecture": self.architecture} if self.training else self.fingerprint
 
@@ -322,10 +315,11 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: shapes, token ids or memory that do not fit.
         """
-        real = self._check(input_ids, attention_mask, memory)
+        real = self.check_input(input_ids, attention_mask, memory)
         memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
-            after = self._ingest(
+            after = passes.ingest(
+                self,
                 input_ids,
                 real,
                 memory if gated else memory.closed(),
@@ -334,108 +328,6 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 progress=progress,
             )
         return after if gated else after.closed()
-
-    def _ingest(
-        self,
-        ids: Int[Tensor, "batch tokens"],
-        real: Bool[Tensor, "batch tokens"],
-        memory: MemoryState,
-        *,
-        same_turn: bool = False,
-        gated: bool = True,
-        segments_per_chunk: int | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> MemoryState:
-        state, open_ids, open_turns = memory.reopened()
-        state, turn = self.begin_turn(state, real, same_turn)
-        turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
-        ids = torch.cat([open_ids.clamp_min(0), ids], 1)
-        real = torch.cat([open_turns != EMPTY, real], 1)
-        segments = cut(ids, real, self.memory_config.segment_tokens)
-        turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
-        begin = done = 0
-        while begin < len(segments):
-            end = self._chunk_end(begin, segments, state, segments_per_chunk)
-            part = segments.part(begin, end)
-            part_turns = turns[:, begin:end, : part.ids.shape[2]]
-            _, state = self._run(part, part_turns, state, gated=gated)
-            done += int(part.real.sum((1, 2)).max())
-            if progress is not None:
-                progress(max(0, done - open_ids.shape[1]))
-            begin = end
-        return state.replaced(fingerprint=self._stamp)
-
-    def begin_turn(
-        self, state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
-    ) -> tuple[MemoryState, Int[Tensor, " batch"]]:
-        """Counts a turn in every row that has text; returns the turn of what is written now."""
-        begins = real.any(-1).long() * (0 if same_turn else 1)
-        after = state.replaced(num_turns=state.num_turns + begins)
-        return after, (after.num_turns - 1).clamp_min(0)
-
-    def _chunk_end(
-        self,
-        begin: int,
-        segments: Segments,
-        state: MemoryState,
-        segments_per_chunk: int | None,
-    ) -> int:
-        """How far to encode at once: as many segments as need no eviction in between."""
-        if segments_per_chunk is not None and segments_per_chunk < 1:
-            raise ValueError(f"segments_per_chunk must be at least 1; got {segments_per_chunk}.")
-        tokens = self.memory_config.segment_tokens
-        if segments_per_chunk is not None:
-            count = segments_per_chunk
-        elif self.training:
-            count = len(segments)
-        else:
-            most = PARALLEL_TOKENS.get(self.device.type, PARALLEL_TOKENS_ELSEWHERE)
-            count = most // (tokens * segments.ids.shape[0])
-            if state.num_slots is not None:
-                free = state.num_slots - int(state.occupied.sum(-1).max())
-                count = min(count, free // tokens)
-        return min(len(segments), begin + max(1, count))
-
-    def _run(
-        self,
-        part: Segments,
-        turns: Int[Tensor, "batch segments tokens"],
-        state: MemoryState,
-        *,
-        logits: bool = False,
-        gated: bool = True,
-        written: list[Tensor] | None = None,
-    ) -> tuple[Float[Tensor, "entries tokens vocabulary"] | None, MemoryState]:
-        """One chunk: the segments that hold text go through the backbone as one batch.
-
-        `written` is given what the write gate let through.
-        """
-        sequences = part.sequences
-        if sequences[0].numel() == 0:
-            return None, state
-        memory_pass = MemoryPass(
-            state,
-            part.real,
-            sequences,
-            segment_tokens=self.memory_config.segment_tokens,
-            gated=gated,
-            stop_after=None if logits else len(self.memory) - 1,
-        )
-        real = part.real[sequences]
-        mask = None if bool(real.all()) else real.long()
-        outputs = None
-        try:
-            outputs = self.backbone(
-                input_ids=part.ids[sequences],
-                attention_mask=mask,
-                use_cache=False,
-                memory_pass=memory_pass,
-            ).logits
-        except StopBackbone:
-            pass
-        if written is not None:
-            written.append(memory_pass.written)
-        return outputs, memory_pass.finish(part.ids, turns)
 
     # ---- language modelling ----------------------------------------------------------------
 
@@ -504,7 +396,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             )
         carried = past_key_values.memory if past_key_values is not None else memory
         items = kwargs.pop("num_items_in_batch", None)
-        real = self._check(input_ids, attention_mask, carried)
+        real = self.check_input(input_ids, attention_mask, carried)
         written: list[Tensor] = []
         if segment_ids is not None:
             state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
@@ -512,7 +404,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 self, input_ids, real, segment_ids, remembered, labels, state, chunks
             )
             targets = found.pop("targets")
-            state = found.pop("memory").replaced(fingerprint=self._stamp)
+            state = found.pop("memory").replaced(fingerprint=self.stamp)
             output = MemformerOutput(memory=state, **found)
             written.append(found["written"][None])
         elif past_key_values is not None or (use_cache and labels is None):
@@ -527,9 +419,10 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             if not bool(real.any()):
                 raise ValueError("There is no text: attention_mask is 0 everywhere.")
             state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
-            state, turn = self.begin_turn(state, real)
+            state, turn = passes.begin_turn(state, real)
             if input_ids.shape[1] <= self.memory_config.segment_tokens:
-                output = self._forward_segment(
+                outputs, state = passes.forward_segment(
+                    self,
                     input_ids,
                     real,
                     state,
@@ -540,9 +433,15 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                     logits_to_keep=logits_to_keep,
                     **kwargs,
                 )
+                output = MemformerOutput(
+                    logits=outputs.logits,
+                    hidden_states=outputs.hidden_states,
+                    attentions=outputs.attentions,
+                    memory=state,
+                )
             else:
-                logits, state = self._forward_long(
-                    input_ids, real, state, turn, written, segments_per_chunk
+                logits, state = passes.forward_long(
+                    self, input_ids, real, state, turn, written, segments_per_chunk
                 )
                 output = MemformerOutput(logits=logits[:, -logits_to_keep:], memory=state)
         if labels is not None and output.logits is not None:
@@ -560,57 +459,6 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 share = torch.cat(written).mean()
                 output.loss = output.loss + BUDGET_WEIGHT * (share - budget).square()
         return output.to_tuple() if return_dict is False else output
-
-    def _forward_segment(
-        self,
-        ids: Int[Tensor, "batch tokens"],
-        real: Bool[Tensor, "batch tokens"],
-        state: MemoryState,
-        turn: Int[Tensor, " batch"],
-        written: list[Tensor],
-        **backbone_arguments: Any,
-    ) -> MemformerOutput:
-        memory_pass = MemoryPass(
-            state, real[:, None], segment_tokens=self.memory_config.segment_tokens
-        )
-        outputs = self.backbone(
-            input_ids=ids, use_cache=False, memory_pass=memory_pass, **backbone_arguments
-        )
-        written.append(memory_pass.written)
-        after = memory_pass.finish(ids[:, None], turn[:, None, None].expand_as(real[:, None]))
-        return MemformerOutput(
-            logits=outputs.logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            memory=after.replaced(fingerprint=self._stamp),
-        )
-
-    def _forward_long(
-        self,
-        ids: Int[Tensor, "batch tokens"],
-        real: Bool[Tensor, "batch tokens"],
-        state: MemoryState,
-        turn: Int[Tensor, " batch"],
-        written: list[Tensor],
-        segments_per_chunk: int | None,
-    ) -> tuple[Float[Tensor, "batch tokens vocabulary"], MemoryState]:
-        segments = cut(ids, real, self.memory_config.segment_tokens)
-        logits = torch.zeros(0)
-        begin = 0
-        while begin < len(segments):
-            end = self._chunk_end(begin, segments, state, segments_per_chunk)
-            part = segments.part(begin, end)
-            turns = turn[:, None, None].expand_as(part.ids)
-            outputs, state = self._run(part, turns, state, logits=True, written=written)
-            if outputs is not None:
-                if logits.numel() == 0:
-                    logits = outputs.new_zeros(*ids.shape, outputs.shape[-1])
-                rows, numbers = part.sequences
-                entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
-                columns = part.column[rows, numbers][entry, place]
-                logits = logits.index_put((rows[entry], columns), outputs[entry, place])
-            begin = end
-        return logits, state.replaced(fingerprint=self._stamp)
 
     # ---- generation ------------------------------------------------------------------------
 
@@ -660,13 +508,17 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
 
     # ---- checks and conventions ------------------------------------------------------------
 
-    def _check(
+    def check_input(
         self,
         ids: Int[Tensor, "batch tokens"],
         attention_mask: Int[Tensor, "batch all_tokens"] | None,
         memory: MemoryState | None,
     ) -> Bool[Tensor, "batch tokens"]:
-        """Checks an input; returns where it is text rather than padding."""
+        """Checks an input; returns where it is text rather than padding.
+
+        Raises:
+            ValueError: shapes, token ids or memory that do not fit.
+        """
         if ids.dim() != 2 or ids.numel() == 0:
             raise ValueError(
                 "input_ids must be of shape [batch, tokens] with at least one row and one token; "
