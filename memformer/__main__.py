@@ -1,4 +1,4 @@
-"""`python -m memformer`: the command line of `cli.py`."""
+"""`python -m memformer`: the command line of `cli/`."""
 
 from memformer.cli import main
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from memformer import MemformerForCausalLM, MemoryStore, cli, cli_demo
+from memformer import MemformerForCausalLM, MemoryStore, cli
+from memformer.cli import commands, demo, inputs
 from tests.tiny import save_tiny
 
 Run = Callable[..., Any]
@@ -278,7 +279,7 @@ def test_attach_to_a_checkpoint_that_has_a_memory_is_one_sentence(
     ],
 )
 def test_layers_may_be_written_in_five_ways(text: str, layers: object) -> None:
-    assert cli._parse_layers(text) == layers
+    assert inputs.parse_layers(text) == layers
 
 
 # ---- demo ----------------------------------------------------------------------------------
@@ -290,21 +291,21 @@ def test_the_demo_asks_in_another_process_and_states_the_count(
     result = run("demo", "--model", tiny, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert told["questions"] == len(cli_demo.FACTS) == len(told["rows"])
+    assert told["questions"] == len(demo.FACTS) == len(told["rows"])
     assert told["right_with_memory"] == sum(row["ok"] for row in told["rows"])
     assert told["told_tokens"] > 0 and told["file_bytes"] > 0
 
     row = dict(told["rows"][0], with_memory="Lisbon", ok=True, ok_without=False)
-    monkeypatch.setattr(cli, "_recall_elsewhere", lambda *_: [row, dict(row, ok=False)])
+    monkeypatch.setattr(commands, "recall_elsewhere", lambda *_: [row, dict(row, ok=False)])
     shown = run("demo", "--model", tiny)
     assert shown.exit_code == 0, shown.output
     assert "1 of 2 right with memory, 0 of 2 without." in shown.stdout
-    assert all(fact in shown.stdout for fact, *_ in cli_demo.FACTS)
+    assert all(fact in shown.stdout for fact, *_ in demo.FACTS)
 
 
 def test_a_second_process_that_fails_is_one_sentence(run: Run, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match=r"status 1: .*no model folder"):
-        cli._recall_elsewhere(tmp_path / "none.memory", str(tmp_path / "no" / "model"))
+        demo.recall_elsewhere(tmp_path / "none.memory", str(tmp_path / "no" / "model"))
 
 
 @pytest.mark.slow
@@ -325,11 +326,11 @@ def test_the_real_demo_recalls_what_the_model_alone_cannot_know() -> None:
     [("Lisbon", True), ("lisbon and", True), ("Lisbonne", False), ("a Lisbon", False), ("", False)],
 )
 def test_an_answer_is_right_if_it_starts_with_the_expected_words(answer: str, right: bool) -> None:
-    assert cli_demo.is_right(answer, "Lisbon") is right
+    assert demo.is_right(answer, "Lisbon") is right
 
 
 def test_no_begun_answer_gives_the_answer_away() -> None:
-    for fact, question, begun, expected in cli_demo.FACTS:
+    for fact, question, begun, expected in demo.FACTS:
         assert fact == f"{begun} {expected}."
         assert expected not in question + begun
 

@@ -1,43 +1,37 @@
 """The `memformer` command: fetch, demo, chat, ask, attach.
 
-Reads arguments, shows progress and tables; the work is done by `chat.py`, `cli_demo.py`,
-`pretrained.py` and the model. Exit status: 0, 1 for an error (one line on stderr), 2 for usage.
+The work is done by `chat.py`, `pretrained.py` and the model. Exit status: 0, 1 for an error (one
+line on stderr), 2 for usage.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
-import re
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase, logging
 from typer.core import TyperGroup
 
-from memformer import cli_demo, pretrained
+from memformer import pretrained
 from memformer.chat import ChatSession
-from memformer.checkpoint import load_tokenizer
+from memformer.cli.conversation import take_turn
+from memformer.cli.demo import FACTS, recall, recall_elsewhere, tell
+from memformer.cli.inputs import open_model, parse_layers, parse_slots, read_document
+from memformer.cli.output import one_line, print_json, reading, show, status
 from memformer.config import MemoryConfig
-from memformer.model import MemformerForCausalLM
-from memformer.pretrained import DEFAULT_MODEL, TRAINED
+from memformer.pretrained import DEFAULT_MODEL, FetchError
 from memformer.store import MemoryStore
 
-PASSAGE_CHARACTERS = 400
+# what a user can cause
+EXPECTED = (ValueError, OSError, KeyError, FetchError)
 
 
 class _Commands(TyperGroup):
@@ -49,10 +43,10 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except Exception as error:
-            if ctx.params.get("debug") or not _is_expected(error):
+            if ctx.params.get("debug") or not isinstance(error, EXPECTED):
                 raise
             message = str(error.args[0]) if isinstance(error, KeyError) and error.args else error
-            typer.echo(f"error: {_one_line(str(message))}", err=True)
+            typer.echo(f"error: {one_line(str(message))}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -107,14 +101,14 @@ def fetch(
     Example: `memformer fetch`
     """
 
-    def tell(line: str) -> None:
+    def say(line: str) -> None:
         typer.echo(line, err=True)
 
-    path = pretrained.fetch(tell, source=source)
+    path = pretrained.fetch(say, source=source)
     if as_json:
-        _print_json({"model": DEFAULT_MODEL, "path": str(path)})
+        print_json({"model": DEFAULT_MODEL, "path": str(path)})
     else:
-        _print(f"{DEFAULT_MODEL} is at {path}")
+        show(f"{DEFAULT_MODEL} is at {path}")
 
 
 @app.command()
@@ -141,7 +135,7 @@ def attach(
 
     Example: `memformer attach HuggingFaceTB/SmolLM2-135M-Instruct smol-memory --layers 8-26`
     """
-    wanted_layers, wanted_slots = _parse_layers(layers), _parse_slots(slots)
+    wanted_layers, wanted_slots = parse_layers(layers), parse_slots(slots)
     if Path(base).is_dir():
         base = str(Path(base).resolve())  # the checkpoint refers to it, wherever it is opened
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -150,14 +144,14 @@ def attach(
         num_slots=wanted_slots, segment_tokens=segment_tokens, memory_layers=wanted_layers
     )
     start = time.monotonic()
-    model, tokenizer = _load(base, config)
+    model, tokenizer = open_model(base, config)
     report = model.calibration_report()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     seconds = time.monotonic() - start
     settings = model.memory_config
     if as_json:
-        _print_json(
+        print_json(
             {
                 "base": base,
                 "out": str(out),
@@ -172,10 +166,10 @@ def attach(
         table.add_column(name, justify="right")
     for row in report:
         table.add_row(str(row["layer"]), f"{row['null_logit_mean']:.3f}")
-    _print(table)
+    show(table)
     kept = "unbounded" if settings.num_slots is None else f"{settings.num_slots:,}"
-    _print(f"{kept} slots, segments of {settings.segment_tokens:,} tokens")
-    _print(f"saved to {out} in {seconds:.1f} s; try: memformer chat --user me --model {out}")
+    show(f"{kept} slots, segments of {settings.segment_tokens:,} tokens")
+    show(f"saved to {out} in {seconds:.1f} s; try: memformer chat --user me --model {out}")
 
 
 @app.command()
@@ -206,11 +200,11 @@ def ask(
         raise typer.BadParameter("give --document, or --user for a memory that is there already.")
     if not question.strip():
         raise typer.BadParameter("the question is empty.")
-    text = None if document is None else _read_document(document)
+    text = None if document is None else read_document(document)
     store = MemoryStore()
     if user is not None and not store.exists(user) and text is None:
         raise ValueError(f"User {user!r} has no memory yet; give one with --document.")
-    brain, tokenizer = _load(model)
+    brain, tokenizer = open_model(model)
     saved = save and user is not None
     session = ChatSession(
         brain,
@@ -225,13 +219,13 @@ def ask(
     start = time.monotonic()
     read = 0
     if text is not None:
-        with _reading(shown=not as_json) as report:
+        with reading(shown=not as_json) as report:
             read = session.remember(text, progress=report)
     read_seconds = time.monotonic() - start
     start = time.monotonic()
     answer = session.say(question)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "user": user,
                 "question": question,
@@ -270,7 +264,7 @@ def chat(
     if user is not None:
         store = MemoryStore()
         store.exists(user)  # an unusable id is refused before the model is loaded
-    brain, tokenizer = _load(model)
+    brain, tokenizer = open_model(model)
     session = ChatSession(
         brain,
         tokenizer,
@@ -280,7 +274,7 @@ def chat(
     )
     remembered = int(session.memory.num_written[0])
     whose = "a temporary memory" if temporary else f"the memory of {user}"
-    _print(f"{whose}: {remembered:,} tokens so far. /help lists the commands.")
+    show(f"{whose}: {remembered:,} tokens so far. /help lists the commands.")
     # line editing, on the systems that have it
     with contextlib.suppress(ImportError):
         importlib.import_module("readline")
@@ -290,7 +284,7 @@ def chat(
             if line in ("/quit", "/exit"):
                 break
             if line:
-                _turn(session, line)
+                take_turn(session, line)
     except (EOFError, KeyboardInterrupt):
         typer.echo()
 
@@ -304,14 +298,14 @@ def demo(model: ModelOption = None, as_json: JsonOption = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "told.memory"
         start = time.monotonic()
-        brain, tokenizer = _load(model)
-        with _status("process one is told the facts", shown=not as_json):
-            told = cli_demo.tell(brain, tokenizer, path)
+        brain, tokenizer = open_model(model)
+        with status("process one is told the facts", shown=not as_json):
+            told = tell(brain, tokenizer, path)
         del brain, tokenizer
         told_seconds = time.monotonic() - start
         start = time.monotonic()
-        with _status("process two opens the file and is asked", shown=not as_json):
-            rows = _recall_elsewhere(path, model)
+        with status("process two opens the file and is asked", shown=not as_json):
+            rows = recall_elsewhere(path, model)
         asked_seconds = time.monotonic() - start
     result = {
         "questions": len(rows),
@@ -324,12 +318,12 @@ def demo(model: ModelOption = None, as_json: JsonOption = False) -> None:
         "rows": rows,
     }
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
-    _print("Process one was told:")
-    for fact, *_ in cli_demo.FACTS:
-        _print(f"  {fact}")
-    _print(
+    show("Process one was told:")
+    for fact, *_ in FACTS:
+        show(f"  {fact}")
+    show(
         f"It saved {told['tokens']} tokens to a file of {told['bytes'] / 2**20:.1f} MiB "
         f"({told_seconds:.1f} s, loading the model included). "
         f"Process two opened the file and was asked ({asked_seconds:.1f} s):"
@@ -341,8 +335,8 @@ def demo(model: ModelOption = None, as_json: JsonOption = False) -> None:
         cells = (row["question"], row["expected"], row["without_memory"], row["with_memory"])
         mark = Text("ok", style="green") if row["ok"] else Text("not", style="red")
         table.add_row(*(Text(cell) for cell in cells), mark)
-    _print(table)
-    _print(
+    show(table)
+    show(
         f"{result['right_with_memory']} of {len(rows)} right with memory, "
         f"{result['right_without_memory']} of {len(rows)} without."
     )
@@ -351,207 +345,10 @@ def demo(model: ModelOption = None, as_json: JsonOption = False) -> None:
 @app.command("demo-recall", hidden=True)
 def demo_recall(path: Path, model: ModelOption = None) -> None:
     """Process two of the demo: opens the file, prints the answers as JSON."""
-    brain, tokenizer = _load(model)
-    _print_json(cli_demo.recall(brain, tokenizer, path))
+    brain, tokenizer = open_model(model)
+    print_json(recall(brain, tokenizer, path))
 
 
 def main() -> None:
     """Entry point of the `memformer` command."""
     app()
-
-
-# ---- one turn of the chat loop -----------------------------------------------------------
-
-CHAT_HELP = """\
-/memory        what is remembered, by turn
-/forget TURN   remove a turn from memory
-/help          this list
-/quit          leave (so do Ctrl-C and Ctrl-D)"""
-
-
-def _turn(session: ChatSession, line: str) -> None:
-    command, _, argument = line.partition(" ")
-    try:
-        if command == "/help":
-            typer.echo(CHAT_HELP)
-        elif command == "/memory":
-            _print(_memory_table(session))
-        elif command == "/forget":
-            if not argument.strip().isdecimal():
-                raise ValueError("Which turn? /memory shows their numbers; then: /forget TURN")
-            count = session.forget(int(argument))
-            typer.echo(f"{count:,} tokens forgotten" if count else "no such turn in memory")
-        elif command.startswith("/"):
-            raise ValueError(f"There is no command {command}; /help lists them.")
-        else:
-            from transformers import TextStreamer
-
-            streamer = TextStreamer(session.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            session.say(line, streamer=streamer)
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {_one_line(str(error))}", err=True)
-
-
-def _memory_table(session: ChatSession) -> Table:
-    table = Table(show_lines=True)
-    for name in ("turn", "tokens", "reads"):
-        table.add_column(name, justify="right")
-    table.add_column("remembered")
-    for turn in session.turns():
-        text = turn["text"]
-        if len(text) > PASSAGE_CHARACTERS:
-            text = text[:PASSAGE_CHARACTERS].rstrip() + " ..."
-        table.add_row(str(turn["turn"]), f"{turn['tokens']:,}", f"{turn['reads']:.1f}", Text(text))
-    return table
-
-
-# ---- the demo's second process -----------------------------------------------------------
-
-
-def _recall_elsewhere(path: Path, model: str | None) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "memformer", "demo-recall", str(path)]
-    if model is not None:
-        command += ["--model", model]
-    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    if ended.returncode != 0:
-        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ChildProcessError(
-            f"the second process ended with status {ended.returncode}: "
-            f"{last.removeprefix('error: ')}"
-        )
-    rows: list[dict[str, Any]] = json.loads(ended.stdout)
-    return rows
-
-
-# ---- arguments, files, models ------------------------------------------------------------
-
-
-def _parse_layers(text: str) -> str | float | tuple[int, ...]:
-    if text in ("auto", "all"):
-        return text
-    if band := re.fullmatch(r"(\d+)-(\d+)", text):
-        first, last = int(band[1]), int(band[2])
-        if first <= last:
-            return tuple(range(first, last + 1))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
-        return tuple(int(layer) for layer in text.split(","))
-    elif re.fullmatch(r"\d*\.\d+", text) and 0.0 < float(text) <= 1.0:
-        return float(text)
-    raise typer.BadParameter(
-        f"{text!r} is none of auto, all, a fraction such as 0.3, a band such as 8-26, "
-        "a list such as 1,2,3.",
-        param_hint="--layers",
-    )
-
-
-def _parse_slots(text: str) -> int | None:
-    if text == "unbounded":
-        return None
-    if text.isdecimal() and int(text) >= 1:
-        return int(text)
-    raise typer.BadParameter(
-        f"{text!r} is neither a whole number above 0 nor 'unbounded'.", param_hint="--slots"
-    )
-
-
-def _read_document(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; give one text file.") from None
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}.") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # utf-8-sig counts from behind the byte order mark
-        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        raise ValueError(
-            f"{path} is not UTF-8 text: byte {offset} can't be decoded; convert it first."
-        ) from error
-    if (offset := data.find(b"\0")) >= 0:
-        raise ValueError(f"{path} is not text: byte {offset} is zero; give a text file.")
-    if not text.strip():
-        raise ValueError(f"{path} is empty; there is nothing to read.")
-    return text
-
-
-def _load(
-    name: str | None, memory_config: Any = None
-) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
-    """The model and its tokenizer, quietly, on a GPU where there is one."""
-    if name is None and pretrained.local_path(DEFAULT_MODEL) is None:
-        raise FileNotFoundError(
-            f"The default model {DEFAULT_MODEL} is not on this machine; run `memformer fetch`."
-        )
-    where = name or str(TRAINED)
-    if _looks_like_path(where) and not Path(where).is_dir():
-        raise FileNotFoundError(f"There is no model folder {where}.")
-    with _status("loading the model", shown=True):
-        logging.disable_progress_bar()
-        options = {} if memory_config is None else {"memory_config": memory_config}
-        model = MemformerForCausalLM.from_pretrained(where, **options)
-        if torch.cuda.is_available():
-            model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it wrongly
-        return model, load_tokenizer(where, model)
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1
-
-
-def _is_expected(error: Exception) -> bool:
-    if isinstance(error, ValueError | OSError | KeyError):
-        return True
-    # imported here and not above: only a command that fetches can raise it
-    fetching = sys.modules.get("memformer.pretrained")
-    return fetching is not None and isinstance(error, fetching.FetchError)
-
-
-# ---- output ------------------------------------------------------------------------------
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _print(what: Any) -> None:
-    Console().print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
-
-
-@contextlib.contextmanager
-def _status(text: str, *, shown: bool) -> Iterator[None]:
-    console = Console(stderr=True)
-    if shown and console.is_terminal:
-        with console.status(Text(text)):
-            yield
-    else:
-        yield
-
-
-@contextlib.contextmanager
-def _reading(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, where that is a terminal; yields the function to call with (done, total)."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("reading"),
-        BarColumn(),
-        TextColumn("{task.fields[counted]}"),
-        TimeElapsedColumn(),
-    )
-    start = time.monotonic()
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("", total=None, counted="")
-
-        def report(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            counted = f"{done:,} of {total:,} tokens, {rate:,.0f} tokens/s"
-            bar.update(task, completed=done, total=total, counted=counted)
-
-        yield report

@@ -1,12 +1,15 @@
 """What `memformer demo` tells and asks: six facts in one process, six questions in another.
 
 The two halves share a file and nothing else. Each question is a chat turn whose answer sentence is
-begun ("Anna lives in"); the model ends it greedily in a few tokens. Used by `cli.py`.
+begun ("Anna lives in"); the model ends it greedily in a few tokens. Used by `commands.py`.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,3 +95,23 @@ def _answer(
     )
     text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
     return re.split(r"[.,;:!?\n]", str(text).strip(), maxsplit=1)[0].strip()
+
+
+def recall_elsewhere(path: Path, model: str | None) -> list[dict[str, Any]]:
+    """What `recall` returns, from a process of its own.
+
+    Raises:
+        ChildProcessError: with the last thing it said.
+    """
+    command = [sys.executable, "-m", "memformer", "demo-recall", str(path)]
+    if model is not None:
+        command += ["--model", model]
+    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    if ended.returncode != 0:
+        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ChildProcessError(
+            f"the second process ended with status {ended.returncode}: "
+            f"{last.removeprefix('error: ')}"
+        )
+    rows: list[dict[str, Any]] = json.loads(ended.stdout)
+    return rows
