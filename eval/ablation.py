@@ -36,10 +36,10 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from eval.harness.metrics import wilson_interval
+from eval.harness.metrics import first_words, wilson_interval
 from eval.haystack import Haystack
+from eval.interview import Interview
 from eval.people import KINDS, Fact, Kind, make_documents
-from eval.recall import Bench, answer
 from eval.report import (
     BookOption,
     ModelArgument,
@@ -85,11 +85,11 @@ class Scene:
 # ---- the parts -----------------------------------------------------------------------------
 
 
-def latest(bench: Bench, cases: int, distance: int) -> list[Scene]:
+def latest(interview: Interview, cases: int, distance: int) -> list[Scene]:
     """Facts, half of which change later."""
     scenes = []
-    for document in make_documents(FACTS, cases, bench.seed):
-        draws = random.Random(f"{bench.seed}/latest/{document.number}")
+    for document in make_documents(FACTS, cases, interview.seed):
+        draws = random.Random(f"{interview.seed}/latest/{document.number}")
         facts = list(document.facts)
         used = {fact.value for fact in facts}
         changed = [
@@ -98,23 +98,25 @@ def latest(bench: Bench, cases: int, distance: int) -> list[Scene]:
         ]
         told = " ".join(f"{fact.begun(LEAD)} {fact.value}." for fact in changed)
         pages = [
-            bench.chat.book(bench.haystack.tokens(distance, f"{bench.seed}/{document.number}/{n}"))
+            interview.chat.book(
+                interview.haystack.tokens(distance, f"{interview.seed}/{document.number}/{n}")
+            )
             for n in range(2)
         ]
-        news = bench.chat.told(bench.chat.encode(told))
+        news = interview.chat.told(interview.chat.encode(told))
         asked = [
             Question(new, "changed", old.value) for old, new in zip(facts, changed, strict=False)
         ] + [Question(fact, "unchanged") for fact in facts[FACTS // 2 :]]
-        scenes.append(Scene([bench.chat.facts(document), pages[0], news, pages[1]], asked))
+        scenes.append(Scene([interview.chat.facts(document), pages[0], news, pages[1]], asked))
     return scenes
 
 
-def order(bench: Bench, cases: int, distance: int) -> list[Scene]:
+def order(interview: Interview, cases: int, distance: int) -> list[Scene]:
     """A walk from place to place."""
     places = next(kind for kind in KINDS if "meeting" in kind.statement).values
     scenes = []
-    for document in make_documents(1, -(-cases // FACTS), bench.seed):
-        draws = random.Random(f"{bench.seed}/order/{document.number}")
+    for document in make_documents(1, -(-cases // FACTS), interview.seed):
+        draws = random.Random(f"{interview.seed}/order/{document.number}")
         walk = draws.sample(places, PLACES)
         name = document.facts[0].name
         told = f"{name} went to the " + ", then to the ".join(walk) + "."
@@ -126,46 +128,48 @@ def order(bench: Bench, cases: int, distance: int) -> list[Scene]:
                 walk,
             )
             asked.append(Question(Fact(name, kind, after), "right after"))
-        page = bench.chat.book(bench.haystack.tokens(distance, f"{bench.seed}/{document.number}"))
-        scenes.append(Scene([bench.chat.told(bench.chat.encode(told)), page], asked))
+        page = interview.chat.book(
+            interview.haystack.tokens(distance, f"{interview.seed}/{document.number}")
+        )
+        scenes.append(Scene([interview.chat.told(interview.chat.encode(told)), page], asked))
     return scenes
 
 
-def capacity(bench: Bench, cases: int, times: int) -> list[Scene]:
+def capacity(interview: Interview, cases: int, times: int) -> list[Scene]:
     """Blocks of facts and pages, so many times as many tokens as there are slots."""
     blocks = times * SLOTS // BLOCK
     scenes = []
     for number in range(-(-cases // (2 * blocks))):
-        documents = make_documents(FACTS_A_BLOCK * blocks, 1, bench.seed + 100 + number)
+        documents = make_documents(FACTS_A_BLOCK * blocks, 1, interview.seed + 100 + number)
         facts = list(documents[0].facts)
         turns, asked = [], []
         for block in range(blocks):
             some = facts[block * FACTS_A_BLOCK : (block + 1) * FACTS_A_BLOCK]
-            told = bench.chat.encode(" ".join(fact.sentence for fact in some))
-            turn = bench.chat.told(told)
-            seed = f"{bench.seed}/{number}/{block}"
-            around = len(bench.chat.book([0])) - 1
-            page = bench.haystack.tokens(max(1, BLOCK - len(turn) - around), seed)
-            turns += [turn, bench.chat.book(page)]
+            told = interview.chat.encode(" ".join(fact.sentence for fact in some))
+            turn = interview.chat.told(told)
+            seed = f"{interview.seed}/{number}/{block}"
+            around = len(interview.chat.book([0])) - 1
+            page = interview.haystack.tokens(max(1, BLOCK - len(turn) - around), seed)
+            turns += [turn, interview.chat.book(page)]
             age = ("oldest", "middle", "newest")[3 * block // blocks]
             asked += [Question(fact, f"{times}N, {age} third") for fact in some[:2]]
         scenes.append(Scene(turns, asked, SLOTS))
     return scenes
 
 
-def noise(bench: Bench, cases: int, distance: int) -> list[Scene]:
+def noise(interview: Interview, cases: int, distance: int) -> list[Scene]:
     """Facts, then a long text."""
     return [
         Scene(
-            list(bench.turns(document, distance)),
+            list(interview.turns(document, distance)),
             [Question(fact, f"{distance:,} tokens later") for fact in document.asked],
         )
-        for document in make_documents(FACTS, cases, bench.seed)
+        for document in make_documents(FACTS, cases, interview.seed)
     ]
 
 
 # part: mechanism, and how its scenes are made
-PARTS: dict[str, tuple[str, list[tuple[Callable[[Bench, int, int], list[Scene]], int]]]] = {
+PARTS: dict[str, tuple[str, list[tuple[Callable[[Interview, int, int], list[Scene]], int]]]] = {
     "latest": ("erase", [(latest, 256)]),
     "order": ("links", [(order, 512)]),
     "capacity": ("usage", [(capacity, 2), (capacity, 10)]),
@@ -219,20 +223,20 @@ def _no_reads(memory_pass: MemoryPass, segment: int, slots: int) -> Tensor:
 # ---- cells and the report ------------------------------------------------------------------
 
 
-def ask(bench: Bench, scenes: Sequence[Scene]) -> tuple[list[str], float]:
+def ask(interview: Interview, scenes: Sequence[Scene]) -> tuple[list[str], float]:
     """The answers to all questions in order, and the slots of closed segments a scene takes."""
     texts: list[str] = []
     slots = 0
     with torch.inference_mode():
         for begin in range(0, len(scenes), SCENES_AT_ONCE):
             some = scenes[begin : begin + SCENES_AT_ONCE]
-            memory = bench.model.init_memory(len(some), num_slots=some[0].num_slots)
+            memory = interview.model.init_memory(len(some), num_slots=some[0].num_slots)
             for turns in zip(*(scene.turns for scene in some), strict=True):
-                memory = bench.model.memorize(*bench.padded(turns), memory=memory)
+                memory = interview.model.memorize(*interview.padded(turns), memory=memory)
             memory = memory.closed()
             slots += int(memory.occupied.sum())
             asked = [(row, one.fact) for row, scene in enumerate(some) for one in scene.asked]
-            texts += bench.ask(memory, asked)
+            texts += interview.ask(memory, asked)
     return texts, slots / len(scenes)
 
 
@@ -244,7 +248,7 @@ def cells_of(
     cells = []
     for group in dict.fromkeys(one.group for one in asked):
         mine = [
-            (one, answer(text))
+            (one, first_words(text))
             for one, text in zip(asked, texts, strict=True)
             if one.group == group
         ]
@@ -339,7 +343,7 @@ def main(
                 f"the part {part} needs a model with a trained {PARTS[part][0]}; train it "
                 "(docs/dnc.md says how), or leave the part out with --parts."
             )
-    bench = Bench(loaded, tokenizer, Haystack(tokenizer, book), seed)
+    interview = Interview(loaded, tokenizer, Haystack(tokenizer, book), seed)
     settings = {"parts": wanted, "cases": cases, "seed": seed}
     report = head("eval.ablation", settings) | model_name(model)
     started = time.perf_counter()
@@ -347,9 +351,9 @@ def main(
     todo = [(part, *one, on) for part in wanted for one in PARTS[part][1] for on in (False, True)]
     for part, make, size, on in track(todo, "asking", console=console, transient=True):
         mechanism = PARTS[part][0]
-        scenes = make(bench, cases, size)
+        scenes = make(interview, cases, size)
         with only(loaded, mechanism if on else None):
-            texts, slots = ask(bench, scenes)
+            texts, slots = ask(interview, scenes)
         cells += cells_of(part, mechanism, on, scenes, texts, slots)
         report |= {"wall_seconds": round(time.perf_counter() - started), "cells": cells}
         write_json(out.with_name(out.name + ".json"), report)

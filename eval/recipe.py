@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.haystack import Haystack
+from eval.interview import Interview, right
 from eval.people import Kind, make_documents
-from eval.recall import Bench, answer
 from eval.report import ThreadsOption, numbers, open_model
 
 NAMES = (
@@ -79,19 +79,19 @@ def main(
         torch.set_num_threads(threads)
     loaded, tokenizer = open_model(model, "cpu")
     documents = make_documents(facts, cases, seed, NAMES, KINDS)
-    wanted = [fact.value for document in documents for fact in document.asked]
+    asked = [fact for document in documents for fact in document.asked]
     haystack = Haystack(tokenizer, None)
     places = numbers(distances, 0, "--distances")
     table = Table("setting", *(f"d = {distance}" for distance in places))
     for setting in ["", *(settings or [])]:
         backbone = loaded.unload_memory()
         loaded = MemformerForCausalLM.from_backbone(backbone, parse(setting), tokenizer)
-        bench = Bench(loaded, tokenizer, haystack, seed)
+        interview = Interview(loaded, tokenizer, haystack, seed)
         row = []
         for distance in places:
-            said = bench.answers("memformer", documents, distance)
-            right = sum(answer(text) == value for text, value in zip(said, wanted, strict=True))
-            row.append(f"{right / len(wanted):.3f}")
+            said = interview.answers(documents, distance)
+            correct = sum(right(text, fact) for text, fact in zip(said, asked, strict=True))
+            row.append(f"{correct / len(asked):.3f}")
         table.add_row(setting or "defaults", *row)
     Console().print(table)
 

@@ -38,8 +38,8 @@ from torch import Tensor
 from eval import people
 from eval.asking import Asker
 from eval.haystack import Haystack
+from eval.interview import Interview
 from eval.jsonl import BadRecord
-from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption, checked_book, head, model_name, open_model
 from eval.stories import SENTENCE_END, Background, strewn
@@ -84,9 +84,9 @@ class Example:
     plain: Bool[Tensor, " tokens"]
 
 
-def observe(bench: Bench, document: people.Document) -> Example:
+def observe(interview: Interview, document: people.Document) -> Example:
     """Reads a document and its questions, and notes what was read."""
-    model, chat = bench.model, bench.chat
+    model, chat = interview.model, interview.chat
     told = chat.facts(document)
     around = len(chat.book([0])) - 1
     room = model.memory_config.segment_tokens - len(told) - around
@@ -95,7 +95,7 @@ def observe(bench: Bench, document: people.Document) -> Example:
             f"{FACTS} facts take {len(told) + around} tokens of this tokenizer, and a segment has "
             f"{model.memory_config.segment_tokens}; attach with a larger segment_tokens."
         )
-    book = chat.book(bench.haystack.tokens(room, f"{bench.seed}/gate/{document.number}"))
+    book = chat.book(interview.haystack.tokens(room, f"{interview.seed}/gate/{document.number}"))
     asked = [
         chat.question(fact, first=True) + chat.encode(f" {fact.value}.") for fact in document.asked
     ]
@@ -103,7 +103,7 @@ def observe(bench: Bench, document: people.Document) -> Example:
     with torch.no_grad():
         text = torch.tensor([ids], device=model.device)
         memory = model.memorize(text, memory=model.init_memory(1, num_slots=None)).closed()
-        questions, mask = bench.padded(asked)
+        questions, mask = interview.padded(asked)
         after = model(questions, attention_mask=mask, memory=memory.select([0] * len(asked))).memory
     there = memory.occupied[0].nonzero()[:, 0]
     received = (after.reads[:, there] - memory.reads[:, there]).sum(0)
@@ -112,9 +112,9 @@ def observe(bench: Bench, document: people.Document) -> Example:
     return Example(_inputs(model, ids), read, known, ~known)
 
 
-def strew(bench: Asker, record: Record, book: Background, rng: random.Random) -> Example:
+def strew(asker: Asker, record: Record, book: Background, rng: random.Random) -> Example:
     """What a record tells, here and there in book text; a conversation is left alone."""
-    model, tokenizer = bench.model, bench.tokenizer
+    model, tokenizer = asker.model, asker.tokenizer
     if not isinstance(record.document, str):
         ids = list(tokenised(record, tokenizer, "chat").ids)
         told = torch.ones(len(ids), dtype=torch.bool)
@@ -254,7 +254,7 @@ def main(
     }
     report = head("training.gate", settings) | model_name(model)
     loaded, tokenizer = open_model(model)
-    bench = Bench(loaded, tokenizer, Haystack(tokenizer, book), seed)
+    interview = Interview(loaded, tokenizer, Haystack(tokenizer, book), seed)
     drawn = people.make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
     try:
         background = Background([book], lambda text: len(tokenizer(text).input_ids))
@@ -268,10 +268,12 @@ def main(
         console.print(str(error), soft_wrap=True)
         raise typer.Exit(2) from None
     rng = random.Random(seed)
-    sources = {"people": [observe(bench, one) for one in track(drawn, "people", console=console)]}
+    sources = {
+        "people": [observe(interview, one) for one in track(drawn, "people", console=console)]
+    }
     for file, told in given.items():
         sources.setdefault(file.name, []).extend(
-            strew(bench, record, background, rng)
+            strew(interview, record, background, rng)
             for record in track(told, file.name, console=console)
         )
     held_out = {name: found[: len(found) // 5] for name, found in sources.items()}

@@ -71,6 +71,15 @@ def contains(output: str, answers: Sequence[str]) -> float:
     return float(any(f" {normal(answer)} " in said for answer in answers))
 
 
+def first_words(text: str) -> str:
+    """The words before the first punctuation or line break, in lower case, without the article.
+
+    What completes a sentence that was begun.
+    """
+    words = re.split(rf"[{re.escape(string.punctuation)}“”‘’…–—\n]", text, maxsplit=1)[0]
+    return re.sub(r"^(a|an|the)\s+", "", words.strip().lower())
+
+
 def option(output: str, options: Sequence[str]) -> str | None:
     """Which of the options an output takes; None if that can't be told.
 

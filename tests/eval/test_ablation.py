@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from eval import ablation
 from eval.ablation import PARTS, Question, Scene, capacity, cells_of, has, latest, only, order
 from eval.haystack import Haystack
+from eval.interview import Interview
 from eval.people import KINDS, Fact
-from eval.recall import Bench
 from memformer import MemformerForCausalLM
 from memformer.memory import MemoryPass
 from tests.tiny import byte_tokenizer, save_tiny
@@ -38,13 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(folder: Path) -> Bench:
+def bench(folder: Path) -> Interview:
     tokenizer = byte_tokenizer()
     model = MemformerForCausalLM.from_pretrained(folder).eval()
-    return Bench(model, tokenizer, Haystack(tokenizer))
+    return Interview(model, tokenizer, Haystack(tokenizer))
 
 
-def test_latest_asks_for_values_that_changed_and_for_some_that_did_not(bench: Bench) -> None:
+def test_latest_asks_for_values_that_changed_and_for_some_that_did_not(bench: Interview) -> None:
     first, *_ = latest(bench, 12, 50)
     told, news = (bench.tokenizer.decode(first.turns[turn]) for turn in (0, 2))
     changed = [one for one in first.asked if one.group == "changed"]
@@ -58,7 +58,7 @@ def test_latest_asks_for_values_that_changed_and_for_some_that_did_not(bench: Be
     assert "These days " in news
 
 
-def test_order_asks_for_the_next_place_of_a_walk(bench: Bench) -> None:
+def test_order_asks_for_the_next_place_of_a_walk(bench: Interview) -> None:
     scene, *_ = order(bench, 6, 40)
     told = bench.tokenizer.decode(scene.turns[0])
     for one in scene.asked:
@@ -68,7 +68,7 @@ def test_order_asks_for_the_next_place_of_a_walk(bench: Bench) -> None:
 
 @pytest.mark.parametrize("times", [2, 10])
 def test_capacity_tells_so_many_times_as_much_as_there_are_slots(
-    bench: Bench, times: int, monkeypatch: pytest.MonkeyPatch
+    bench: Interview, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # bytes for tokens: as many to a fact as there are tokens to some
     monkeypatch.setattr(ablation, "SLOTS", 4096)
@@ -83,7 +83,7 @@ def test_capacity_tells_so_many_times_as_much_as_there_are_slots(
 
 @pytest.mark.parametrize("mechanism", [None, "gate", "erase", "links", "usage"])
 def test_only_one_mechanism_is_on_and_all_are_back_afterwards(
-    bench: Bench, mechanism: str | None
+    bench: Interview, mechanism: str | None
 ) -> None:
     model = bench.model
     before = {name: weight.clone() for name, weight in model.memory.state_dict().items()}

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from eval import people
 from eval.asking import Asker
 from eval.haystack import BOOK, Haystack
+from eval.interview import Interview
 from eval.people import make_documents
-from eval.recall import Bench
 from eval.recipe import KINDS, NAMES
 from eval.stories import Background
 from memformer import MemformerForCausalLM, MemoryConfig
@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
 def test_an_example_has_what_each_token_was_and_how_much_it_was_read(folder):
     model = MemformerForCausalLM.from_pretrained(folder / "wide").eval()
     tokenizer = byte_tokenizer()
-    bench = Bench(model, tokenizer, Haystack(tokenizer))
+    bench = Interview(model, tokenizer, Haystack(tokenizer))
     (document,) = make_documents(6, 6, 1, NAMES, KINDS)
     example = observe(bench, document)
     assert len(example.inputs) == len(example.read) == len(example.told) == 900
