@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -35,6 +36,8 @@ Item = TypeVar("Item")
 BATCH_TOKENS = 32_768
 # questions asked at once
 BATCH_QUESTIONS = 12
+# what prompts asked at once begin with is read once for all, where it is so long
+SHARED_TOKENS = 128
 # the first tokens of a text that a sliding window keeps: without them a model that was trained on
 # whole windows breaks down (Xiao et al. 2024, arXiv:2309.17453)
 SINKS = 4
@@ -129,10 +132,24 @@ class Desk(Asker):
             self.fits(len(prompt))
         found = []
         for some in neighbours(prompts, len, lambda prompt: 1, BATCH_QUESTIONS):
-            texts = self.generate(self.model.backbone, *self.padded(some, left=True))
+            shared = common(some)
+            if len(some) > 1 and shared >= SHARED_TOKENS:
+                text = self.cached(some[0][:shared])
+                texts = self._continue(text, [prompt[shared:] for prompt in some])
+            else:
+                texts = self.generate(self.model.backbone, *self.padded(some, left=True))
             found += [Answer(text, len(one)) for text, one in zip(texts, some, strict=True)]
             self.advance(sum(map(len, some)))
         return found
+
+    def cached(self, ids: list[int]) -> CachedText:
+        """The backbone's keys and values of a text that something will follow."""
+        read = self.model.backbone(
+            input_ids=torch.tensor([ids], device=self.model.device),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return CachedText(read.past_key_values, len(ids))
 
     def generate(self, model: Any, ids: Tensor, mask: Tensor, **kwargs: Any) -> list[str]:
         """Greedy answers to prompts padded on the left."""
@@ -209,6 +226,13 @@ def neighbours(
         begin = end
 
 
+def common(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with; at least one of each is left."""
+    most = min(map(len, prompts)) - 1
+    alike = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
+    return sum(takewhile(bool, islice(alike, most)))
+
+
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Items, so many at once."""
     for begin in range(0, len(items), size):
@@ -267,7 +291,11 @@ class Full:
             told = self.desk.told(document.parts(), document.questions[0])
             asked = [self.desk.prompts.asked(one, alone=False) for one in document.questions]
             self.desk.fits(len(told) + max(map(len, asked)))
-            kept.append(self._cache(told) if len(asked) > 1 else told)
+            if len(asked) > 1:
+                kept.append(self.desk.cached(told))
+                self.desk.advance(len(told))
+            else:
+                kept.append(told)
         cached = [one for one in kept if isinstance(one, CachedText)]
         read = [one.tokens if isinstance(one, CachedText) else 0 for one in kept]
         return Reading(kept, read, sum(one.nbytes for one in cached) // len(kept))
@@ -284,12 +312,6 @@ class Full:
         ]
         found |= zip(alone, self.desk.plain(prompts), strict=True)
         return [found[number] for number in range(len(asked))]
-
-    def _cache(self, told: list[int]) -> CachedText:
-        ids = torch.tensor([told], device=self.desk.model.device)
-        read = self.desk.model.backbone(input_ids=ids, use_cache=True, logits_to_keep=1)
-        self.desk.advance(len(told))
-        return CachedText(read.past_key_values, len(told))
 
 
 @dataclass

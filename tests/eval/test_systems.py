@@ -190,6 +190,28 @@ def test_full_is_everything_in_one_prompt(desk: Desk) -> None:
             assert found[one.id, question.id] == greedy(desk, ids)
 
 
+def test_what_all_prompts_begin_with_is_read_once(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    desk = Desk(open_lively(folder), tokenizer, Chat(tokenizer, INSTRUCTION), FEW)
+    lead = "An example of how to answer, at some length. " * 4
+    asked = [Question(str(n), text, ("x",), {}, lead=lead) for n, text in enumerate("abc")]
+    prompts = [desk.prompts.asked(one, alone=True) for one in asked]
+    shared = systems.common(prompts)
+    assert shared == len(desk.prompts.head(asked[0])) + len("Say it. ") > systems.SHARED_TOKENS
+    given: list[int] = []
+    hook = desk.model.backbone.model.embed_tokens.register_forward_pre_hook(
+        lambda module, inputs: given.append(inputs[0].numel())
+    )
+    with torch.inference_mode():
+        found = desk.plain(prompts)
+    hook.remove()
+    assert sum(given) == sum(map(len, prompts)) - 2 * shared + len(prompts) * (FEW - 1)
+    assert [one.text for one in found] == [greedy(desk, ids) for ids in prompts]
+    assert [one.tokens for one in found] == [len(ids) for ids in prompts]
+    assert systems.common([[1, 2, 3], [1, 2, 3, 4]]) == 2  # something is left to go on from
+    assert systems.common([[1, 2], [2, 2]]) == 0
+
+
 def test_truncated_and_nothing_see_no_more_than_they_say(desk: Desk) -> None:
     question = DOCUMENTS[0].questions[1]
     asked, text = desk.prompts.asked, desk.prompts.text(DOCUMENTS[0].parts())
