@@ -13,8 +13,8 @@ import torch
 from memformer import MemoryState
 
 from eval.asking import Asker
+from eval.harness.desk import chunks
 from eval.harness.metrics import first_words
-from eval.harness.systems import chunks
 from eval.haystack import Haystack
 from eval.people import Chat, Document, Fact
 

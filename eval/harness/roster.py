@@ -26,10 +26,10 @@ from memformer.pretrained import DEFAULT_MODEL
 from transformers import AutoConfig
 
 from eval.harness.benchmark import Benchmark, Document
+from eval.harness.desk import Desk
 from eval.harness.prompts import STYLES
 from eval.harness.retrieval import PASSAGE_TOKENS, Dense, Finder, NoRetrieval, bm25
 from eval.harness.systems import (
-    Desk,
     Full,
     Memory,
     Nothing,

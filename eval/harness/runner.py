@@ -19,9 +19,10 @@ from accelerate import PartialState
 
 from eval.cases import CaseLog
 from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.desk import BATCH_QUESTIONS, WindowExceeded, chunks, neighbours
 from eval.harness.roster import Roster, Spec
 from eval.harness.summary import Key
-from eval.harness.systems import BATCH_QUESTIONS, System, WindowExceeded, chunks, neighbours
+from eval.harness.systems import System
 
 # short documents read together have so many questions in all
 BATCH_CASES = 20

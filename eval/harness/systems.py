@@ -14,45 +14,21 @@ and then answers any number of questions about them; what it keeps in between is
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice, takewhile
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from eval.asking import Asker
 from eval.harness.benchmark import Document, Question
-from eval.harness.prompts import Prompts
+from eval.harness.desk import BATCH_QUESTIONS, Answer, CachedText, Desk, chunks
 from eval.harness.retrieval import Finder, Search, passages
 
-Item = TypeVar("Item")
-
-# tokens read at once, and tokens of context under the questions asked at once, padding too: both
-# bound the memory a run needs
-BATCH_TOKENS = 32_768
-# questions asked at once
-BATCH_QUESTIONS = 12
-# what prompts asked at once begin with is read once for all, where it is so long
-SHARED_TOKENS = 128
 # the first tokens of a text that a sliding window keeps: without them a model that was trained on
 # whole windows breaks down (Xiao et al. 2024, arXiv:2309.17453)
 SINKS = 4
-
-
-class WindowExceeded(Exception):
-    """The model cannot see so many tokens at once."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was generated, and how many tokens the model was given for it."""
-
-    text: str
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -86,157 +62,6 @@ class System(Protocol):
         Raises:
             WindowExceeded: what it would have to see is too long.
         """
-
-
-@dataclass
-class Desk(Asker):
-    """A model that is asked in one style; what systems are built on.
-
-    Attributes:
-        prompts: how documents and questions are written.
-        max_new_tokens: of an answer.
-        advance: told how many tokens more are done.
-    """
-
-    prompts: Prompts
-    max_new_tokens: int
-    advance: Callable[[int], None] = field(default=lambda tokens: None)
-
-    @property
-    def window(self) -> int | None:
-        """How many tokens the backbone can see; None: any number."""
-        config = self.model.backbone.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None)
-
-    def told(self, parts: Sequence[str], question: Question) -> list[int]:
-        """What comes before a question in the same window; the same for all of a document."""
-        return self.prompts.head(question) + self.prompts.text(parts)
-
-    def count(self, text: str) -> int:
-        """How long a text is, in tokens of the model."""
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-
-    def fits(self, tokens: int) -> None:
-        """Checks that a prompt leaves room for its answer.
-
-        Raises:
-            WindowExceeded: it does not.
-        """
-        needed = tokens + self.max_new_tokens
-        if self.window is not None and needed > self.window:
-            raise WindowExceeded(f"{needed} tokens, and the window has {self.window}")
-
-    def plain(self, prompts: Sequence[list[int]]) -> list[Answer]:
-        """Answers of the backbone, without memory."""
-        for prompt in prompts:
-            self.fits(len(prompt))
-        found = []
-        for some in neighbours(prompts, len, lambda prompt: 1, BATCH_QUESTIONS):
-            shared = common(some)
-            if len(some) > 1 and shared >= SHARED_TOKENS:
-                text = self.cached(some[0][:shared])
-                texts = self._continue(text, [prompt[shared:] for prompt in some])
-            else:
-                texts = self.generate(self.model.backbone, *self.padded(some, left=True))
-            found += [Answer(text, len(one)) for text, one in zip(texts, some, strict=True)]
-            self.advance(sum(map(len, some)))
-        return found
-
-    def cached(self, ids: list[int]) -> CachedText:
-        """The backbone's keys and values of a text that something will follow."""
-        read = self.model.backbone(
-            input_ids=torch.tensor([ids], device=self.model.device),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return CachedText(read.past_key_values, len(ids))
-
-    def generate(self, model: Any, ids: Tensor, mask: Tensor, **kwargs: Any) -> list[str]:
-        """Greedy answers to prompts padded on the left."""
-        texts = self.said(model, ids, mask, self.max_new_tokens, **kwargs)
-        return [text.strip() for text in texts]
-
-    def continued(
-        self, texts: Mapping[int, CachedText], asked: Sequence[tuple[int, Question]]
-    ) -> dict[int, Answer]:
-        """Answers to those questions whose document is among the texts, by place in `asked`."""
-        found: dict[int, Answer] = {}
-        for place, text in texts.items():
-            mine = [number for number, (other, _) in enumerate(asked) if other == place]
-            at_once = BATCH_TOKENS // text.cache.get_seq_length()
-            for some in chunks(mine, max(1, min(BATCH_QUESTIONS, at_once))):
-                prompts = [self.prompts.asked(asked[number][1], alone=False) for number in some]
-                outputs = self._continue(text, prompts)
-                for number, output, ids in zip(some, outputs, prompts, strict=True):
-                    found[number] = Answer(output, len(ids))
-                self.advance(sum(map(len, prompts)))
-        return found
-
-    def _continue(self, text: CachedText, prompts: Sequence[list[int]]) -> list[str]:
-        cache = copy.deepcopy(text.cache)
-        cache.batch_repeat_interleave(len(prompts))
-        ids, mask = self.padded(prompts, left=True)
-        # what is in the cache is not looked at again, but generate counts it
-        before = ids.new_zeros(len(ids), cache.get_seq_length())
-        places = (mask.cumsum(-1) - 1).clamp_min(0) + text.tokens
-        return self.generate(
-            self.model.backbone,
-            torch.cat([before, ids], 1),
-            torch.cat([torch.ones_like(before), mask], 1),
-            past_key_values=cache,
-            position_ids=torch.cat([before, places], 1),
-        )
-
-
-@dataclass(frozen=True)
-class CachedText:
-    """Keys and values of a text, or of its end, and how many tokens the whole has."""
-
-    cache: DynamicCache
-    tokens: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        layers: Any = self.cache.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-
-
-def neighbours(
-    items: Sequence[Item], tokens: Callable[[Item], int], cases: Callable[[Item], int], most: int
-) -> Iterator[Sequence[Item]]:
-    """Neighbouring items that may be read at once, padded to the longest of them.
-
-    Args:
-        items: prompts, or documents.
-        tokens: how long one is.
-        cases: how many questions it has.
-        most: questions in all, unless one item alone has more.
-    """
-    begin = 0
-    while begin < len(items):
-        end, longest, asked = begin + 1, tokens(items[begin]), cases(items[begin])
-        while end < len(items):
-            longest = max(longest, tokens(items[end]))
-            asked += cases(items[end])
-            if asked > most or longest * (end + 1 - begin) > BATCH_TOKENS:
-                break
-            end += 1
-        yield items[begin:end]
-        begin = end
-
-
-def common(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with; at least one of each is left."""
-    most = min(map(len, prompts)) - 1
-    alike = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
-    return sum(takewhile(bool, islice(alike, most)))
-
-
-def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Items, so many at once."""
-    for begin in range(0, len(items), size):
-        yield items[begin : begin + size]
 
 
 @dataclass

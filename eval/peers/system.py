@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from eval.harness.benchmark import Document, Question
-from eval.harness.systems import Answer, Desk, Reading
+from eval.harness.desk import Answer, Desk
+from eval.harness.systems import Reading
 from eval.peers.armt import ARMT, Associations
 from eval.peers.rmt import RMT
 from eval.report import open_model

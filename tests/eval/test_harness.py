@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eval import report as shared
-from eval.harness import command, runner, systems
+from eval.harness import command, desk, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.desk import Answer
 from eval.harness.metrics import wilson_interval
 from eval.harness.pages import _floor, html
 from eval.harness.roster import BadSystem, Roster, parse, released
 from eval.harness.runner import groups
 from eval.harness.summary import interval, summarize
-from eval.harness.systems import Answer, Reading
+from eval.harness.systems import Reading
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -167,24 +168,24 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(
     # killed in the middle of a line
     (tmp_path / "part.cases.jsonl").write_text("".join(kept[:lines]) + kept[lines][:9])
     asked: list[int] = []
-    generate = systems.Desk.generate
+    generate = desk.Desk.generate
 
     def counted(desk: Any, model: Any, ids: torch.Tensor, *rest: Any, **kwargs: Any) -> Any:
         asked.append(len(ids))
         return generate(desk, model, ids, *rest, **kwargs)
 
-    monkeypatch.setattr(systems.Desk, "generate", counted)
+    monkeypatch.setattr(desk.Desk, "generate", counted)
     assert run(folder, tmp_path / "part").exit_code == 0
     assert (tmp_path / "part.json").read_bytes() == whole.with_name("toy.json").read_bytes()
     assert len((tmp_path / "part.cases.jsonl").read_text().splitlines()) == len(kept)
     # what was known is not asked again, but for questions that are asked together with others
-    assert len(kept) - lines <= sum(asked) < len(kept) - lines + systems.BATCH_QUESTIONS
+    assert len(kept) - lines <= sum(asked) < len(kept) - lines + desk.BATCH_QUESTIONS
 
 
 def test_a_killed_run_loses_and_repeats_nothing(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate, left = systems.Desk.generate, 3
+    generate, left = desk.Desk.generate, 3
 
     def dies(*args: Any, **kwargs: Any) -> Any:
         nonlocal left
@@ -193,10 +194,10 @@ def test_a_killed_run_loses_and_repeats_nothing(
             raise KeyboardInterrupt
         return generate(*args, **kwargs)
 
-    monkeypatch.setattr(systems.Desk, "generate", dies)
+    monkeypatch.setattr(desk.Desk, "generate", dies)
     assert run(folder, tmp_path / "part").exit_code != 0
     assert not (tmp_path / "part.json").exists()
-    monkeypatch.setattr(systems.Desk, "generate", generate)
+    monkeypatch.setattr(desk.Desk, "generate", generate)
     assert run(folder, tmp_path / "part").exit_code == 0
     assert (tmp_path / "part.json").read_bytes() == whole.with_name("toy.json").read_bytes()
 
@@ -443,7 +444,7 @@ def test_an_adapter_is_merged_and_belongs_to_the_checkpoint_alone(
 class Parrot:
     """A system of one's own: says the document's first word, and what it was told to say."""
 
-    def __init__(self, desk: systems.Desk, number: int | None, model: str | None) -> None:
+    def __init__(self, asked: desk.Desk, number: int | None, model: str | None) -> None:
         self.times, self.last = number or 1, model
 
     def read(self, documents: Sequence[Document]) -> Reading:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from eval.harness import desk as desks
 from eval.harness import retrieval, systems
 from eval.harness.benchmark import Document, Question
+from eval.harness.desk import Desk, WindowExceeded
 from eval.harness.prompts import Chat, Plain
 from eval.harness.retrieval import PASSAGE_TOKENS, Dense, NoRetrieval, bm25, passages
 from eval.harness.systems import (
-    Desk,
     Full,
     Memory,
     Nothing,
@@ -24,7 +25,6 @@ from eval.harness.systems import (
     Sliding,
     System,
     Truncated,
-    WindowExceeded,
 )
 from memformer.chat import ACKNOWLEDGEMENT, chat_ids
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, open_lively, save_tiny
@@ -196,8 +196,8 @@ def test_what_all_prompts_begin_with_is_read_once(folder: Path) -> None:
     lead = "An example of how to answer, at some length. " * 4
     asked = [Question(str(n), text, ("x",), {}, lead=lead) for n, text in enumerate("abc")]
     prompts = [desk.prompts.asked(one, alone=True) for one in asked]
-    shared = systems.common(prompts)
-    assert shared == len(desk.prompts.head(asked[0])) + len("Say it. ") > systems.SHARED_TOKENS
+    shared = desks.common(prompts)
+    assert shared == len(desk.prompts.head(asked[0])) + len("Say it. ") > desks.SHARED_TOKENS
     given: list[int] = []
     hook = desk.model.backbone.model.embed_tokens.register_forward_pre_hook(
         lambda module, inputs: given.append(inputs[0].numel())
@@ -208,8 +208,8 @@ def test_what_all_prompts_begin_with_is_read_once(folder: Path) -> None:
     assert sum(given) == sum(map(len, prompts)) - 2 * shared + len(prompts) * (FEW - 1)
     assert [one.text for one in found] == [greedy(desk, ids) for ids in prompts]
     assert [one.tokens for one in found] == [len(ids) for ids in prompts]
-    assert systems.common([[1, 2, 3], [1, 2, 3, 4]]) == 2  # something is left to go on from
-    assert systems.common([[1, 2], [2, 2]]) == 0
+    assert desks.common([[1, 2, 3], [1, 2, 3, 4]]) == 2  # something is left to go on from
+    assert desks.common([[1, 2], [2, 2]]) == 0
 
 
 def test_truncated_and_nothing_see_no_more_than_they_say(desk: Desk) -> None:
