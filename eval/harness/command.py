@@ -137,6 +137,9 @@ def run(
             "fingerprints": roster.fingerprints(specs),
             **benchmark.settings,
         }
+        module: Any = inspect.getmodule(build)
+        # the module's own name, also where it is run as __main__
+        report = head(module.__spec__.name, settings) | {"model": name}
         log = begin_log(out, settings, again, state)
         done = results(out, settings)
         with progress_bar(Console(stderr=True, quiet=not state.is_main_process)) as progress:
@@ -146,9 +149,6 @@ def run(
     except (BadData, BadSystem, OtherRun) as error:
         raise typer.BadParameter(" ".join(str(error).split())) from None
     if state.is_main_process:
-        module: Any = inspect.getmodule(build)
-        # the module's own name, also where it is run as __main__
-        report = head(module.__spec__.name, settings) | {"model": name}
         typer.echo(write(out, benchmark, specs, results(out, settings), report))
 
 

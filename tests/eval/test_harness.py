@@ -202,6 +202,21 @@ def test_a_killed_run_loses_and_repeats_nothing(
     assert (tmp_path / "part.json").read_bytes() == whole.with_name("toy.json").read_bytes()
 
 
+def test_the_start_is_taken_before_anything_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    for place, name in ((command, "head"), (desk.Desk, "generate")):
+
+        def noted(*args: Any, name: str = name, old: Any = getattr(place, name), **kw: Any) -> Any:
+            order.append(name)
+            return old(*args, **kw)
+
+        monkeypatch.setattr(place, name, noted)
+    assert run(folder, tmp_path / "toy", "--cases", "1", systems="nothing").exit_code == 0
+    assert order.index("head") < order.index("generate")
+
+
 def test_other_settings_are_refused_unless_it_starts_over(folder: Path, tmp_path: Path) -> None:
     assert run(folder, tmp_path / "toy", "--cases", "1", systems="nothing").exit_code == 0
     result = run(folder, tmp_path / "toy", "--cases", "2", systems="nothing")
