@@ -259,8 +259,9 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
     # without pyplot: no window, no state left behind
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(panels) + 1.5, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=11)
+    labels = {tuple(line.label for line in panel.lines) for panel in panels}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for line in panel.lines:
             bars = None
@@ -287,6 +288,9 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if len(labels) > 1:
+            axes.legend(fontsize=8)
+    if len(labels) == 1:  # once for all, where it hides nothing
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -22,10 +22,9 @@ def draw_all(out: Path, benchmark: Benchmark, report: Entry) -> list[Path]:
     if benchmark.heat and (maps := _maps(benchmark, report)):
         drawn.append(out.with_name(f"{out.name}_heat.png"))
         _draw_heat(drawn[-1], benchmark, maps)
-    done = [entry for entry in report["overall"] if entry["scores"] is not None]
-    if len(done) > 1:
+    if sum(entry["scores"] is not None for entry in report["overall"]) > 1:
         drawn.append(out.with_name(f"{out.name}_cost.png"))
-        _draw_cost(drawn[-1], benchmark, done)
+        _draw_cost(drawn[-1], benchmark, report["overall"])
     return drawn
 
 
@@ -38,7 +37,7 @@ def _panels(benchmark: Benchmark, report: Entry) -> list[Panel]:
             groups.setdefault(mean["title"], []).append(mean)
     elif not benchmark.heat:
         for cell in report["cells"]:
-            groups.setdefault(", ".join(cell[axis] for axis in tabled), []).append(cell)
+            groups.setdefault(", ".join(f"{axis} {cell[axis]}" for axis in tabled), []).append(cell)
     scored = {
         title: [entry for entry in entries if entry["scores"] is not None]
         for title, entries in groups.items()
@@ -122,18 +121,23 @@ def _draw_heat(path: Path, benchmark: Benchmark, maps: Mapping[str, list[list[fl
 
 
 def _draw_cost(path: Path, benchmark: Benchmark, entries: Sequence[Entry]) -> None:
-    """Headline score of all questions against the tokens that the model is given for one."""
+    """Headline score of all questions against the tokens that the model is given for one.
+
+    A system has the colour that it has in the other pictures.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     metric = benchmark.metrics[0]
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    for entry in entries:
+    for place, entry in enumerate(entries):
+        if entry["scores"] is None:
+            continue
         score, (low, high) = entry["scores"][metric], entry["intervals"][metric]
         bars = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar([tokens_each(entry)], [score], yerr=bars, marker="o", capsize=3,
-                      label=entry["system"])  # fmt: skip
+                      color=f"C{place}", label=entry["system"])  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -143,6 +147,6 @@ def _draw_cost(path: Path, benchmark: Benchmark, entries: Sequence[Entry]) -> No
     axes.set_ylabel(f"{metric}, all questions")
     axes.set_title(f"{benchmark.title}: quality against cost", fontsize=11)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

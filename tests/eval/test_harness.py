@@ -206,13 +206,16 @@ def test_the_start_is_taken_before_anything_is_asked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    for place, name in ((command, "head"), (desk.Desk, "generate")):
 
-        def noted(*args: Any, name: str = name, old: Any = getattr(place, name), **kw: Any) -> Any:
+    def noting(name: str, old: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
             order.append(name)
-            return old(*args, **kw)
+            return old(*args, **kwargs)
 
-        monkeypatch.setattr(place, name, noted)
+        return noted
+
+    monkeypatch.setattr(command, "head", noting("head", command.head))
+    monkeypatch.setattr(desk.Desk, "generate", noting("generate", desk.Desk.generate))
     assert run(folder, tmp_path / "toy", "--cases", "1", systems="nothing").exit_code == 0
     assert order.index("head") < order.index("generate")
 
