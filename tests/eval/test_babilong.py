@@ -18,7 +18,7 @@ from eval.cases import CaseLog, OtherRun
 from eval.harness.prompts import Chat
 from memformer.chat import chat_ids
 from tests.eval.babi import save_data
-from tests.eval.test_harness import said
+from tests.eval.toy import said
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny
 
 

@@ -14,7 +14,7 @@ from eval.babilong import averages
 from eval.babilong_metric import HEADLINE, LABELS, score
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.summary import summarize
-from tests.eval.test_harness import said
+from tests.eval.toy import said
 
 
 def floor(task: str, asked: Sequence[tuple[str, str]]) -> tuple[str, float]:

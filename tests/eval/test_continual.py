@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from eval import continual, fewshot
 from eval.fewshot import LABELS, MOST, SENTENCES
-from tests.eval.test_harness import said
+from tests.eval.toy import said
 from tests.tiny import byte_tokenizer, save_tiny
 
 

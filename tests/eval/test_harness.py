@@ -14,75 +14,23 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eval import report as shared
 from eval.harness import command, desk, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
-from eval.harness.desk import Answer
 from eval.harness.metrics import wilson_interval
-from eval.harness.pages import _floor, html
-from eval.harness.roster import BadSystem, Roster, parse, released
 from eval.harness.runner import groups
-from eval.harness.summary import interval, summarize
 from eval.harness.systems import Reading
+from tests.eval.toy import SYSTEMS, run, said, toy
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]
-SYSTEMS = "nothing,truncated:60,full,bm25:1,attached,memformer/plain"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
-
-
-def length(question: Question, output: str) -> dict[str, float]:
-    """A score that a random model's answers have."""
-    return {"evenness": float(len(output) % 2), "brevity": 1 / (1 + len(output))}
-
-
-def toy(tokenizer: Any, cases: int = 3, longest: str = "middling") -> Benchmark:
-    sizes = {"short": 1, "middling": 4, "long": 30}
-    chosen = dict(list(sizes.items())[: list(sizes).index(longest) + 1])
-    documents = [
-        Document.of(
-            f"{size}/{case}",
-            [f"The {case}th lamp is in the hall. " * times],
-            [
-                Question(str(n), f"Where is lamp {case}?", (f"hall {n}",),
-                         {"size": size, "kind": kind}, chance=0.25)
-                for n, kind in enumerate(("odd", "even"))
-            ],
-        )
-        for size, times in chosen.items()
-        for case in range(cases)
-    ]  # fmt: skip
-    return Benchmark(
-        title="Toy",
-        axes={"kind": ["even", "odd"], "size": list(sizes)},
-        documents=documents,
-        score=length,
-        metrics=("evenness", "brevity"),
-        instruction="Say it.",
-        max_new_tokens=4,
-        settings={"cases": cases, "longest": longest},
-        averages={"both kinds": ["even", "odd"]},
-        heat=True,
-    )
-
-
-def run(folder: Path, out: Path, *options: str, systems: str = SYSTEMS) -> Result:
-    arguments = [str(folder), "--systems", systems, "--threads", "1", "--out", str(out), *options]
-    return CliRunner().invoke(command.command(toy), arguments, terminal_width=200)
-
-
-def said(result: Result) -> str:
-    """What a failed command says, without the frame that typer draws."""
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.stderr or result.output).split())
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +54,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_holds_every_cell_and_says_how_it_came_about(folder: Path, whole: Path) -> None:
     out = whole
     report = json.loads((out.parent / "toy.json").read_text())
-    assert report["benchmark"] == "test_harness"
+    assert report["benchmark"] == "toy"
     assert report["model"] == str(folder)
     assert set(report["settings"]["fingerprints"]) == {str(folder), str(folder.parent / "base")}
     names = SYSTEMS.split(",")
@@ -303,195 +251,6 @@ def test_short_documents_with_few_questions_are_read_together() -> None:
     assert sized(10, 30_000, 30_000) == [[10], [30_000], [30_000]]
     assert sized(9_000, 8_000, 9_000, 9_000) == [[9_000, 8_000, 9_000], [9_000]]
     assert sized() == []
-
-
-# ---- figures -------------------------------------------------------------------------------
-
-
-def test_an_interval_of_shares_is_wilsons_and_others_are_drawn_by_document() -> None:
-    names = [str(number) for number in range(10)]
-    assert interval([1.0] * 7 + [0.0] * 3, names) == wilson_interval(7, 10)
-    # ten questions of one document are no more than one draw
-    assert interval([1.0] * 7 + [0.0] * 3, ["a"] * 10) == pytest.approx((0.7, 0.7))
-    # where all are the same, as many cases as documents
-    assert interval([0.0] * 12, list("aaabbbcccddd")) == wilson_interval(0, 4)
-    assert interval([1.0] * 4, list("aabb")) == wilson_interval(2, 2)
-    low, high = interval([0.1, 0.4, 0.2, 0.3, 0.9, 0.6], list("aabbcc"))
-    assert 0.1 < low < 0.42 < high < 0.8
-    assert interval([0.1, 0.4, 0.2, 0.3, 0.9, 0.6], list("aabbcc")) == (low, high)
-
-
-@given(
-    scores=st.lists(st.floats(0, 1), min_size=1, max_size=20),
-    documents=st.integers(1, 5),
-)
-def test_an_interval_lies_in_the_range_of_the_scores(scores: list[float], documents: int) -> None:
-    low, high = interval(scores, [str(n % documents) for n in range(len(scores))])
-    if not set(scores) <= {0.0, 1.0}:
-        assert min(scores) - 1e-9 <= low <= high <= max(scores) + 1e-9
-    assert 0 <= low <= high <= 1
-
-
-def answered(benchmark: Benchmark, skip: Sequence[str] = ()) -> dict[Any, dict[str, Any]]:
-    return {
-        ("s", document.id, question.id): {
-            "scores": {"evenness": float(question.id == "1"), "brevity": 0.5},
-            "prompt_tokens": 10,
-            "read_tokens": 100,
-            "state_bytes": 7,
-        }
-        for document in benchmark.documents
-        for question in document.questions
-        if document.id not in skip
-    }
-
-
-def test_means_join_their_cells_and_a_document_is_read_once() -> None:
-    benchmark = toy(None)
-    found = summarize(benchmark, ["s"], answered(benchmark))
-    by_kind = {one["kind"]: one for one in found["cells"] if one["size"] == "short"}
-    assert by_kind["even"]["scores"] == {"evenness": 1.0, "brevity": 0.5}
-    assert by_kind["odd"]["scores"]["evenness"] == 0
-    (mean, _) = found["means"]
-    low, high = wilson_interval(3, 3)[0], wilson_interval(0, 3)[1]
-    half = ((1 - low) ** 2) ** 0.5 / 2
-    assert mean["scores"]["evenness"] == 0.5
-    assert mean["intervals"]["evenness"] == pytest.approx((0.5 - half, 0.5 + high / 2))
-    (overall,) = found["overall"]
-    assert (overall["read_tokens"], overall["prompt_tokens"]) == (600, 120)
-
-
-def test_a_cell_that_lacks_answers_has_no_score_and_no_mean() -> None:
-    benchmark = toy(None)
-    found = summarize(benchmark, ["s"], answered(benchmark, skip=["short/1"]))
-    lacking = [one for one in found["cells"] if one["size"] == "short"]
-    assert [one["reason"] for one in lacking] == ["2 of 3 are answered"] * 2
-    assert [one["size"] for one in found["means"]] == ["middling"]
-    assert found["overall"][0]["scores"] is None
-
-
-def test_the_best_constant_answer_is_the_floor() -> None:
-    def exact(question: Question, output: str) -> dict[str, float]:
-        return {"exact": float(output in question.answers)}
-
-    answers = ["hall", "hall", "attic", "cellar"]
-    asked = [
-        Question(str(n), "Where?", (answer,), {"room": "any"}) for n, answer in enumerate(answers)
-    ]
-    benchmark = replace(
-        toy(None), axes={"room": ["any"]}, documents=[Document.of("a", ["x"], asked)],
-        score=exact, metrics=("exact",), averages={},
-    )  # fmt: skip
-    (cell,) = summarize(benchmark, ["s"], {})["cells"]
-    assert (cell["constant"], cell["constant_score"]) == ("hall", 0.5)
-    without = summarize(replace(benchmark, constants=False), ["s"], {})["cells"]
-    assert "constant" not in without[0]
-
-
-def test_a_constant_answer_stays_in_its_cell() -> None:
-    entry = {"constant": "one |\ntwo", "constant_score": 0.5}
-    assert _floor(entry) == "50.0 (one two)"
-    assert _floor({"constant_score": 0.25}) == "25.0"
-
-
-def test_a_page_escapes_what_it_quotes() -> None:
-    assert "&lt;b&gt;" in html("| a |\n| --- |\n| <b> |".replace("<b>", "`<b>`"), "t", [])
-    assert "<title>a &amp; b</title>" in html("", "a & b", [])
-
-
-# ---- systems by name -----------------------------------------------------------------------
-
-
-def test_a_system_is_a_name_a_number_a_style_and_a_model() -> None:
-    (spec,) = parse("truncated:512/plain@runs/some:model")
-    assert (spec.name, spec.number, spec.style) == ("truncated", 512, "plain")
-    assert spec.model == "runs/some:model"
-    (own,) = parse("my.module:Peer:4@runs/peer")
-    assert (own.name, own.number, own.model) == ("my.module:Peer", 4, "runs/peer")
-    assert [one.name for one in parse("nothing, full")] == ["nothing", "full"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "a system is written NAME"),
-        ("full,", "a system is written NAME"),
-        ("rag", "there is no system 'rag'"),
-        ("bm25:0", "at least 1"),
-        ("full/poem", "a style is one of plain, chat; got 'poem'"),
-        ("full,full", "'full' is named twice"),
-    ],
-)
-def test_a_system_that_is_not_is_one_sentence(text: str, message: str) -> None:
-    with pytest.raises(BadSystem, match=re.escape(message)):
-        parse(text)
-
-
-def test_a_checkpoint_is_compared_with_what_it_was_made_of(folder: Path) -> None:
-    assert released(str(folder)) == str(folder.parent / "base")
-    assert released(str(folder.parent / "base")) == str(folder.parent / "base")
-    assert released("no/such") == "no/such"
-
-
-def test_an_adapter_is_merged_and_belongs_to_the_checkpoint_alone(
-    folder: Path, tmp_path: Path
-) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    from memformer import MemformerForCausalLM
-
-    model = MemformerForCausalLM.from_pretrained(folder).eval()
-    chosen = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    model.backbone = get_peft_model(model.backbone, chosen)
-    model.save_pretrained(tmp_path / "tuned")
-    roster = Roster(str(tmp_path / "tuned"), "plain")
-    benchmark = toy(None)
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.inference_mode():
-        for name, adapted in (("memformer", True), ("full", False), ("attached", False)):
-            system: Any = roster.system(parse(name)[0], benchmark, lambda tokens: None)
-            backbone = system.desk.model.backbone
-            assert hasattr(backbone, "peft_config") is adapted
-            if adapted:
-                modules = dict(backbone.named_modules())
-                merged = [one for one in modules.values() if getattr(one, "merged", False)]
-                assert merged
-                torch.testing.assert_close(backbone(ids).logits, model.backbone(ids).logits)
-
-
-class Parrot:
-    """A system of one's own: says the document's first word, and what it was told to say."""
-
-    def __init__(self, asked: desk.Desk, number: int | None, model: str | None) -> None:
-        self.times, self.last = number or 1, model
-
-    def read(self, documents: Sequence[Document]) -> Reading:
-        return Reading([one.parts()[0].split()[0] for one in documents], [0] * len(documents), 0)
-
-    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        said = " ".join([self.last or ""] * self.times)
-        return [Answer(f"{reading.kept[place]} {said}", 1) for place, _ in asked]
-
-
-def test_a_class_of_ones_own_is_a_system(folder: Path, tmp_path: Path) -> None:
-    name = f"{__name__}:Parrot:2@aye"
-    assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
-    report = json.loads((tmp_path / "toy.json").read_text())
-    assert {one["output"] for one in report["predictions"]} == {"The aye aye"}
-    assert "can't be imported" in said(run(folder, tmp_path / "t", systems=f"{__name__}:No"))
-
-
-def test_a_class_of_ones_own_with_other_weights_is_another_run(
-    folder: Path, tmp_path: Path
-) -> None:
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "one.txt").write_text("1")
-    name = f"{__name__}:Parrot@{weights}"
-    assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
-    assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
-    (weights / "one.txt").write_text("2")
-    assert "other settings (fingerprints)" in said(run(folder, tmp_path / "toy", systems=name))
 
 
 # ---- mistakes ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from eval import locomo
 from eval.harness.benchmark import Question
 from eval.locomo import NOTHING_SAID, BadConversation, Metric, read, sessions
-from tests.eval.test_harness import said
+from tests.eval.toy import said
 from tests.tiny import save_tiny
 
 CONVERSATION = {

@@ -17,7 +17,7 @@ from eval.harness.benchmark import Question
 from eval.harness.metrics import contains, exact, f1, normal, option, overlap, rouge
 from eval.jsonl import BadRecord
 from eval.longqa import KINDS
-from tests.eval.test_harness import said
+from tests.eval.toy import said
 from tests.tiny import save_tiny
 
 STORY = "Ada dug for nine days.\n\nThen there was water in the well."

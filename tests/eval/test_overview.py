@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from eval import overview
 from eval.overview import ALL, BadReport, lines, read
-from tests.eval.test_harness import run as run_toy
-from tests.eval.test_harness import said
+from tests.eval.toy import run as run_toy
+from tests.eval.toy import said
 from tests.tiny import save_tiny
 
 DOCUMENTS = 30

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from eval import recall
 from eval.harness.metrics import first_words, wilson_interval
 from eval.people import make_documents
-from tests.eval.test_harness import said
+from tests.eval.toy import said
 from tests.tiny import byte_tokenizer, save_tiny
 
 

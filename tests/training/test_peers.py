@@ -15,7 +15,7 @@ from eval.harness import command
 from eval.peers.armt import ARMT, Associations, Layer, features
 from eval.peers.rmt import RMT
 from eval.peers.system import load
-from tests.eval.test_harness import said, toy
+from tests.eval.toy import said, toy
 from tests.tiny import byte_tokenizer, save_tiny
 from training import peers
 from training.data.records import parse
