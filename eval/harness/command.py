@@ -134,6 +134,7 @@ def run(
             "dtype": dtype,
             "max_new_tokens": benchmark.max_new_tokens,
             "instruction": benchmark.instruction,
+            "wording": roster.wording(specs, benchmark),
             "fingerprints": roster.fingerprints(specs),
             **benchmark.settings,
         }

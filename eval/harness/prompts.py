@@ -10,8 +10,10 @@ alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from memformer.chat import ACKNOWLEDGEMENT, PLAIN_NAMES, chat_ids
@@ -118,6 +120,19 @@ class Chat:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         return rendered
+
+
+def wording(prompts: Prompts, question: Question) -> str:
+    """A checksum of how texts are told and a question is asked, token by token."""
+    parts = ("One.", "Another.")
+    ids = [
+        prompts.head(question),
+        prompts.text(parts),
+        prompts.remembered(parts),
+        prompts.asked(question, alone=True),
+        prompts.asked(question, alone=False),
+    ]
+    return sha256(json.dumps(ids).encode()).hexdigest()[:12]
 
 
 def _joined(*texts: str) -> str:

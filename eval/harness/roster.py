@@ -27,7 +27,7 @@ from transformers import AutoConfig
 
 from eval.harness.benchmark import Benchmark, Document
 from eval.harness.desk import Desk
-from eval.harness.prompts import STYLES
+from eval.harness.prompts import STYLES, Prompts, wording
 from eval.harness.retrieval import PASSAGE_TOKENS, Dense, Finder, NoRetrieval, bm25
 from eval.harness.systems import (
     Full,
@@ -130,15 +130,28 @@ class Roster:
             found[name] = found.get(name, {}) | _files(Path(name))
         return found
 
+    def wording(self, specs: Sequence[Spec], benchmark: Benchmark) -> dict[str, str]:
+        """How the benchmark is told and asked in each style: answers to other words are others.
+
+        Raises:
+            BadSystem: the tokenizer's chat template can't be used.
+        """
+        first = next(one for document in benchmark.documents for one in document.questions)
+        styles = dict.fromkeys(spec.style or self.style for spec in specs)
+        return {
+            style: wording(self._prompts(style, self.tokenizer, benchmark), first)
+            for style in styles
+        }
+
     def system(self, spec: Spec, benchmark: Benchmark, advance: Callable[[int], None]) -> System:
         """A system that is ready to read.
 
         Raises:
-            BadSystem: it lacks a package or an encoder, or a class of one's own can't be had.
+            BadSystem: it lacks a package, an encoder or a chat template, or a class of one's own
+                can't be had.
         """
         model, tokenizer, _ = self._open(self._name(spec))
-        style = STYLES[spec.style or self.style]
-        prompts = style(tokenizer, benchmark.instruction, benchmark.marks)
+        prompts = self._prompts(spec.style or self.style, tokenizer, benchmark)
         desk = Desk(model, tokenizer, prompts, benchmark.max_new_tokens, advance)
         number = () if spec.number is None else (spec.number,)
         match spec.name:
@@ -160,6 +173,12 @@ class Roster:
             return _own(spec)(desk, spec.number, spec.model)
         except (OSError, ValueError) as error:
             raise BadSystem(f"the system {spec.text!r} can't be had: {error}") from None
+
+    def _prompts(self, style: str, tokenizer: Any, benchmark: Benchmark) -> Prompts:
+        try:
+            return STYLES[style](tokenizer, benchmark.instruction, benchmark.marks)
+        except ValueError as error:
+            raise BadSystem(f"{error} Ask in plain text, with --style plain.") from None
 
     def _name(self, spec: Spec) -> str:
         """The model of a system."""

@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from eval import report as shared
-from eval.harness import command, desk, runner, systems
+from eval.harness import command, desk, prompts, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 from eval.harness.runner import groups
@@ -176,6 +176,30 @@ def test_other_settings_are_refused_unless_it_starts_over(folder: Path, tmp_path
     again = run(folder, tmp_path / "toy", "--cases", "2", "--again", systems="nothing")
     assert again.exit_code == 0
     assert len(json.loads((tmp_path / "toy.json").read_text())["predictions"]) == 8
+
+
+def test_answers_to_other_words_are_not_taken_for_these(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--cases", "1")
+    systems = "nothing,truncated:60/plain"
+    assert run(folder, tmp_path / "toy", *options, systems=systems).exit_code == 0
+    wording = json.loads((tmp_path / "toy.json").read_text())["settings"]["wording"]
+    assert set(wording) == {"chat", "plain"}
+    assert run(folder, tmp_path / "toy", *options, systems=systems).exit_code == 0
+    monkeypatch.setattr(prompts, "BREAK", "\n")
+    result = run(folder, tmp_path / "toy", *options, systems=systems)
+    assert result.exit_code == 2
+    assert "other settings (wording)" in said(result)
+
+
+def test_a_template_that_drops_what_is_said_is_one_sentence(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+    (model / "chat_template.jinja").write_text("always the same")
+    result = run(model, tmp_path / "toy", systems="full")
+    assert result.exit_code == 2
+    assert "drops what the user says. Ask in plain text, with --style plain." in said(result)
+    assert run(model, tmp_path / "toy", "--cases", "1", systems="full/plain").exit_code == 0
 
 
 def test_two_processes_report_what_one_does(folder: Path, tmp_path: Path) -> None:
