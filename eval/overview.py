@@ -78,7 +78,7 @@ def read(path: Path) -> Report:
     """
     try:
         report: Report = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"title", "axes", "metrics", "predictions", "overall"} - set(report)
+        missing = {"title", "axes", "metrics", "questions", "predictions", "overall"} - set(report)
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "it is no JSON object"
         raise BadReport(f"{path} can't be read as a report: {reason}.") from None
@@ -97,7 +97,8 @@ def lines(report: Report, ours: str) -> Iterator[Line]:
         BadReport: the report has no such system, or none without memory.
     """
     names = {spec.text: spec.name for spec in parse(",".join(report["settings"]["systems"]))}
-    mine = next((text for text, name in names.items() if ours in (text, name)), None)
+    alike = [text for text, name in names.items() if name == ours]
+    mine = ours if ours in names else next(iter(alike), None)
     others = [text for text, name in names.items() if name not in WITH_MEMORY]
     if mine is None or not others:
         raise BadReport(
@@ -119,10 +120,15 @@ def lines(report: Report, ours: str) -> Iterator[Line]:
 
 def _scores(report: Report, system: str, place: Mapping[str, str]) -> Scores:
     metric = report["metrics"][0]
+    there = {
+        (one["document"], one["question"])
+        for one in report["questions"]
+        if place.items() <= one["at"].items()
+    }
     return {
-        (one["document"], one["question"]): one["scores"][metric]
+        key: one["scores"][metric]
         for one in report["predictions"]
-        if one["system"] == system and place.items() <= one["at"].items()
+        if one["system"] == system and (key := (one["document"], one["question"])) in there
     }
 
 

@@ -179,21 +179,28 @@ def write(
     timing = {name: report.pop(name) for name in ("machine", "started")}
     report |= {"title": benchmark.title, "axes": dict(benchmark.axes), "metrics": benchmark.metrics}
     report |= summarize(benchmark, systems, found)
-    report["predictions"] = [
+    cases = [(one.id, question) for one in benchmark.documents for question in one.questions]
+    report["questions"] = [
         {
-            "system": system,
-            "document": document.id,
+            "document": document,
             "question": question.id,
             "at": dict(question.at),
             "asked": question.text,
             "answers": question.answers,
+        }
+        for document, question in cases
+    ]
+    report["predictions"] = [
+        {
+            "system": system,
+            "document": document,
+            "question": question.id,
             "output": found[key]["output"],
             "scores": found[key]["scores"],
         }
         for system in systems
-        for document in benchmark.documents
-        for question in document.questions
-        if "output" in found.get(key := (system, document.id, question.id), ())
+        for document, question in cases
+        if "output" in found.get(key := (system, document, question.id), ())
     ]
     seconds: dict[str, float] = {}
     for one in found.values():

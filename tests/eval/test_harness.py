@@ -65,13 +65,19 @@ def test_a_report_holds_every_cell_and_says_how_it_came_about(folder: Path, whol
         for system in names
     ]
     assert len(report["predictions"]) == 2 * 3 * 2 * len(names)
+    places = {(one["document"], one["question"]): one["at"] for one in report["questions"]}
+    assert len(places) == len(report["questions"]) == 2 * 3 * 2
+    assert report["questions"][0] == {
+        "document": "short/0", "question": "0", "at": {"size": "short", "kind": "odd"},
+        "asked": "Where is lamp 0?", "answers": ["hall 0"],
+    }  # fmt: skip
     for cell in report["cells"]:
         mine = [
             one["scores"]["evenness"]
             for one in report["predictions"]
             if one["system"] == cell["system"]
-            and one["document"].startswith(cell["size"])
-            and one["question"] == str(["odd", "even"].index(cell["kind"]))
+            and places[one["document"], one["question"]]
+            == {"size": cell["size"], "kind": cell["kind"]}
         ]
         assert (cell["questions"], cell["documents"], cell["chance"]) == (3, 3, 0.25)
         assert cell["scores"]["evenness"] == sum(mine) / 3

@@ -23,12 +23,16 @@ Answer = Callable[[int, str], float | None]
 
 def made(systems: Mapping[str, Answer], title: str = "Toy") -> dict[str, Any]:
     """A report as the harness writes it; a system that gives None can't see that text."""
+    cases = [(size, number) for size in ("short", "long") for number in range(DOCUMENTS)]
+    questions = [
+        {"document": f"{size}/{number}", "question": "0", "at": {"task": "one", "size": size}}
+        for size, number in cases
+    ]
     predictions = [
         {"system": system, "document": f"{size}/{number}", "question": "0",
-         "at": {"task": "one", "size": size}, "scores": {"right": score, "other": 0.5}}
+         "scores": {"right": score, "other": 0.5}}
         for system, answer in systems.items()
-        for size in ("short", "long")
-        for number in range(DOCUMENTS)
+        for size, number in cases
         if (score := answer(number, size)) is not None
     ]  # fmt: skip
     overall = []
@@ -46,6 +50,7 @@ def made(systems: Mapping[str, Answer], title: str = "Toy") -> dict[str, Any]:
         "metrics": ["right", "other"],
         "settings": {"systems": list(systems)},
         "overall": overall,
+        "questions": questions,
         "predictions": predictions,
     }
 
@@ -92,6 +97,12 @@ def test_another_memory_can_be_the_one() -> None:
     assert (whole.ours, whole.verdict) == (1.0, "ahead")
 
 
+def test_the_memory_that_is_written_so_goes_before_others_of_its_name() -> None:
+    report = made({"full": half, "memformer@elsewhere": half, "memformer": right})
+    (*_, whole) = lines(report, "memformer")
+    assert whole.ours == 1.0
+
+
 def invoke(out: Path, *paths: Path) -> Result:
     arguments = [*map(str, paths), "--out", str(out)]
     return CliRunner().invoke(overview.app, arguments, terminal_width=300)
@@ -125,7 +136,7 @@ def test_reports_of_the_harness_are_brought_together(tmp_path: Path) -> None:
         (None, "can't be read as a report: No such file"),
         ("{", "it is no JSON object"),
         ("3", "it is no JSON object"),
-        ('{"cells": []}', "it lacks axes, metrics, overall, predictions, title"),
+        ('{"cells": []}', "it lacks axes, metrics, overall, predictions, questions, title"),
         (json.dumps(made({"full": half})), "there must be 'memformer' and a system without"),
         (json.dumps(made({"memformer": half, "attached": half})), "a system without memory"),
     ],
