@@ -57,7 +57,7 @@ class Kind:
     metrics: tuple[str, ...]
     score: Callable[[], Score]
     max_new_tokens: int
-    axis: tuple[str, tuple[str, ...]] = ("questions", ("all",))
+    axis: tuple[str, tuple[str, ...]] = ("kind", ("all",))
     constants: bool = True
 
 
@@ -207,7 +207,7 @@ def _document(name: str, kind: Kind, one: LongDocument, most: int | None) -> Doc
 
 
 def _question(axis: str, number: int, asked: Asked) -> Question:
-    value = "all" if axis == "questions" else ("summary" if asked.general else "specific")
+    value = "all" if axis == "kind" else ("summary" if asked.general else "specific")
     return Question(
         str(number),
         longdocs.choice(asked.question, asked.options),

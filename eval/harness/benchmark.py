@@ -62,6 +62,11 @@ class Document:
         return cls(id, lambda: parts, tuple(questions), tokens)
 
 
+# what a cell of a report holds beside its place on the axes
+COUNTED = (
+    "system", "questions", "documents", "reason", "scores", "intervals", "read_tokens",
+    "prompt_tokens", "state_bytes", "chance", "constant", "constant_score",
+)  # fmt: skip
 # scores of one answer by metric, each in [0, 1]
 Score = Callable[[Question, str], Mapping[str, float]]
 
@@ -85,6 +90,9 @@ class Benchmark:
         constants: whether to report what the best constant answer scores.
         heat: whether to draw a map; there must be two axes.
         marks: what stands before and after a document in one turn of a chat with its question.
+
+    Raises:
+        ValueError: an axis has the name of something that a cell of the report holds.
     """
 
     title: str
@@ -100,6 +108,13 @@ class Benchmark:
     constants: bool = True
     heat: bool = False
     marks: tuple[str, str] = ("", "")
+
+    def __post_init__(self) -> None:
+        if taken := [axis for axis in self.axes if axis in COUNTED]:
+            raise ValueError(
+                f"an axis can't be called {taken[0]!r}, which a report calls something else; "
+                "choose another name."
+            )
 
     def cell(self, question: Question) -> tuple[str, ...]:
         """Where a question stands: its value on each axis."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,20 +195,31 @@ def test_narrativeqa_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> No
         longqa.longqa(None, "narrativeqa")
 
 
-def test_it_runs_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "squality", KINDS["squality"].__class__(
-        **{**vars(KINDS["squality"]), "max_new_tokens": 5}
-    ))  # fmt: skip
+def run(tmp_path: Path, name: str, source: Path) -> dict[str, Any]:
+    """The report of a set, by two systems on a random model."""
     folder = save_tiny(tmp_path / "model")
-    source = saved(tmp_path / "s.jsonl", SQUALITY)
-    options = ["--set", "squality", "--source", str(source), "--out", str(tmp_path / "out")]
+    options = ["--set", name, "--source", str(source), "--out", str(tmp_path / "out")]
     few = ["--systems", "truncated:64,memformer", "--threads", "1"]
     result = CliRunner().invoke(longqa.app, [str(folder), *options, *few], terminal_width=200)
     assert result.exit_code == 0, result.output
-    report = json.loads((tmp_path / "out.json").read_text())
+    report: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
+    return report
+
+
+def test_it_runs_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "squality", replace(KINDS["squality"], max_new_tokens=5))
+    report = run(tmp_path, "squality", saved(tmp_path / "s.jsonl", SQUALITY))
     assert [one["question"] for one in report["cells"]] == ["summary"] * 2 + ["specific"] * 2
     assert set(report["overall"][0]["scores"]) == {"ROUGE-1", "ROUGE-2", "ROUGE-L"}
     assert "constant" not in (tmp_path / "out.md").read_text()
+
+
+def test_a_set_of_one_kind_of_question_has_a_table_too(tmp_path: Path) -> None:
+    report = run(tmp_path, "quality", saved(tmp_path / "q.jsonl", QUALITY))
+    assert [one["kind"] for one in report["cells"]] == ["all"] * 2
+    assert report["cells"][0]["questions"] == report["overall"][0]["questions"] > 1
+    assert "| kind | all |" in (tmp_path / "out.md").read_text()
+    assert (tmp_path / "out.png").is_file()
 
 
 @pytest.mark.parametrize(

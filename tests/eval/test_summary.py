@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.benchmark import COUNTED, Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 from eval.harness.pages import _floor, html
 from eval.harness.summary import interval, summarize
@@ -95,6 +95,19 @@ def test_the_best_constant_answer_is_the_floor() -> None:
     assert (cell["constant"], cell["constant_score"]) == ("hall", 0.5)
     without = summarize(replace(benchmark, constants=False), ["s"], {})["cells"]
     assert "constant" not in without[0]
+
+
+@pytest.mark.parametrize("axis", COUNTED)
+def test_an_axis_is_not_called_as_what_a_cell_holds(axis: str) -> None:
+    with pytest.raises(ValueError, match=f"an axis can't be called '{axis}'"):
+        replace(toy(None), axes={axis: ["x"]})
+
+
+def test_all_that_a_cell_holds_is_a_name_that_no_axis_has() -> None:
+    benchmark = toy(None)
+    (cell, *_) = summarize(benchmark, ["s"], answered(benchmark))["cells"]
+    refused = summarize(benchmark, ["s"], {})["cells"][0]
+    assert (set(cell) | set(refused)) - set(benchmark.axes) == set(COUNTED)
 
 
 def test_a_constant_answer_stays_in_its_cell() -> None:
