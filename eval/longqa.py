@@ -45,6 +45,7 @@ class Kind:
     """How the questions of a set are asked and scored.
 
     Attributes:
+        title: how the set calls itself.
         instruction: told with every question.
         metrics: names of the scores, headline first.
         score: makes them, once the packages it needs are there.
@@ -53,6 +54,7 @@ class Kind:
         constants: whether a constant answer means anything.
     """
 
+    title: str
     instruction: str
     metrics: tuple[str, ...]
     score: Callable[[], Score]
@@ -91,22 +93,23 @@ def _paragraph() -> Score:
     return lambda question, output: scores(output, question.answers)
 
 
-_ROUGE = Kind(
-    PARAGRAPH,
-    ("ROUGE-L", "ROUGE-1", "ROUGE-2"),
-    _paragraph,
-    200,
-    ("question", ("summary", "specific")),
-    constants=False,
-)
-_SHORT = Kind(SHORT, ("F1", "exact match", "contained"), _short, 24)
+def _with_paragraphs(title: str) -> Kind:
+    axis = ("question", ("summary", "specific"))
+    metrics = ("ROUGE-L", "ROUGE-1", "ROUGE-2")
+    return Kind(title, PARAGRAPH, metrics, _paragraph, 200, axis, constants=False)
+
+
+def _with_few_words(title: str) -> Kind:
+    return Kind(title, SHORT, ("F1", "exact match", "contained"), _short, 24)
+
+
 KINDS: dict[str, Kind] = {
-    "squality": _ROUGE,
-    "quality": Kind(LETTER, ("accuracy",), _choice, 12),
-    "qmsum": _ROUGE,
-    "nq": _SHORT,
-    "squad": _SHORT,
-    "narrativeqa": _SHORT,
+    "squality": _with_paragraphs("SQuALITY"),
+    "quality": Kind("QuALITY", LETTER, ("accuracy",), _choice, 12),
+    "qmsum": _with_paragraphs("QMSum"),
+    "nq": _with_few_words("Natural Questions"),
+    "squad": _with_few_words("SQuAD"),
+    "narrativeqa": _with_few_words("NarrativeQA"),
 }
 
 
@@ -132,7 +135,7 @@ def longqa(
     kind = KINDS[name]
     found = _read(name, source, documents, seed)
     return Benchmark(
-        title=name,
+        title=kind.title,
         axes={kind.axis[0]: list(kind.axis[1])},
         documents=[_document(name, kind, one, questions) for one in found],
         score=kind.score(),
