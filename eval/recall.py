@@ -57,9 +57,12 @@ def recall(
                 documents.append(
                     Document(f"{count}/{size}/{one.number}", parts, tuple(asked), tokens)
                 )
+    axes = {"facts": list(map(str, counts)), "tokens later": [f"{size:,}" for size in sizes]}
+    if len(sizes) == 1:  # one table, with a column for each number of facts
+        axes = dict(reversed(axes.items()))
     return Benchmark(
         title="Recall",
-        axes={"facts": list(map(str, counts)), "tokens later": [f"{size:,}" for size in sizes]},
+        axes=axes,
         documents=documents,
         score=_exact,
         metrics=("exact match",),

@@ -93,6 +93,12 @@ def test_every_system_is_asked_at_every_distance(folder: Path, tmp_path: Path) -
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_numbers_of_facts_at_one_distance_are_one_table(folder: Path, tmp_path: Path) -> None:
+    options = ("--facts", "2,3", "--distances", "0", "--systems", "nothing")
+    assert run(folder, tmp_path / "r", *options).exit_code == 0
+    assert "| facts | 2 | 3 |" in (tmp_path / "r.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
