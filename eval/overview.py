@@ -140,9 +140,16 @@ def _line(report: Report, place: str, mine: Scores, other: str, theirs: Scores) 
     differences = [mine[key] - theirs[key] for key in mine]
     low, high = bootstrap(differences, [document for document, _ in mine])
     return Line(
-        report["title"], place, report["metrics"][0], len(mine), _mean(mine.values()), other,
+        report["title"], place, report["metrics"][0], len(mine), _mean(mine.values()),
+        _short(other, report),
         _mean(theirs.values()), _mean(differences), low, high,
     )  # fmt: skip
+
+
+def _short(system: str, report: Report) -> str:
+    """A system's name, with MODEL for the one that the report is about."""
+    own = f"@{report['model']}"
+    return f"{system.removesuffix(own)}@MODEL" if system.endswith(own) else system
 
 
 def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
@@ -156,10 +163,12 @@ def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
             f"{100 * one.difference:+.1f} ({100 * one.low:+.0f} to {100 * one.high:+.0f})",
             one.verdict,
         ])  # fmt: skip
-    systems = dict.fromkeys(text for one in reports for text in one["settings"]["systems"])
+    systems = dict.fromkeys(
+        _short(text, one) for one in reports for text in one["settings"]["systems"]
+    )
     whole = [["all questions", *(f"`{text}`" for text in systems)]]
     for report in reports:
-        scores = {one["system"]: one["scores"] for one in report["overall"]}
+        scores = {_short(one["system"], report): one["scores"] for one in report["overall"]}
         metric = report["metrics"][0]
         cells = [
             "" if text not in scores else
@@ -174,7 +183,7 @@ def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
         "In %. The best system without a memory is chosen after the fact for every line; the "
         "difference is over the same questions, with a 95 % interval over documents.",
         grid(table),
-        "n/a: a text is longer than the window.",
+        "MODEL: the one above, its memory off. n/a: a text is longer than the window.",
         grid(whole),
         f"```sh\n{commands}\n```",
     ]) + "\n"  # fmt: skip

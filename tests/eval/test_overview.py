@@ -12,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from eval import overview
-from eval.overview import ALL, BadReport, lines, read
+from eval.overview import ALL, BadReport, lines, markdown, read
 from tests.eval.toy import run as run_toy
 from tests.eval.toy import said
 from tests.tiny import save_tiny
@@ -95,6 +95,15 @@ def test_another_memory_can_be_the_one() -> None:
     report = made({"full": half, "memformer": half, "memformer:9": right})
     (*_, whole) = lines(report, "memformer:9")
     assert (whole.ours, whole.verdict) == (1.0, "ahead")
+
+
+def test_the_reports_own_model_is_called_model() -> None:
+    report = made({"full": half, "full@m": right, "bm25@n/m": half, "memformer": half})
+    (*found, whole) = lines(report, "memformer")
+    assert whole.other == "full@MODEL" and len(found) == 2
+    text = markdown([whole], [report])
+    (head,) = [line for line in text.splitlines() if line.startswith("| all questions")]
+    assert "| `full` | `full@MODEL` | `bm25@n/m` | `memformer` |" in head
 
 
 def test_the_memory_that_is_written_so_goes_before_others_of_its_name() -> None:
