@@ -254,6 +254,14 @@ class Panel:
     top: float | None = None
 
 
+def colors(count: int) -> list[tuple[float, ...]]:
+    """Colours for so many lines, all different up to twenty."""
+    from matplotlib import colormaps
+
+    found: Any = colormaps["tab10" if count <= 10 else "tab20"]
+    return [found.colors[place % len(found.colors)] for place in range(count)]
+
+
 def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
     """Draws panels side by side into a PNG."""
     # without pyplot: no window, no state left behind
@@ -263,6 +271,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
     figure.suptitle(title, fontsize=11)
     labels = {tuple(line.label for line in panel.lines) for panel in panels}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.set_prop_cycle(color=colors(len(panel.lines)))
         for line in panel.lines:
             bars = None
             if line.low is not None and line.high is not None:

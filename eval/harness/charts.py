@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.harness.benchmark import Benchmark
 from eval.harness.pages import tokens_each
-from eval.report import Line, Panel, draw
+from eval.report import Line, Panel, colors, draw
 
 Entry = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def _panel(
         shift = 0.03 * (place - (len(systems) - 1) / 2)
         lines.append(
             Line(
-                system,
+                _label(system),
                 [ticks.index(entry[columns]) + shift for entry in mine],
                 [entry["scores"][metric] for entry in mine],
                 [entry["intervals"][metric][0] for entry in mine],
@@ -74,6 +74,12 @@ def _panel(
         lines.append(Line("constant answer", at, [floors[place] for place in at]))
     label = f"{metric} ({title})" if title else metric
     return Panel(columns, label, lines, ticks=ticks, top=1.02)
+
+
+def _label(system: str) -> str:
+    """A system's name for a legend: of a model's path, the last part."""
+    name, at, model = system.partition("@")
+    return name + at + model.rstrip("/").rpartition("/")[2]
 
 
 def _maps(benchmark: Benchmark, report: Entry) -> dict[str, list[list[float]]]:
@@ -131,13 +137,14 @@ def _draw_cost(path: Path, benchmark: Benchmark, entries: Sequence[Entry]) -> No
     metric = benchmark.metrics[0]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
+    palette = colors(len(entries))
     for place, entry in enumerate(entries):
         if entry["scores"] is None:
             continue
         score, (low, high) = entry["scores"][metric], entry["intervals"][metric]
         bars = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar([tokens_each(entry)], [score], yerr=bars, marker="o", capsize=3,
-                      color=f"C{place}", label=entry["system"])  # fmt: skip
+                      color=palette[place], label=_label(entry["system"]))  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -14,6 +14,7 @@ from eval.harness.benchmark import COUNTED, Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 from eval.harness.pages import _floor, html
 from eval.harness.summary import interval, summarize
+from eval.report import colors
 from tests.eval.toy import toy
 
 
@@ -119,3 +120,9 @@ def test_a_constant_answer_stays_in_its_cell() -> None:
 def test_a_page_escapes_what_it_quotes() -> None:
     assert "&lt;b&gt;" in html("| a |\n| --- |\n| <b> |".replace("<b>", "`<b>`"), "t", [])
     assert "<title>a &amp; b</title>" in html("", "a & b", [])
+
+
+def test_lines_have_colours_of_their_own() -> None:
+    assert len(set(colors(10))) == 10
+    assert len(set(colors(11))) == 11
+    assert len(colors(25)) == 25
