@@ -97,8 +97,8 @@ def lines(report: Report, ours: str) -> Iterator[Line]:
         BadReport: the report has no such system, or none without memory.
     """
     names = {spec.text: spec.name for spec in parse(",".join(report["settings"]["systems"]))}
-    alike = [text for text, name in names.items() if name == ours]
-    mine = ours if ours in names else next(iter(alike), None)
+    alike = (text for text, name in names.items() if name == ours)
+    mine = ours if ours in names else next(alike, None)
     others = [text for text, name in names.items() if name not in WITH_MEMORY]
     if mine is None or not others:
         raise BadReport(

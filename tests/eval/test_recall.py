@@ -10,7 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from eval import recall
-from eval.harness.metrics import first_words, wilson_interval
+from eval.harness.metrics import first_words
 from eval.people import make_documents
 from tests.eval.toy import said
 from tests.tiny import byte_tokenizer, save_tiny
@@ -54,20 +54,6 @@ def test_facts_come_first_then_pages_and_the_answer_is_begun() -> None:
 )
 def test_an_answer_is_what_comes_before_the_first_punctuation(text: str, expected: str) -> None:
     assert first_words(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("correct", "cases", "low", "high"),
-    # computed by hand from Wilson (1927), z = 1.96
-    [
-        (0, 10, 0.0, 0.2775),
-        (5, 10, 0.2366, 0.7634),
-        (10, 10, 0.7225, 1.0),
-        (81, 263, 0.2553, 0.3662),
-    ],
-)
-def test_wilson_interval(correct: int, cases: int, low: float, high: float) -> None:
-    assert wilson_interval(correct, cases) == pytest.approx((low, high), abs=5e-5)
 
 
 # ---- the command ---------------------------------------------------------------------------

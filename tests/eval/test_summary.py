@@ -122,6 +122,20 @@ def test_a_page_escapes_what_it_quotes() -> None:
     assert "<title>a &amp; b</title>" in html("", "a & b", [])
 
 
+@pytest.mark.parametrize(
+    ("correct", "cases", "low", "high"),
+    # computed by hand from Wilson (1927), z = 1.96
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),
+    ],
+)
+def test_wilson_interval(correct: int, cases: int, low: float, high: float) -> None:
+    assert wilson_interval(correct, cases) == pytest.approx((low, high), abs=5e-5)
+
+
 def test_lines_have_colours_of_their_own() -> None:
     assert len(set(colors(10))) == 10
     assert len(set(colors(11))) == 11
