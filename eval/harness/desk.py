@@ -28,6 +28,9 @@ BATCH_TOKENS = 32_768
 BATCH_QUESTIONS = 12
 # what prompts asked at once begin with is read once for all, where it is so long
 SHARED_TOKENS = 128
+# tokens of a prompt read at once: padding needs a mask, under which attention is computed to the end
+# of what is there, also for the first tokens; read in pieces, those do not wait for the last
+PIECE_TOKENS = 512
 
 
 class WindowExceeded(Exception):
@@ -91,7 +94,7 @@ class Desk(Asker):
                 text = self.cached(some[0][:shared])
                 texts = self._continue(text, [prompt[shared:] for prompt in some])
             else:
-                texts = self.generate(self.model.backbone, *self.padded(some, left=True))
+                texts = self._complete(*self.padded(some, left=True))
             found += [Answer(text, len(one)) for text, one in zip(texts, some, strict=True)]
             self.advance(sum(map(len, some)))
         return found
@@ -133,13 +136,17 @@ class Desk(Asker):
         # what is in the cache is not looked at again, but generate counts it
         before = ids.new_zeros(len(ids), cache.get_seq_length())
         places = (mask.cumsum(-1) - 1).clamp_min(0) + text.tokens
-        return self.generate(
-            self.model.backbone,
+        return self._complete(
             torch.cat([before, ids], 1),
             torch.cat([torch.ones_like(before), mask], 1),
             past_key_values=cache,
             position_ids=torch.cat([before, places], 1),
         )
+
+    def _complete(self, ids: Tensor, mask: Tensor, **kwargs: Any) -> list[str]:
+        """The backbone's greedy answers to prompts padded on the left, read in pieces."""
+        pieces = {"prefill_chunk_size": PIECE_TOKENS}
+        return self.generate(self.model.backbone, ids, mask, **pieces, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,23 @@ def test_what_all_prompts_begin_with_is_read_once(folder: Path) -> None:
     assert desks.common([[1, 2], [2, 2]]) == 0
 
 
+def test_long_prompts_are_read_in_pieces(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desks, "PIECE_TOKENS", 32)
+    monkeypatch.setattr(desks, "SHARED_TOKENS", 16)
+    texts = ["The cat sat on the mat. " * 4, "The dog did not. " * 3, "Nobody saw it."]
+    for prompts in (texts, ["Once upon a time there was " + text for text in texts]):
+        rows = [list(text.encode()) for text in prompts]
+        widths: list[int] = []
+        hook = desk.model.backbone.model.embed_tokens.register_forward_pre_hook(
+            lambda module, inputs, widths=widths: widths.append(inputs[0].shape[1])
+        )
+        with torch.inference_mode():
+            found = desk.plain(rows)
+        hook.remove()
+        assert max(widths) == 32 < max(map(len, rows))
+        assert [one.text for one in found] == [greedy(desk, ids) for ids in rows]
+
+
 def test_truncated_and_nothing_see_no_more_than_they_say(desk: Desk) -> None:
     question = DOCUMENTS[0].questions[1]
     asked, text = desk.prompts.asked, desk.prompts.text(DOCUMENTS[0].parts())
