@@ -1,7 +1,7 @@
 """A record of cases on disk, so that a long run can be interrupted and continued.
 
-JSON, one object a line: first the settings of the run, then one result after the other. What a
-result holds is the benchmark's business.
+JSON, one object a line: first the settings of the run and what its systems are, then one result
+after the other. What a result holds is the benchmark's business.
 """
 
 from __future__ import annotations
@@ -22,52 +22,77 @@ class CaseLog:
     Args:
         path: made if it is not there.
         settings: of this run; those in the file must be the same.
+        systems: what each system is; those that are in the file too must be the same. The file may
+            know others, and learns of new ones.
         again: whether to start over, whatever the file holds.
 
     Attributes:
-        results: in the order in which they came.
+        results: in the order in which they came, of all systems in the file.
 
     Raises:
         OtherRun: the file holds something else.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], again: bool) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], systems: dict[str, Any], again: bool
+    ) -> None:
         self.path = path
+        known: dict[str, Any] = {}
         self.results: list[dict[str, Any]] = []
+        if not again and path.exists():
+            known, self.results = read_cases(path, settings, systems)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if again or not path.exists() or not self._read(settings):
-            path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
-
-    def _read(self, settings: dict[str, Any]) -> bool:
-        """Takes up what is there; False if that is nothing."""
-        raw = self.path.read_bytes()
-        if not raw:
-            return False
-        # a run that was killed may have left half a line
-        whole = raw[: raw.rfind(b"\n") + 1]
-        try:
-            first, *self.results = [json.loads(line) for line in whole.splitlines()]
-            theirs = first["settings"]
-        except (ValueError, TypeError, KeyError):
-            raise OtherRun(
-                f"{self.path} is no record of cases; give --again to overwrite it, or another "
-                "--out."
-            ) from None
-        if not self.results:  # of a run that ended before its first result
-            return False
-        mine = json.loads(json.dumps(settings))
-        names = dict.fromkeys([*theirs, *mine])
-        if different := [name for name in names if theirs.get(name) != mine.get(name)]:
-            raise OtherRun(
-                f"{self.path} is of a run with other settings ({', '.join(different)}); give "
-                "--again to start over, or another --out."
-            )
-        if whole != raw:
-            self.path.write_bytes(whole)
-        return True
+        text = _lines([{"settings": settings, "systems": known | systems}, *self.results])
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            # whole or not at all: what is known took hours
+            new = path.with_name(f"{path.name}.new")
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
 
     def add(self, results: Sequence[dict[str, Any]]) -> None:
         """Appends results, which are on disk when this returns."""
         self.results += results
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(result) + "\n" for result in results)
+            file.write(_lines(results))
+
+
+def read_cases(
+    path: Path, settings: dict[str, Any], systems: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Which systems a file knows, and the results in it; nothing if there is none yet.
+
+    Raises:
+        OtherRun: it is of another run.
+    """
+    raw = path.read_bytes()
+    if not raw:
+        return {}, []
+    # a run that was killed may have left half a line
+    whole = raw[: raw.rfind(b"\n") + 1]
+    try:
+        first, *results = [json.loads(line) for line in whole.splitlines()]
+        theirs, known = first["settings"], first.get("systems", {})
+    except (ValueError, TypeError, KeyError):
+        raise OtherRun(
+            f"{path} is no record of cases; give --again to overwrite it, or another --out."
+        ) from None
+    if not results:  # of a run that ended before its first result
+        return {}, []
+    different = _different(theirs, settings)
+    for name in set(known) & set(systems):
+        different += [f"{what} of {name}" for what in _different(known[name], systems[name])]
+    if different:
+        raise OtherRun(
+            f"{path} is of a run with other settings ({', '.join(sorted(different))}); give "
+            "--again to start over, or another --out."
+        )
+    return known, results
+
+
+def _different(theirs: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    mine = json.loads(json.dumps(mine))
+    return [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+
+
+def _lines(entries: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)

@@ -126,23 +126,28 @@ def run(
     try:
         specs = parse(systems)
         benchmark = _built(build, roster.tokenizer, own)
-        settings = {
-            "systems": [spec.text for spec in specs],
-            "style": style,
-            "encoder": encoder,
+        wording, fingerprints = roster.wording(specs, benchmark), roster.fingerprints(specs)
+        identities = roster.identities(specs, fingerprints, wording)
+        common = {
             "device": device,
             "dtype": dtype,
             "max_new_tokens": benchmark.max_new_tokens,
             "instruction": benchmark.instruction,
-            "wording": roster.wording(specs, benchmark),
-            "fingerprints": roster.fingerprints(specs),
             **benchmark.settings,
+        }
+        settings = {
+            "systems": [spec.text for spec in specs],
+            "style": style,
+            "encoder": encoder,
+            "wording": wording,
+            "fingerprints": fingerprints,
+            **common,
         }
         module: Any = inspect.getmodule(build)
         # the module's own name, also where it is run as __main__
         report = head(module.__spec__.name, settings) | {"model": name}
-        log = begin_log(out, settings, again, state)
-        done = results(out, settings)
+        log = begin_log(out, common, identities, again, state)
+        done = results(out, common, identities)
         with progress_bar(Console(stderr=True, quiet=not state.is_main_process)) as progress:
             meter = Meter(progress, benchmark, specs, state)
             ask(benchmark, specs, roster, done, log, state, meter.step, meter.advance)
@@ -150,7 +155,7 @@ def run(
     except (BadData, BadSystem, OtherRun) as error:
         raise typer.BadParameter(" ".join(str(error).split())) from None
     if state.is_main_process:
-        typer.echo(write(out, benchmark, specs, results(out, settings), report))
+        typer.echo(write(out, benchmark, specs, results(out, common, identities), report))
 
 
 def _built(build: Builder, tokenizer: Any, options: dict[str, Any]) -> Benchmark:

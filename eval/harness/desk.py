@@ -28,8 +28,8 @@ BATCH_TOKENS = 32_768
 BATCH_QUESTIONS = 12
 # what prompts asked at once begin with is read once for all, where it is so long
 SHARED_TOKENS = 128
-# tokens of a prompt read at once: padding needs a mask, under which attention is computed to the end
-# of what is there, also for the first tokens; read in pieces, those do not wait for the last
+# tokens of a prompt read at once: padding needs a mask, and under a mask every token is compared
+# with all that is there, later ones too; read in pieces, the first are not compared with the last
 PIECE_TOKENS = 512
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -142,6 +142,29 @@ class Roster:
             style: wording(self._prompts(style, self.tokenizer, benchmark), first)
             for style in styles
         }
+
+    def identities(
+        self,
+        specs: Sequence[Spec],
+        fingerprints: Mapping[str, dict[str, str]],
+        wording: Mapping[str, str],
+    ) -> dict[str, dict[str, Any]]:
+        """What each system is: answers of one that was another are not its own.
+
+        Args:
+            specs: the systems.
+            fingerprints: of their models.
+            wording: in their styles.
+        """
+        found = {}
+        for spec in specs:
+            names = dict.fromkeys(filter(None, (self._name(spec), spec.model)))
+            found[spec.text] = {
+                "fingerprints": [fingerprints[name] for name in names if name in fingerprints],
+                "wording": wording[spec.style or self.style],
+                "encoder": self.encoder if spec.name == "dense" else None,
+            }
+        return found
 
     def system(self, spec: Spec, benchmark: Benchmark, advance: Callable[[int], None]) -> System:
         """A system that is ready to read.

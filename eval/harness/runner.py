@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from eval.cases import CaseLog
+from eval.cases import CaseLog, read_cases
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.desk import BATCH_QUESTIONS, WindowExceeded, chunks, neighbours
 from eval.harness.roster import Roster, Spec
@@ -30,8 +30,17 @@ BATCH_CASES = 20
 Record = dict[str, Any]
 
 
-def begin_log(out: Path, settings: dict[str, Any], again: bool, state: PartialState) -> CaseLog:
+def begin_log(
+    out: Path, settings: Record, systems: Record, again: bool, state: PartialState
+) -> CaseLog:
     """Where this process keeps its answers; all processes call it at once.
+
+    Args:
+        out: without ending.
+        settings: that all systems share.
+        systems: what each system is.
+        again: whether to forget what is there.
+        state: which of the processes this is.
 
     Raises:
         OtherRun: it holds a run with other settings.
@@ -41,19 +50,20 @@ def begin_log(out: Path, settings: dict[str, Any], again: bool, state: PartialSt
             path.unlink()
     state.wait_for_everyone()
     number = f".{state.process_index}" if state.process_index else ""
-    log = CaseLog(out.with_name(f"{out.name}.cases{number}.jsonl"), settings, again=False)
+    path = out.with_name(f"{out.name}.cases{number}.jsonl")
+    log = CaseLog(path, settings, systems, again=False)
     state.wait_for_everyone()
     return log
 
 
-def results(out: Path, settings: dict[str, Any]) -> dict[Key, Record]:
-    """The answers so far, of this process and all others, past or present.
+def results(out: Path, settings: Record, systems: Record) -> dict[Key, Record]:
+    """The answers of these systems so far, of this process and all others, past or present.
 
     Raises:
         OtherRun: some are of a run with other settings.
     """
-    logs = [CaseLog(path, settings, again=False) for path in _paths(out)]
-    return {_key(one): one for log in logs for one in log.results}
+    logs = [read_cases(path, settings, systems)[1] for path in _paths(out)]
+    return {_key(one): one for log in logs for one in log if one["system"] in systems}
 
 
 def _paths(out: Path) -> list[Path]:

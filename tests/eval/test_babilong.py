@@ -190,9 +190,9 @@ def test_a_file_that_is_no_record_is_not_overwritten(tmp_path: Path, text: str) 
     path = tmp_path / "r.cases.jsonl"
     path.write_text(text)
     with pytest.raises(OtherRun, match="is no record of cases"):
-        CaseLog(path, {"seed": 0}, again=False)
+        CaseLog(path, {"seed": 0}, {}, again=False)
     assert path.read_text() == text
-    assert CaseLog(path, {"seed": 0}, again=True).results == []
+    assert CaseLog(path, {"seed": 0}, {}, again=True).results == []
 
 
 def wrong(data: Path, nothing: Path) -> Iterator[tuple[str, list[str]]]:

@@ -184,6 +184,30 @@ def test_other_settings_are_refused_unless_it_starts_over(folder: Path, tmp_path
     assert len(json.loads((tmp_path / "toy.json").read_text())["predictions"]) == 8
 
 
+def test_a_system_more_leaves_the_others_their_answers(
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = json.loads(whole.with_name("toy.json").read_text())["settings"]["systems"]
+    generated: list[int] = []
+    generate = desk.Desk.generate
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        generated.append(len(args[2]))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(desk.Desk, "generate", counted)
+    first = ",".join(names[:2])
+    assert run(folder, tmp_path / "toy", systems=first).exit_code == 0
+    report = (tmp_path / "toy.json").read_bytes()
+    assert run(folder, tmp_path / "toy", systems=",".join(names)).exit_code == 0
+    assert sum(generated) == 12 * len(names)
+    assert (tmp_path / "toy.json").read_bytes() == whole.with_name("toy.json").read_bytes()
+    # fewer again: nothing is asked, and nothing of the others is in the report
+    assert run(folder, tmp_path / "toy", systems=first).exit_code == 0
+    assert sum(generated) == 12 * len(names)
+    assert (tmp_path / "toy.json").read_bytes() == report
+
+
 def test_answers_to_other_words_are_not_taken_for_these(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +220,10 @@ def test_answers_to_other_words_are_not_taken_for_these(
     monkeypatch.setattr(prompts, "BREAK", "\n")
     result = run(folder, tmp_path / "toy", *options, systems=systems)
     assert result.exit_code == 2
-    assert "other settings (wording)" in said(result)
+    assert "other settings (wording of nothing)" in said(result)
+    # what is asked in plain text is told without breaks
+    plain = "truncated:60/plain"
+    assert run(folder, tmp_path / "toy", *options, systems=plain).exit_code == 0
 
 
 def test_a_template_that_drops_what_is_said_is_one_sentence(tmp_path: Path) -> None:

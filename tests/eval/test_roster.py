@@ -120,4 +120,5 @@ def test_a_class_of_ones_own_with_other_weights_is_another_run(
     assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
     assert run(folder, tmp_path / "toy", systems=name).exit_code == 0
     (weights / "one.txt").write_text("2")
-    assert "other settings (fingerprints)" in said(run(folder, tmp_path / "toy", systems=name))
+    refused = said(run(folder, tmp_path / "toy", systems=name))
+    assert "other settings (fingerprints of " in refused and "; give --again" in refused
