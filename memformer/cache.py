@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from memformer.memory.read import Laid
 from memformer.memory.state import MemoryState
 
 
@@ -43,6 +44,17 @@ class MemoryCache(DynamicCache):
         self.first_column = torch.zeros_like(memory.clock) if first_column is None else first_column
         self.ids: Int[Tensor, "batch columns"] = memory.clock.new_zeros(batch, 0)
         self.real: Bool[Tensor, "batch columns"] = self.ids.bool()
+
+    @property
+    def memory(self) -> MemoryState:
+        """What is remembered of all before the current segments."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: MemoryState) -> None:
+        self._memory = memory
+        # its slots as the layers read them, set out at the first token and the same for the next
+        self.laid: dict[int, Laid] = {}
 
     @property
     def segment(self) -> DynamicCache:

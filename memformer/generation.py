@@ -103,7 +103,9 @@ def forward_cached(
         new, new_real = ids[:, begin:end], real[:, begin:end]
         mask = torch.cat([cache.real, new_real], 1).long()
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
-        memory_pass = MemoryPass(cache.memory, new_real[:, None], writes=False)
+        # with a gradient, what is laid out belongs to one step
+        laid = None if torch.is_grad_enabled() else cache.laid
+        memory_pass = MemoryPass(cache.memory, new_real[:, None], writes=False, laid=laid)
         outputs = model.backbone(
             input_ids=new,
             attention_mask=mask,

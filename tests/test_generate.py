@@ -9,6 +9,7 @@ from test_forms import SEGMENT, attached, in_order
 from transformers import DynamicCache, TextStreamer
 
 from memformer import MemoryCache
+from memformer.memory import read, segment
 
 NEVER_ENDS = {"eos_token_id": None, "pad_token_id": 0}
 
@@ -32,6 +33,44 @@ def test_cached_logits_equal_uncached_beyond_a_segment(family):
         steps = [model(ids[:, :5], past_key_values=cache).logits]
         steps += [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(5, 27)]
     assert (torch.cat(steps, 1) - full).abs().max() < 1e-4
+
+
+def test_a_memory_is_set_out_once_until_it_changes(monkeypatch):
+    model = attached()
+    memory = model.memorize(random_ids(2, 11, seed=4))
+    ids = random_ids(2, 8)
+    laid = []
+    monkeypatch.setattr(segment, "lay", lambda *arguments: laid.append(0) or read.lay(*arguments))
+    cache = MemoryCache(memory)
+    with torch.no_grad():
+        for column in range(5):
+            model(ids[:, column : column + 1], past_key_values=cache)
+        assert len(laid) == len(model.memory)
+        # other rows are another memory: nothing of the old one may be read
+        other = memory.select([1, 0])
+        cache.memory = other
+        changed = model(ids[:, 5:6], past_key_values=cache).logits
+        fresh = MemoryCache(other)
+        expected = model(ids[:, :6], past_key_values=fresh).logits[:, -1:]
+    assert len(laid) > len(model.memory)
+    # what the local attention saw was said with the first memory
+    assert (changed - expected).abs().max() > 0
+    assert cache.laid.keys() == fresh.laid.keys()
+    for layer, mine in cache.laid.items():
+        for one, two in zip(mine, fresh.laid[layer], strict=True):
+            assert torch.equal(one, two)
+
+
+def test_steps_with_a_gradient_set_slots_out_themselves():
+    """What was laid out without a gradient would have none for the memory's parameters."""
+    model = attached()
+    ids = random_ids(1, 3)
+    cache = MemoryCache(model.memorize(random_ids(1, 11, seed=4)))
+    with torch.no_grad():
+        model(ids[:, :1], past_key_values=cache)
+    assert cache.laid
+    model(ids[:, 1:2], past_key_values=cache).logits.square().mean().backward()
+    assert all(layer.null_logit.grad.abs().max() > 0 for layer in model.memory)
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 2, "num_slots": 12}])

@@ -1,7 +1,8 @@
 """Reads from a language model's memory: content addressing with a null slot, and focus.
 
 The content weighting of a DNC with the match of the backbone's own attention, for thousands of
-queries at once, always in float32. Next: `segment.py`, which calls it.
+queries at once, always in float32. `lay` sets the slots out once, `read_laid` reads them as often
+as one likes, and `content_read` does both. Next: `segment.py`, which calls them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,63 @@ def linked(
     """Every slot's linked neighbour's value in its place; zero where it has none."""
     index = link.clamp_min(0)[..., None, None].expand_as(values)
     return values.gather(1, index).masked_fill((link < 0)[..., None, None], 0.0)
+
+
+class Laid(NamedTuple):
+    """Slots as queries meet them, with the null slot last.
+
+    What is added to a match is itself a product, of three more numbers a query and a slot.
+
+    Attributes:
+        keys: one column a slot, with the three numbers unless the backbone caps its logits.
+        values: one row a slot, and a one in each: its read is the sum of the weights.
+        query_terms: three numbers a head.
+        slot_terms: three numbers a slot.
+    """
+
+    keys: Float[Tensor, "batch kv_heads wide columns"]
+    values: Float[Tensor, "batch kv_heads columns value"]
+    query_terms: Float[Tensor, "1 1 kv_heads groups 3"]
+    slot_terms: Float[Tensor, "batch kv_heads 3 columns"]
+
+
+def lay(
+    keys: Float[Tensor, "batch slots kv_heads width"],
+    values: Float[Tensor, "batch slots kv_heads width"],
+    strength: Float[Tensor, "batch slots"],
+    age: Float[Tensor, "batch slots"],
+    age_slope: Float[Tensor, " heads"],
+    null_logit: Float[Tensor, " heads"],
+    softcap: float | None = None,
+    links: Links | None = None,
+) -> Laid:
+    """Sets slots out for reading; the arguments are those of `content_read`.
+
+    Cost: a copy of keys and values in float32, of values three with links.
+    """
+    batch, slots, kv_heads, _ = keys.shape
+    # the null slot has key and value zero
+    log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
+    slot_terms = torch.stack([log_strength, torch.log1p(age), torch.zeros_like(age)], -1)
+    slot_terms = torch.nn.functional.pad(slot_terms, (0, 0, 0, 1))
+    nothing = _null(slots + 1, age.device)[:, None]
+    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * nothing
+    query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
+    key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
+    values = values.float()
+    if links is not None:
+        values = torch.cat([linked(values, links.prev), values, linked(values, links.next)], -1)
+    value_rows = torch.nn.functional.pad(values, (0, 0, 0, 0, 0, 1)).transpose(1, 2)
+    value_rows = torch.nn.functional.pad(value_rows, (0, 1), value=1.0)
+    slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
+    if softcap is None:
+        key_rows = torch.cat([key_rows, slot_terms], 2)
+    return Laid(key_rows, value_rows, query_terms.view(1, 1, kv_heads, -1, 3), slot_terms)
+
+
+def _null(columns: int, device: torch.device) -> Bool[Tensor, " columns"]:
+    """Which column is the null slot's."""
+    return torch.arange(columns, device=device) == columns - 1
 
 
 def content_read(
@@ -97,28 +155,30 @@ def content_read(
     Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
         gradient is needed.
     """
-    batch, tokens, heads, width = queries.shape
-    slots, kv_heads = keys.shape[1], keys.shape[2]
-    groups = heads // kv_heads
-    # what is added to a match is itself a product, of three more numbers a query and a slot; the
-    # null slot comes last, with key and value zero
-    log_strength = strength.clamp_min(1e-30).log().masked_fill(strength <= 0, MASKED)
-    slot_terms = torch.stack([log_strength, torch.log1p(age), torch.zeros_like(age)], -1)
-    slot_terms = torch.nn.functional.pad(slot_terms, (0, 0, 0, 1))
-    nothing = torch.arange(slots + 1, device=age.device)[:, None] == slots
-    slot_terms = slot_terms + slot_terms.new_tensor([0.0, 0.0, 1.0]) * nothing
-    query_terms = torch.stack([torch.ones_like(age_slope), -age_slope, null_logit], -1)
-    key_rows = torch.nn.functional.pad(keys.float(), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
-    values = values.float()
-    if links is not None:
-        values = torch.cat([linked(values, links.prev), values, linked(values, links.next)], -1)
-    # a last value of one a slot, and of one for the null slot: its read is the sum of the weights
-    value_rows = torch.nn.functional.pad(values, (0, 0, 0, 0, 0, 1)).transpose(1, 2)
-    value_rows = torch.nn.functional.pad(value_rows, (0, 1), value=1.0)
-    slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
-    query_terms = query_terms.view(1, 1, kv_heads, groups, 3)
-    if softcap is None:
-        key_rows = torch.cat([key_rows, slot_terms], 2)
+    laid = lay(keys, values, strength, age, age_slope, null_logit, softcap, links)
+    modes = None if links is None else links.modes
+    return read_laid(queries, laid, softcap, readers, passage, focus, kept, modes)
+
+
+def read_laid(
+    queries: Float[Tensor, "batch tokens heads width"],
+    laid: Laid,
+    softcap: float | None = None,
+    readers: Bool[Tensor, "batch tokens"] | None = None,
+    passage: Int[Tensor, "batch slots"] | None = None,
+    focus: float = 0.0,
+    kept: Float[Tensor, "batch slots"] | None = None,
+    modes: Float[Tensor, "heads 3"] | None = None,
+) -> tuple[
+    Float[Tensor, "batch tokens heads width"],
+    Float[Tensor, "batch tokens heads"],
+    Float[Tensor, "batch slots"] | None,
+]:
+    """Reads slots that are laid out; see `content_read`, whose results these are."""
+    batch, tokens, heads, _ = queries.shape
+    key_rows, value_rows, query_terms, slot_terms = laid
+    kv_heads, groups = query_terms.shape[2:4]
+    columns = key_rows.shape[-1]
     passages = 0 if passage is None or not focus else int(passage.max()) + 1
 
     def weigh(begin: int, end: int) -> tuple[Tensor, Tensor | None]:
@@ -160,7 +220,7 @@ def content_read(
         # three more numbers a query and a key, and two more a value
         scales = []
         with torch.no_grad():
-            for begin, end in _blocks(tokens, heads * (slots + 1)):
+            for begin, end in _blocks(tokens, heads * columns):
                 weights, scale = weigh(begin, end)
                 if scale is not None:
                     scales.append(scale.clamp_min(1e-30).log())
@@ -168,7 +228,8 @@ def content_read(
                 mass = seen if mass is None or seen is None else mass + seen
         terms = query_terms.view(heads, 3).expand(*queries.shape[:3], 3)
         rows = torch.cat([queries.float(), terms], -1)
-        there = ~nothing  # the null slot has no value, and no part in the evidence
+        # the null slot has no value, and no part in the evidence
+        there = ~_null(columns, queries.device)[:, None]
         found = _attend(
             rows.transpose(1, 2),
             key_rows.mT.repeat_interleave(groups, 1),
@@ -176,15 +237,15 @@ def content_read(
             torch.cat(scales, 2) if scales else None,
         ).transpose(1, 2)
         read, evidence = found[..., :-1], found[..., -1]
-        return _along(read, links), evidence, mass
+        return _along(read, modes), evidence, mass
     words, evidences = [], []
     every = (0, tokens) if torch.is_grad_enabled() else None
-    for begin, end in [every] if every else _blocks(tokens, heads * (slots + 1)):
+    for begin, end in [every] if every else _blocks(tokens, heads * columns):
         weights, _ = weigh(begin, end)
         read = weights @ value_rows
         total = read[..., -1:]
         read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
-        words.append(_along(read.reshape(batch, -1, heads, values.shape[-1]), links))
+        words.append(_along(read.reshape(batch, -1, heads, value_rows.shape[-1] - 1), modes))
         found = 1.0 - weights[..., -1] / total[..., 0]
         evidences.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
         seen = count(begin, end, weights, total)
@@ -199,11 +260,11 @@ def _blocks(tokens: int, weights: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + block, tokens)
 
 
-def _along(read: Tensor, links: Links | None) -> Tensor:
+def _along(read: Tensor, modes: Float[Tensor, "heads 3"] | None) -> Tensor:
     """Mixes what was read backward, by content and forward."""
-    if links is None:
+    if modes is None:
         return read
-    return (read.unflatten(-1, (3, -1)) * links.modes[:, :, None]).sum(-2)
+    return (read.unflatten(-1, (3, -1)) * modes[:, :, None]).sum(-2)
 
 
 def _attend(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, hard_gate, least_used, matches, retention
-from memformer.memory.read import Links, content_read
+from memformer.memory.read import Laid, Links, lay, read_laid
 from memformer.memory.state import EMPTY, TABLE, MemoryState, neighbours
 
 # tokens written one after the other that are read as one passage, and whose keys keep their order:
@@ -67,6 +67,8 @@ class MemoryPass:
         until: text clock at which each segment reads the memory as it was then, and not what the
             segments before it in the chunk hold. For segments that write nothing.
         closes: whether each segment is closed at its end; None: if it is full.
+        laid: the slots as each layer reads them, for and from other passes over the same state
+            that write nothing either; None: set out anew.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class MemoryPass:
         stop_after: int | None = None,
         until: Int[Tensor, "batch segments"] | None = None,
         closes: Bool[Tensor, "batch segments"] | None = None,
+        laid: dict[int, Laid] | None = None,
     ) -> None:
+        self.laid = laid
         self.until = until
         self.closes = closes
         self.state = state
@@ -292,20 +296,29 @@ class MemoryPass:
             there = held[:, :seen]
             if self.until is not None:
                 there = held.where(state.written_at < self.until[:, segment, None], 0.0)
-            read, found, used = content_read(
+            laid = None if self.laid is None else self.laid.get(layer)
+            if laid is None:
+                laid = lay(
+                    keys[:, :seen],
+                    values[:, :seen],
+                    there,
+                    age.float(),
+                    age_slope,
+                    null_logit,
+                    softcap,
+                    None if modes is None else Links(*self.links(segment, seen), modes),
+                )
+            if self.laid is not None:
+                self.laid[layer] = laid
+            read, found, used = read_laid(
                 query,
-                keys[:, :seen],
-                values[:, :seen],
-                there,
-                age.float(),
-                age_slope,
-                null_logit,
+                laid,
                 softcap,
                 self.real[:, segment] if self.writes or self.until is not None else None,
                 self.passage[:, :seen],
                 focus,
                 None if kept is None else kept[:, :seen],
-                None if modes is None else Links(*self.links(segment, seen), modes),
+                modes,
             )
             words.append(read)
             evidence.append(found)
