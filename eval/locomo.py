@@ -210,7 +210,10 @@ def locomo(
             "conversations": conversations,
             "sample": sample,
         },
-        notes=["Scores as published; adversarial questions are a choice between two options."],
+        notes=[
+            "Scores as published: adversarial questions are a choice between two options, and what "
+            "names neither counts as the second, so half of them are had for nothing."
+        ],
     )
 
 
