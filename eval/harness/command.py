@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -24,6 +25,9 @@ from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
 from eval.report import DtypeOption, ModelArgument, ThreadsOption, head, write_json
 
+# how long processes wait for the one that has the longest documents; half an hour, which is what
+# torch grants them, was not enough
+PATIENCE = timedelta(days=30)
 # the benchmark, made for a tokenizer with options of its own
 Builder = Callable[..., Benchmark]
 
@@ -118,7 +122,7 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     out = out or Path("reports") / build.__name__
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     name = model or DEFAULT_MODEL
     # with several processes on GPUs, each has one of its own
     place = str(state.device) if device == "cuda" else device

@@ -261,6 +261,19 @@ def test_two_processes_report_what_one_does(folder: Path, tmp_path: Path) -> Non
     assert sorted(shares) == [2 * 4, 2 * 20]
 
 
+def test_processes_wait_for_the_slowest_as_long_as_it_takes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for the half hour after which torch gives up."""
+    given: list[dict[str, Any]] = []
+    real = command.PartialState
+    monkeypatch.setattr(
+        command, "PartialState", lambda **kwargs: given.append(kwargs) or real(cpu=True)
+    )
+    assert run(folder, tmp_path / "toy", "--cases", "1", systems="nothing").exit_code == 0
+    assert given[0]["timeout"].days >= 30
+
+
 # ---- windows that are too short ------------------------------------------------------------
 
 
