@@ -43,7 +43,7 @@ class CaseLog:
             known, self.results = read_cases(path, settings, systems)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = _lines([{"settings": settings, "systems": known | systems}, *self.results])
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             # whole or not at all: what is known took hours
             new = path.with_name(f"{path.name}.new")
             new.write_text(text, encoding="utf-8")

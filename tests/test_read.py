@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memformer.memory.addressing import least_used
-from memformer.memory.read import content_read, focused
+from memformer.memory.read import content_read, focused, lay
 
 PASSAGES = 5
 SLOTS_EACH = 4
@@ -33,12 +33,14 @@ def read(
         queries, keys = queries + nudge[0], keys + nudge[1]
     return content_read(
         queries,
-        keys[:, order],
-        values[:, order],
-        strength[:, order],
-        age[:, order],
-        torch.full((4,), 0.1),
-        torch.full((4,), null),
+        lay(
+            keys[:, order],
+            values[:, order],
+            strength[:, order],
+            age[:, order],
+            torch.full((4,), 0.1),
+            torch.full((4,), null),
+        ),
         readers=torch.ones(1, tokens, dtype=torch.bool),
         passage=passage[:, order],
         focus=focus,

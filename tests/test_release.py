@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig
 from memformer.memory.addressing import forward_weights, link_after, matches, precedence_after
-from memformer.memory.read import Links, content_read, linked
+from memformer.memory.read import Links, content_read, lay, linked
 from memformer.memory.state import neighbours
 from memformer.release import ADDRESS_WIDTH, ReleaseHeads
 
@@ -182,9 +182,9 @@ def test_a_read_along_links_is_the_read_of_the_neighbours_values():
     written_at = torch.randperm(9)[None]
     steps = [neighbours(written_at, written_at >= 0, step) for step in (-1, 1)]
     modes = torch.rand(4, 3).softmax(-1)
-    read, evidence, _ = content_read(queries, keys, values, *rest, links=Links(*steps, modes))
+    read, evidence, _ = content_read(queries, lay(keys, values, *rest, links=Links(*steps, modes)))
     parts = [
-        content_read(queries, keys, one, *rest)
+        content_read(queries, lay(keys, one, *rest))
         for one in (linked(values, steps[0]), values, linked(values, steps[1]))
     ]
     expected = sum(modes[:, mode, None] * part[0] for mode, part in enumerate(parts))

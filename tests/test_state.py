@@ -15,7 +15,7 @@ from test_forms import attached
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
 from memformer.memory import read
 from memformer.memory.addressing import aged_usage, least_used
-from memformer.memory.read import content_read
+from memformer.memory.read import content_read, lay
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -30,7 +30,7 @@ def test_content_read_is_a_softmax_with_a_null_slot(softcap, grad, monkeypatch):
     readers = torch.tensor([[True, True, False], [True, False, True]])
     with torch.set_grad_enabled(grad):
         words, evidence, mass = content_read(
-            queries, keys, values, strength, age, slope, null, softcap, readers
+            queries, lay(keys, values, strength, age, slope, null, softcap), readers
         )
     expected_mass = torch.zeros(2, 7)
     for b in range(2):
@@ -51,12 +51,14 @@ def test_content_read_is_a_softmax_with_a_null_slot(softcap, grad, monkeypatch):
 def test_empty_slots_read_exactly_nothing():
     words, evidence, mass = content_read(
         torch.randn(1, 3, 4, 5),
-        torch.randn(1, 6, 2, 5),
-        torch.randn(1, 6, 2, 5),
-        torch.zeros(1, 6),
-        torch.zeros(1, 6),
-        torch.zeros(4),
-        torch.full((4,), -50.0),
+        lay(
+            torch.randn(1, 6, 2, 5),
+            torch.randn(1, 6, 2, 5),
+            torch.zeros(1, 6),
+            torch.zeros(1, 6),
+            torch.zeros(4),
+            torch.full((4,), -50.0),
+        ),
         readers=torch.ones(1, 3, dtype=torch.bool),
     )
     assert not words.any() and not evidence.any() and not mass.any()

@@ -160,7 +160,7 @@ class Roster:
         for spec in specs:
             names = dict.fromkeys(filter(None, (self._name(spec), spec.model)))
             found[spec.text] = {
-                "fingerprints": [fingerprints[name] for name in names if name in fingerprints],
+                "fingerprints": [fingerprints[name] for name in names],
                 "wording": wording[spec.style or self.style],
                 "encoder": self.encoder if spec.name == "dense" else None,
             }

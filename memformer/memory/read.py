@@ -1,8 +1,8 @@
 """Reads from a language model's memory: content addressing with a null slot, and focus.
 
 The content weighting of a DNC with the match of the backbone's own attention, for thousands of
-queries at once, always in float32. `lay` sets the slots out once, `read_laid` reads them as often
-as one likes, and `content_read` does both. Next: `segment.py`, which calls them.
+queries at once, always in float32. `lay` sets the slots out, once for as many reads as there are,
+and `content_read` reads them. Next: `segment.py`, which calls them.
 """
 
 from __future__ import annotations
@@ -55,12 +55,16 @@ class Laid(NamedTuple):
         values: one row a slot, and a one in each: its read is the sum of the weights.
         query_terms: three numbers a head.
         slot_terms: three numbers a slot.
+        softcap: the backbone caps its attention logits at this magnitude.
+        modes: as in `Links`; None: read by content alone.
     """
 
     keys: Float[Tensor, "batch kv_heads wide columns"]
     values: Float[Tensor, "batch kv_heads columns value"]
     query_terms: Float[Tensor, "1 1 kv_heads groups 3"]
     slot_terms: Float[Tensor, "batch kv_heads 3 columns"]
+    softcap: float | None
+    modes: Float[Tensor, "heads 3"] | None
 
 
 def lay(
@@ -73,7 +77,17 @@ def lay(
     softcap: float | None = None,
     links: Links | None = None,
 ) -> Laid:
-    """Sets slots out for reading; the arguments are those of `content_read`.
+    """Sets slots out for `content_read`.
+
+    Args:
+        keys: one row a slot.
+        values: one row a slot.
+        strength: how firmly each slot was written, in [0, 1]; 0 is an empty slot.
+        age: tokens written since, >= 0.
+        age_slope: a, per head; 0 makes every age alike.
+        null_logit: c, per head.
+        softcap: the backbone caps its attention logits at this magnitude.
+        links: read along them too; None: by content alone.
 
     Cost: a copy of keys and values in float32, of values three with links.
     """
@@ -94,7 +108,9 @@ def lay(
     slot_terms = slot_terms.mT[:, None].expand(batch, kv_heads, 3, slots + 1)
     if softcap is None:
         key_rows = torch.cat([key_rows, slot_terms], 2)
-    return Laid(key_rows, value_rows, query_terms.view(1, 1, kv_heads, -1, 3), slot_terms)
+    query_terms = query_terms.view(1, 1, kv_heads, -1, 3)
+    modes = None if links is None else links.modes
+    return Laid(key_rows, value_rows, query_terms, slot_terms, softcap, modes)
 
 
 def _null(columns: int, device: torch.device) -> Bool[Tensor, " columns"]:
@@ -104,18 +120,11 @@ def _null(columns: int, device: torch.device) -> Bool[Tensor, " columns"]:
 
 def content_read(
     queries: Float[Tensor, "batch tokens heads width"],
-    keys: Float[Tensor, "batch slots kv_heads width"],
-    values: Float[Tensor, "batch slots kv_heads width"],
-    strength: Float[Tensor, "batch slots"],
-    age: Float[Tensor, "batch slots"],
-    age_slope: Float[Tensor, " heads"],
-    null_logit: Float[Tensor, " heads"],
-    softcap: float | None = None,
+    laid: Laid,
     readers: Bool[Tensor, "batch tokens"] | None = None,
     passage: Int[Tensor, "batch slots"] | None = None,
     focus: float = 0.0,
     kept: Float[Tensor, "batch slots"] | None = None,
-    links: Links | None = None,
 ) -> tuple[
     Float[Tensor, "batch tokens heads width"],
     Float[Tensor, "batch tokens heads"],
@@ -133,19 +142,12 @@ def content_read(
 
     Args:
         queries: already multiplied by key strength and by the backbone's attention scale.
-        keys: one row a slot.
-        values: one row a slot.
-        strength: how firmly each slot was written, in [0, 1]; 0 is an empty slot.
-        age: tokens written since, >= 0.
-        age_slope: a, per head; 0 makes every age alike.
-        null_logit: c, per head.
-        softcap: the backbone caps its attention logits at this magnitude.
+        laid: the slots, from `lay`, which says what is meant by the other letters.
         readers: tokens whose reads count as use of a slot.
         passage: which passage of the text each slot is from, numbered from 0.
         focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
         kept: 1 for slots that are there and 0 for those that are not; unlike a strength of 0 it
             lets the gradient of a hard write gate through.
-        links: read along them too; None: by content alone.
 
     Returns:
         The read words r, the evidence g in [0, 1], and per slot the read weight summed over
@@ -155,28 +157,8 @@ def content_read(
     Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
         gradient is needed.
     """
-    laid = lay(keys, values, strength, age, age_slope, null_logit, softcap, links)
-    modes = None if links is None else links.modes
-    return read_laid(queries, laid, softcap, readers, passage, focus, kept, modes)
-
-
-def read_laid(
-    queries: Float[Tensor, "batch tokens heads width"],
-    laid: Laid,
-    softcap: float | None = None,
-    readers: Bool[Tensor, "batch tokens"] | None = None,
-    passage: Int[Tensor, "batch slots"] | None = None,
-    focus: float = 0.0,
-    kept: Float[Tensor, "batch slots"] | None = None,
-    modes: Float[Tensor, "heads 3"] | None = None,
-) -> tuple[
-    Float[Tensor, "batch tokens heads width"],
-    Float[Tensor, "batch tokens heads"],
-    Float[Tensor, "batch slots"] | None,
-]:
-    """Reads slots that are laid out; see `content_read`, whose results these are."""
     batch, tokens, heads, _ = queries.shape
-    key_rows, value_rows, query_terms, slot_terms = laid
+    key_rows, value_rows, query_terms, slot_terms, softcap, modes = laid
     kv_heads, groups = query_terms.shape[2:4]
     columns = key_rows.shape[-1]
     passages = 0 if passage is None or not focus else int(passage.max()) + 1

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, hard_gate, least_used, matches, retention
-from memformer.memory.read import Laid, Links, lay, read_laid
+from memformer.memory.read import Laid, Links, content_read, lay
 from memformer.memory.state import EMPTY, TABLE, MemoryState, neighbours
 
 # tokens written one after the other that are read as one passage, and whose keys keep their order:
@@ -310,15 +310,13 @@ class MemoryPass:
                 )
             if self.laid is not None:
                 self.laid[layer] = laid
-            read, found, used = read_laid(
+            read, found, used = content_read(
                 query,
                 laid,
-                softcap,
                 self.real[:, segment] if self.writes or self.until is not None else None,
                 self.passage[:, :seen],
                 focus,
                 None if kept is None else kept[:, :seen],
-                modes,
             )
             words.append(read)
             evidence.append(found)
