@@ -22,9 +22,9 @@ import typer
 from memformer import MemformerForCausalLM
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from eval.harness.pages import grid, origin, write_page
 from eval.haystack import Haystack
 from eval.report import (
     BookOption,
@@ -51,6 +51,26 @@ def nats(logits: Tensor, ids: Tensor) -> float:
     return float(
         torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum")
     )
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The perplexities beside each other."""
+    found, settings = report["perplexity"], report["settings"]
+    lines = [["", "perplexity", "against the release"]]
+    for name, value in found.items():
+        lines.append([name, f"{value:.3f}", f"{100 * (value / found[RELEASED] - 1):+.2f} %"])
+    same = "are" if report["logits_bit_equal"] else "are not"
+    return "\n\n".join([
+        f"# {_title(report)}",
+        f"{report['tokens_scored']:,} tokens of a book, {settings['window']:,} seen at once. With "
+        f"an empty memory, logits {same} those released, bit for bit.",
+        grid(lines),
+        origin(report["command"], report),
+    ]) + "\n"  # fmt: skip
+
+
+def _title(report: dict[str, Any]) -> str:
+    return f"Perplexity of plain text: {report['settings']['model']}"
 
 
 app = typer.Typer(add_completion=False)
@@ -91,12 +111,10 @@ def main(
             sums[name] += nats(logits, part)
     found = {name: round(math.exp(value / scored), 4) for name, value in sums.items()}
     report |= {"perplexity": found, "tokens_scored": scored, "logits_bit_equal": same}
-    table = Table("", "perplexity", "against the release")
-    for name, value in found.items():
-        table.add_row(name, f"{value:.3f}", f"{value / found[RELEASED] - 1:+.2%}")
-    Console().print(table)
-    Console().print(f"with an empty memory, logits {'are' if same else 'are not'} those released")
-    write_json(out.with_suffix(".json"), report)
+    write_json(out.with_name(f"{out.name}.json"), report)
+    text = markdown(report)
+    write_page(out, _title(report), text, [])
+    typer.echo(text)
 
 
 if __name__ == "__main__":

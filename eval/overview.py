@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.harness.pages import grid, html
+from eval.harness.pages import grid, write_page
 from eval.harness.roster import parse
 from eval.harness.summary import bootstrap
 from eval.report import OutOption, write_json
@@ -238,11 +238,9 @@ def main(
     entries = [asdict(line) | {"verdict": line.verdict} for line in found]
     summary = {"reports": [report["command"] for report in opened], "lines": entries}
     write_json(out.with_name(f"{out.name}.json"), summary, levels=2)
-    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
     picture = out.with_name(f"{out.name}.png")
     draw(picture, found)
-    page = html(text, "With a memory and without", [picture])
-    out.with_name(f"{out.name}.html").write_text(page, encoding="utf-8")
+    write_page(out, "With a memory and without", text, [picture])
     typer.echo(text)
 
 

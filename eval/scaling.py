@@ -3,6 +3,8 @@ plain model's prefill beside it.
 
     python -m eval.scaling MODEL --lengths 2048,4096,8192,16384 --out reports/scaling
 
+A run that was interrupted goes on where it was, on the same machine with the same settings.
+
 Each cell is a process of its own, so that no cell inherits the memory of another: it loads the
 model, reads 512 tokens to warm up, then reads the text and is timed, again and again until
 `--min-seconds` are over: short texts would otherwise be at the mercy of what else the machine does.
@@ -15,6 +17,7 @@ The plain model stops at `--plain-max` tokens: its window, or what the machine c
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +27,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from eval.harness.pages import grid, origin, write_page
 from eval.haystack import Haystack
 from eval.report import (
     BookOption,
@@ -47,6 +50,8 @@ MEMORIZE, PREFILL = "memorize", "prefill"
 WARM_UP_TOKENS = 512
 MIB = 2**20
 
+Entry = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -61,7 +66,7 @@ class Cell:
     threads: int | None = None
 
 
-def measure(cell: Cell) -> dict[str, Any]:
+def measure(cell: Cell) -> Entry:
     """Runs one cell in this process; called in a fresh one."""
     if cell.threads:
         torch.set_num_threads(cell.threads)
@@ -125,37 +130,58 @@ def _pass(model: Any, text: torch.Tensor, what: str, num_slots: int) -> int:
 # ---- the report ----------------------------------------------------------------------------
 
 
-def slowdown(cells: Sequence[dict[str, Any]], what: str) -> float | None:
+def last_to_first(cells: Sequence[Entry]) -> dict[str, float]:
     """Speed at the greatest length over speed at the least: 1 where cost is linear in length."""
-    mine = sorted((c for c in cells if c["what"] == what), key=lambda cell: cell["length"])
-    if len(mine) < 2:
-        return None
-    return float(mine[-1]["tokens_per_second"] / mine[0]["tokens_per_second"])
-
-
-def table(cells: Sequence[dict[str, Any]], lengths: Sequence[int]) -> Table:
-    """Both ways of reading side by side, a length a line."""
-    found = Table(title="Reading a text of so many tokens")
-    found.add_column("tokens", justify="right")
+    found = {}
     for what in (MEMORIZE, PREFILL):
-        for unit in ("tokens/s", "peak MiB", "state MiB"):
-            found.add_column(f"{what}\n{unit}", justify="right")
-    for length in lengths:
-        line = [f"{length:,}"]
-        for what in (MEMORIZE, PREFILL):
-            here = [cell for cell in cells if (cell["what"], cell["length"]) == (what, length)]
-            line += _figures(here[0]) if here else ["not run", "", ""]
-        found.add_row(*line)
-    ratios = []
-    for what in (MEMORIZE, PREFILL):
-        ratio = slowdown(cells, what)
-        ratios += ["" if ratio is None else f"x {ratio:.2f}", "", ""]
-    found.add_section()
-    found.add_row("last/first", *ratios)
+        mine = sorted((c for c in cells if c["what"] == what), key=lambda cell: cell["length"])
+        if len(mine) > 1:
+            found[what] = float(mine[-1]["tokens_per_second"] / mine[0]["tokens_per_second"])
     return found
 
 
-def _figures(cell: dict[str, Any]) -> list[str]:
+def interrupted(path: Path, report: Entry) -> list[Entry]:
+    """What a run of the same kind has measured on this machine before it was interrupted."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = all(
+            before[name] == report[name] for name in ("model", "settings", "versions", "machine")
+        )
+        return [] if before["finished"] or not same else before["cells"]
+    except (OSError, ValueError, TypeError, KeyError):  # none, or no such report
+        return []
+
+
+def markdown(report: Entry) -> str:
+    """Both ways of reading side by side, a length a line."""
+    settings, cells = report["settings"], report["cells"]
+    units = ("tokens/s", "peak MiB", "state MiB")
+    lines = [["tokens", *(f"{what}, {unit}" for what in (MEMORIZE, PREFILL) for unit in units)]]
+    for length in settings["lengths"]:
+        line = [f"{length:,}"]
+        for what in (MEMORIZE, PREFILL):
+            here = [cell for cell in cells if (cell["what"], cell["length"]) == (what, length)]
+            line += _figures(here[0]) if here else ["–"] * len(units)
+        lines.append(line)
+    last = ["last / first"]
+    for what in (MEMORIZE, PREFILL):
+        ratio = report["last_to_first"].get(what)
+        last += ["" if ratio is None else f"× {ratio:.2f}", "", ""]
+    return "\n\n".join([
+        f"# {_title(report)}",
+        f"{MEMORIZE}: into a memory of {settings['num_slots']:,} slots. {PREFILL}: the plain "
+        f"model, up to {settings['plain_max']:,} tokens. Peak: resident while reading, beyond the "
+        "loaded model. State: what is kept, the memory or the keys and values.",
+        grid([*lines, last]),
+        origin(report["command"], report),
+    ]) + "\n"  # fmt: skip
+
+
+def _title(report: Entry) -> str:
+    return f"Reading long texts: {report['model']}"
+
+
+def _figures(cell: Entry) -> list[str]:
     return [
         f"{cell['tokens_per_second']:,.0f}",
         f"{cell['peak_bytes'] / MIB:,.0f}",
@@ -163,9 +189,10 @@ def _figures(cell: dict[str, Any]) -> list[str]:
     ]
 
 
-def plot(path: Path, model: str, num_slots: int, cells: Sequence[dict[str, Any]]) -> None:
+def plot(path: Path, report: Entry) -> None:
     """Speed against length, and peak memory against length."""
-    labels = {MEMORIZE: f"memorize, {num_slots:,} slots", PREFILL: "plain model's prefill"}
+    slots, cells = report["settings"]["num_slots"], report["cells"]
+    labels = {MEMORIZE: f"memorize, {slots:,} slots", PREFILL: "plain model's prefill"}
     panels = []
     for key, y_label, unit in (
         ("tokens_per_second", "tokens per second", 1),
@@ -178,7 +205,7 @@ def plot(path: Path, model: str, num_slots: int, cells: Sequence[dict[str, Any]]
                 x, y = [cell["length"] for cell in mine], [cell[key] / unit for cell in mine]
                 lines.append(Line(label, x, y))
         panels.append(Panel("tokens of text", y_label, lines, log_x=True))
-    draw(path, f"Reading long texts: {model}", panels)
+    draw(path, _title(report), panels)
 
 
 app = typer.Typer(add_completion=False)
@@ -204,8 +231,7 @@ def main(
     all_lengths = sorted(numbers(lengths, 1, "--lengths"))
     if threads:
         torch.set_num_threads(threads)
-    started = time.perf_counter()
-    console = Console()
+    console = Console(stderr=True)
     settings = {
         "lengths": all_lengths,
         "num_slots": num_slots,
@@ -215,27 +241,27 @@ def main(
         "warm_up_tokens": WARM_UP_TOKENS,
     }
     report = head("eval.scaling", settings) | model_name(model)
-    cells: list[dict[str, Any]] = []
-    report |= {"finished": False, "wall_seconds": 0.0, "last_to_first": {}, "cells": cells}
     path = out.with_name(out.name + ".json")
+    cells = interrupted(path, report)
+    report |= {"finished": False, "last_to_first": {}, "cells": cells}
+    known = {(cell["what"], cell["length"]) for cell in cells}
     for length in all_lengths:
         for what in (MEMORIZE, PREFILL):
-            if what == PREFILL and length > plain_max:
+            if (what == PREFILL and length > plain_max) or (what, length) in known:
                 continue
             with console.status(f"{what}, {length:,} tokens"):
                 cell = Cell(what, model, length, num_slots, min_seconds, book, threads)
                 measured = in_fresh_process(measure, cell)
             cells.append({"what": what, **measured})
-            report["last_to_first"] = {
-                way: ratio for way in (MEMORIZE, PREFILL) if (ratio := slowdown(cells, way))
-            }
-            report["wall_seconds"] = round(time.perf_counter() - started, 1)
+            report["last_to_first"] = last_to_first(cells)
             write_json(path, report)
-    report["finished"] = True
+    report |= {"finished": True, "last_to_first": last_to_first(cells)}
     write_json(path, report)
-    plot(out.with_name(out.name + ".png"), report["model"], num_slots, cells)
-    console.print(table(cells, all_lengths))
-    console.print(f"{path} and {out.name}.png, {report['wall_seconds']:.0f} s")
+    picture = out.with_name(out.name + ".png")
+    plot(picture, report)
+    text = markdown(report)
+    write_page(out, _title(report), text, [picture])
+    typer.echo(text)
 
 
 if __name__ == "__main__":

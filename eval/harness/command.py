@@ -19,7 +19,7 @@ from eval.asking import progress_bar
 from eval.cases import OtherRun
 from eval.harness.benchmark import Benchmark, Document
 from eval.harness.charts import draw_all
-from eval.harness.pages import html, markdown
+from eval.harness.pages import markdown, write_page
 from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
@@ -219,9 +219,7 @@ def write(
     write_json(out.with_name(f"{out.name}.json"), report, levels=2)
     write_json(out.with_name(f"{out.name}.timing.json"), timing)
     text = markdown(benchmark, report, timing)
-    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
-    page = html(text, benchmark.title, draw_all(out, benchmark, report))
-    out.with_name(f"{out.name}.html").write_text(page, encoding="utf-8")
+    write_page(out, benchmark.title, text, draw_all(out, benchmark, report))
     return text
 
 

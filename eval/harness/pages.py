@@ -42,15 +42,19 @@ def markdown(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
         if mine:
             title = ", ".join(f"{axis} {value}" for axis, value in here.items())
             parts.append(_table(title or metric, metric, mine, columns, benchmark, report))
-    parts.append(_whole(benchmark, report, timing))
-    parts.append(f"```sh\n{report['command']}\n```")
-    machine = timing["machine"]
-    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
-    parts.append(
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch"
-        f"{gpu}; started {timing['started']}."
-    )
+    parts += [_whole(benchmark, report, timing), origin(report["command"], timing)]
     return "\n\n".join(parts) + "\n"
+
+
+def origin(command: str, run: Entry) -> str:
+    """How a report came about: the command, and the `machine` and when it was `started`."""
+    machine = run["machine"]
+    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
+    return (
+        f"```sh\n{command}\n```\n\n"
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch"
+        f"{gpu}; started {run['started']}."
+    )
 
 
 def _explained(benchmark: Benchmark, report: Entry) -> str:
@@ -154,8 +158,15 @@ def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
+def write_page(out: Path, title: str, text: str, pictures: Sequence[Path]) -> None:
+    """Writes Markdown as OUT.md and, with the pictures inside, as OUT.html."""
+    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
+    page = html(text, title, pictures)
+    out.with_name(f"{out.name}.html").write_text(page, encoding="utf-8")
+
+
 def html(text: str, title: str, pictures: Sequence[Path]) -> str:
-    """A page of its own from the Markdown: nothing else has to be beside it."""
+    """A page of its own: nothing else has to be beside it."""
     body = MarkdownIt("commonmark").enable("table").render(text)
     shown = "".join(
         f'<p><img alt="{escape(path.stem)}" src="data:image/png;base64,'

@@ -21,7 +21,13 @@ def report(folder, name: str, *arguments: object) -> dict:
     out = folder / name
     result = run(folder / name, "--tokens", 200, "--window", 64, "--out", out, *arguments)
     assert result.exit_code == 0, result.output
-    return json.loads(out.with_suffix(".json").read_text())
+    found = json.loads(out.with_suffix(".json").read_text())
+    text = out.with_suffix(".md").read_text()
+    assert text.strip() == result.stdout.strip()
+    for way, value in found["perplexity"].items():
+        assert f"| {way} | {value:.3f} |" in text
+    assert "<table>" in out.with_suffix(".html").read_text()
+    return found
 
 
 def test_a_memory_path_leaves_the_backbone_as_it_is_and_an_adapter_does_not(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from eval import scaling
 from eval.report import Line, Panel, draw, numbers, write_json
-from eval.scaling import MEMORIZE, PREFILL, read, slowdown
+from eval.scaling import MEMORIZE, PREFILL, last_to_first, read
 from memformer import MemformerForCausalLM
 from tests.tiny import save_tiny
 
@@ -58,15 +58,15 @@ def _cell(what: str, length: int, speed: float) -> dict[str, Any]:
     }
 
 
-def test_slowdown_is_the_last_speed_over_the_first() -> None:
+def test_the_last_speed_is_compared_with_the_first_where_there_are_two() -> None:
     cells = [_cell(MEMORIZE, 400, 30.0), _cell(MEMORIZE, 100, 40.0), _cell(PREFILL, 100, 9.0)]
-    assert slowdown(cells, MEMORIZE) == pytest.approx(0.75)
-    assert slowdown(cells, PREFILL) is None
+    assert last_to_first(cells) == {MEMORIZE: pytest.approx(0.75)}
 
 
 def test_a_plot_is_a_png(tmp_path: Path) -> None:
     cells = [_cell(MEMORIZE, 128, 30.0), _cell(MEMORIZE, 256, 29.0), _cell(PREFILL, 128, 20.0)]
-    scaling.plot(tmp_path / "new" / "plot.png", "tiny", 100, cells)
+    report = {"model": "tiny", "settings": {"num_slots": 100}, "cells": cells}
+    scaling.plot(tmp_path / "new" / "plot.png", report)
     assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -103,5 +103,45 @@ def test_the_command_measures_each_cell_in_its_own_process(folder: Path, tmp_pat
     assert measured == [(MEMORIZE, 600), (PREFILL, 600), (MEMORIZE, 700)]
     assert report["finished"] and set(report["last_to_first"]) == {MEMORIZE}
     assert all(cell["peak_bytes"] >= 0 and cell["state_bytes"] > 0 for cell in report["cells"])
-    assert "not run" in result.output
-    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "s.md").read_text()
+    assert text.strip() == result.output.strip()
+    rows = {line[0]: line[1:] for line in table(text)}
+    assert rows["700"][3:] == ["–"] * 3 and "–" not in rows["600"]
+    assert rows["last / first"][0].startswith("× ") and rows["last / first"][3] == ""
+    page = (tmp_path / "s.html").read_text()
+    assert "<td" in page and "data:image/png;base64," in page
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_is_measured_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def measured(function: Any, cell: scaling.Cell) -> dict[str, Any]:
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append((cell.what, cell.length))
+        return _cell(cell.what, cell.length, 1.0 + len(asked))
+
+    def run(slots: int) -> int:
+        arguments = [str(folder), "--lengths", "600,700", "--num-slots", str(slots)]
+        return CliRunner().invoke(scaling.app, [*arguments, "--out", str(tmp_path / "s")]).exit_code
+
+    monkeypatch.setattr(scaling, "in_fresh_process", measured)
+    every = [(what, length) for length in (600, 700) for what in (MEMORIZE, PREFILL)]
+    stop = 3
+    assert run(100) and asked == every[:3]
+    stop = 99
+    assert run(100) == 0 and asked == every  # nothing twice
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert [cell["tokens_per_second"] for cell in report["cells"]] == [2.0, 3.0, 4.0, 5.0]
+    assert run(100) == 0 and asked == every * 2
+    stop = len(asked) + 1
+    assert run(100)
+    stop = 99
+    assert run(200) == 0 and len(asked) == 3 * len(every) + 1  # other settings: from the start
+
+
+def table(text: str) -> list[list[str]]:
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line] for line in lines]
