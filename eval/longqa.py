@@ -152,6 +152,7 @@ def longqa(
             "seed": seed,
         },
         constants=kind.constants,
+        name=name,
     )
 
 

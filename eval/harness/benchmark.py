@@ -90,6 +90,7 @@ class Benchmark:
         constants: whether to report what the best constant answer scores.
         heat: whether to draw a map; there must be two axes.
         marks: what stands before and after a document in one turn of a chat with its question.
+        name: of the report's files, if not the name of the function that makes the benchmark.
 
     Raises:
         ValueError: an axis has the name of something that a cell of the report holds.
@@ -108,6 +109,7 @@ class Benchmark:
     constants: bool = True
     heat: bool = False
     marks: tuple[str, str] = ("", "")
+    name: str = ""
 
     def __post_init__(self) -> None:
         if taken := [axis for axis in self.axes if axis in COUNTED]:

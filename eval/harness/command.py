@@ -121,7 +121,6 @@ def run(
         ) from None
     if threads:
         torch.set_num_threads(threads)
-    out = out or Path("reports") / build.__name__
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     name = model or DEFAULT_MODEL
     # with several processes on GPUs, each has one of its own
@@ -130,6 +129,7 @@ def run(
     try:
         specs = parse(systems)
         benchmark = _built(build, roster.tokenizer, own)
+        out = out or Path("reports") / (benchmark.name or build.__name__)
         wording, fingerprints = roster.wording(specs, benchmark), roster.fingerprints(specs)
         identities = roster.identities(specs, fingerprints, wording)
         common = {

@@ -198,28 +198,32 @@ def test_narrativeqa_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> No
 def run(tmp_path: Path, name: str, source: Path) -> dict[str, Any]:
     """The report of a set, by two systems on a random model."""
     folder = save_tiny(tmp_path / "model")
-    options = ["--set", name, "--source", str(source), "--out", str(tmp_path / "out")]
+    options = ["--set", name, "--source", str(source)]
     few = ["--systems", "truncated:64,memformer", "--threads", "1"]
     result = CliRunner().invoke(longqa.app, [str(folder), *options, *few], terminal_width=200)
     assert result.exit_code == 0, result.output
-    report: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
+    report: dict[str, Any] = json.loads((tmp_path / "reports" / f"{name}.json").read_text())
     return report
 
 
 def test_it_runs_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(KINDS, "squality", replace(KINDS["squality"], max_new_tokens=5))
     report = run(tmp_path, "squality", saved(tmp_path / "s.jsonl", SQUALITY))
     assert [one["question"] for one in report["cells"]] == ["summary"] * 2 + ["specific"] * 2
     assert set(report["overall"][0]["scores"]) == {"ROUGE-1", "ROUGE-2", "ROUGE-L"}
-    assert "constant" not in (tmp_path / "out.md").read_text()
+    assert "constant" not in (tmp_path / "reports" / "squality.md").read_text()
 
 
-def test_a_set_of_one_kind_of_question_has_a_table_too(tmp_path: Path) -> None:
+def test_a_set_of_one_kind_of_question_has_a_table_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     report = run(tmp_path, "quality", saved(tmp_path / "q.jsonl", QUALITY))
     assert [one["kind"] for one in report["cells"]] == ["all"] * 2
     assert report["cells"][0]["questions"] == report["overall"][0]["questions"] > 1
-    assert "| kind | all |" in (tmp_path / "out.md").read_text()
-    assert (tmp_path / "out.png").is_file()
+    assert "| kind | all |" in (tmp_path / "reports" / "quality.md").read_text()
+    assert (tmp_path / "reports" / "quality.png").is_file()
 
 
 @pytest.mark.parametrize(
