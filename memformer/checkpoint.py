@@ -8,6 +8,7 @@ longer those it was loaded with, it is saved too, in the folder `backbone`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,7 @@ def save_model(
             if "lora_" in name
         }
         backbone.save_pretrained(target / ADAPTER, state_dict=lora)
+        _in_order(target / ADAPTER / "adapter_config.json")
     model.config.backbone = reference
     weights = {
         name: value.to(dtype or value.dtype)
@@ -112,6 +114,14 @@ def save_model(
         model.generation_config.save_pretrained(target)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(target)
+
+
+def _in_order(path: Path) -> None:
+    """Sorts the names of modules, which peft writes in another order every time."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+        write_atomically(path, json.dumps(settings, indent=2, sort_keys=True).encode())
 
 
 def load_model(

@@ -355,6 +355,19 @@ def with_lora(model: MemformerForCausalLM) -> MemformerForCausalLM:
     return model
 
 
+def test_an_adapter_names_its_modules_in_the_same_order_every_time(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = MemformerForCausalLM.from_pretrained(save_tiny(tmp_path))
+    names = [
+        name for name, _ in model.backbone.named_modules() if name.endswith(("q_proj", "k_proj"))
+    ]
+    settings = peft.LoraConfig(target_modules=names)
+    model.backbone = peft.get_peft_model(model.backbone, settings)
+    model.save_pretrained(tmp_path / "adapted")
+    saved = json.loads((tmp_path / "adapted/adapter/adapter_config.json").read_text())
+    assert saved["target_modules"] == sorted(names) and len(names) == 6
+
+
 def test_a_checkpoint_with_an_adapter_comes_back(tmp_path):
     folder = save_tiny(tmp_path)
     model = with_lora(MemformerForCausalLM.from_pretrained(folder))
