@@ -214,6 +214,7 @@ def locomo(
             "Scores as published: adversarial questions are a choice between two options, and what "
             "names neither counts as the second, so half of them are had for nothing."
         ],
+        quotable=False,  # CC BY-NC 4.0
     )
 
 

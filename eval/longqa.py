@@ -52,6 +52,7 @@ class Kind:
         max_new_tokens: of an answer.
         axis: name and values of the table's columns.
         constants: whether a constant answer means anything.
+        quotable: whether its questions may be passed on.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Kind:
     max_new_tokens: int
     axis: tuple[str, tuple[str, ...]] = ("kind", ("all",))
     constants: bool = True
+    quotable: bool = True
 
 
 def _short() -> Score:
@@ -105,7 +107,8 @@ def _with_few_words(title: str) -> Kind:
 
 KINDS: dict[str, Kind] = {
     "squality": _with_paragraphs("SQuALITY"),
-    "quality": Kind("QuALITY", LETTER, ("accuracy",), _choice, 12),
+    # its repository states no licence for the data as a whole
+    "quality": Kind("QuALITY", LETTER, ("accuracy",), _choice, 12, quotable=False),
     "qmsum": _with_paragraphs("QMSum"),
     "nq": _with_few_words("Natural Questions"),
     "squad": _with_few_words("SQuAD"),
@@ -153,6 +156,7 @@ def longqa(
         },
         constants=kind.constants,
         name=name,
+        quotable=kind.quotable,
     )
 
 

@@ -91,6 +91,8 @@ class Benchmark:
         heat: whether to draw a map; there must be two axes.
         marks: what stands before and after a document in one turn of a chat with its question.
         name: of the report's files, if not the name of the function that makes the benchmark.
+        quotable: whether the report may hold what is asked and answered; not every licence lets
+            data be passed on.
 
     Raises:
         ValueError: an axis has the name of something that a cell of the report holds.
@@ -110,6 +112,7 @@ class Benchmark:
     heat: bool = False
     marks: tuple[str, str] = ("", "")
     name: str = ""
+    quotable: bool = True
 
     def __post_init__(self) -> None:
         if taken := [axis for axis in self.axes if axis in COUNTED]:

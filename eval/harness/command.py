@@ -194,8 +194,7 @@ def write(
             "document": document,
             "question": question.id,
             "at": dict(question.at),
-            "asked": question.text,
-            "answers": question.answers,
+            **({"asked": question.text, "answers": question.answers} if benchmark.quotable else {}),
         }
         for document, question in cases
     ]

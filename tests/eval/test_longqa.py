@@ -212,6 +212,7 @@ def test_it_runs_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     report = run(tmp_path, "squality", saved(tmp_path / "s.jsonl", SQUALITY))
     assert [one["question"] for one in report["cells"]] == ["summary"] * 2 + ["specific"] * 2
     assert set(report["overall"][0]["scores"]) == {"ROUGE-1", "ROUGE-2", "ROUGE-L"}
+    assert all(one["asked"] and one["answers"] for one in report["questions"])
     assert "constant" not in (tmp_path / "reports" / "squality.md").read_text()
 
 
@@ -222,6 +223,8 @@ def test_a_set_of_one_kind_of_question_has_a_table_too(
     report = run(tmp_path, "quality", saved(tmp_path / "q.jsonl", QUALITY))
     assert [one["kind"] for one in report["cells"]] == ["all"] * 2
     assert report["cells"][0]["questions"] == report["overall"][0]["questions"] > 1
+    # its licence is not known, so nothing of it is passed on
+    assert {name for one in report["questions"] for name in one} == {"document", "question", "at"}
     assert "| kind | all |" in (tmp_path / "reports" / "quality.md").read_text()
     assert (tmp_path / "reports" / "quality.png").is_file()
 
