@@ -1,21 +1,24 @@
 """Trains a peer on the data that memformer is trained on: a baseline on equal terms.
 
     python -m training.peers rmt data/where.jsonl.gz --out runs/rmt
+    python -m training.peers rmt data/where.jsonl.gz --out runs/rmt --resume
 
 `rmt` is the Recurrent Memory Transformer, `armt` the associative one (see `eval.peers`). Documents
 are read segment by segment, questions are asked where they stand, in a segment that is not written;
 the loss is that of the answers, and its gradient goes back through all segments. The peer's own
 weights and an adapter on the backbone are trained. In the first half of the run documents have few
-segments at first, then more: the curriculum of the papers.
+segments at first, then more: the curriculum of the papers. A run that was interrupted goes on with
+`--resume` as if it had not been; `--minutes 9` ends it in time.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -23,70 +26,105 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from eval.jsonl import BadRecord
 from eval.peers.system import PEERS, Peer, save
-from eval.report import ThreadsOption, model_name, open_model
+from eval.report import DtypeOption, ThreadsOption, model_name, open_model
 from memformer.layout import IGNORED_LABEL
+from training import resume
 from training.data.records import read
-from training.documents import Document, tokenised
+from training.documents import Aside, Document, tokenised
 
-WARMUP = 0.05  # share of the steps in which the rates rise
+WARMUP = 0.05  # share of the steps in which the rate rises
+FALL = 0.2  # and in which it falls to nothing again
 
 
-def loss(peer: Peer, document: Document, segment_tokens: int) -> Tensor | None:
-    """Mean cross entropy of all answer tokens of a document; None if it has no question.
+def loss(peer: Peer, documents: Sequence[Document], segment_tokens: int) -> Tensor:
+    """Cross entropy of all answer tokens of some documents, summed.
 
     Args:
         peer: is read and asked.
-        document: as tokens.
+        documents: as tokens, read side by side; one of them at least has a question.
         segment_tokens: longest segment.
     """
-    device = peer.backbone.device
-    state = peer.empty()
+    bounds = [
+        sorted({*one.cut(segment_tokens), *(aside.after for aside in one.asides)})
+        for one in documents
+    ]
+    state, going = peer.empty(len(documents)), list(range(len(documents)))
     losses: list[Tensor] = []
-    waiting = list(document.asides)
-    bounds = sorted({*document.cut(segment_tokens), *(one.after for one in waiting)})
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        state = peer.read(torch.tensor([document.ids[begin:end]], device=device), state)
-        here = [one for one in waiting if one.after == end]
-        if here:
-            waiting = waiting[len(here) :]
-            width = max(len(one.ids) for one in here)
-            ids = torch.zeros(len(here), width, dtype=torch.long, device=device)
-            labels = torch.full_like(ids, IGNORED_LABEL)
-            for row, one in enumerate(here):
-                told = torch.tensor(one.ids, device=device)
-                ids[row, : len(told)] = told
-                labels[row, len(told) - one.answer : len(told)] = told[-one.answer :]
-            logits = peer.logits(ids, state)[:, :-1].float()
-            losses.append(
-                torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1),
-                    labels[:, 1:].flatten(),
-                    ignore_index=IGNORED_LABEL,
-                    reduction="none",
-                )[labels[:, 1:].flatten() != IGNORED_LABEL]
-            )
-    return torch.cat(losses).mean() if losses else None
+    for number in range(max(map(len, bounds)) - 1):
+        rows = [row for row, one in enumerate(going) if number + 1 < len(bounds[one])]
+        state, going = peer.rows(state, rows), [going[row] for row in rows]
+        texts = [documents[one].ids[slice(*bounds[one][number : number + 2])] for one in going]
+        state = peer.read(*padded(texts, peer.backbone.device), state)
+        asked = [
+            (row, aside)
+            for row, one in enumerate(going)
+            for aside in documents[one].asides
+            if aside.after == bounds[one][number + 1]
+        ]
+        if asked:
+            here = peer.rows(state, [row for row, _ in asked])
+            losses.append(asides_loss(peer, [aside for _, aside in asked], here))
+    return torch.stack(losses).sum()
 
 
-def drawn(
-    documents: Sequence[Document], count: int, segment_tokens: int, share: float, rng: random.Random
-) -> list[Document]:
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids as rows of one width, and which of them are text."""
+    rows = [torch.tensor(one, device=device) for one in texts]
+    there = [torch.ones_like(one, dtype=torch.bool) for one in rows]
+    return pad_sequence(rows, batch_first=True), pad_sequence(there, batch_first=True)
+
+
+def asides_loss(peer: Peer, asides: Sequence[Aside], state: Any) -> Tensor:
+    """Cross entropy of the answers' tokens, summed; `state` has a row for each question."""
+    ids, _ = padded([one.ids for one in asides], peer.backbone.device)
+    labels = torch.full_like(ids, IGNORED_LABEL)
+    for row, one in enumerate(asides):
+        answer = slice(len(one.ids) - one.answer, len(one.ids))
+        labels[row, answer] = ids[row, answer]
+    logits = peer.logits(ids, state)[:, :-1].float().flatten(0, 1)
+    return torch.nn.functional.cross_entropy(
+        logits, labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+
+
+def drawn(documents: Sequence[Document], count: int, share: float, seed: str) -> list[Document]:
     """Documents of one step.
 
     Args:
-        documents: to draw from.
+        documents: to draw from, those with fewest segments first.
         count: how many.
-        segment_tokens: longest segment.
-        share: of the run that is over, in [0, 1]. At first the documents with fewest segments are
-            drawn, and from the middle on all.
-        rng: draws them.
+        share: of the run that is over, in [0, 1]. At first only the first documents are drawn, and
+            from the middle on all.
+        seed: draws them.
     """
-    ordered = sorted(documents, key=lambda one: len(one.cut(segment_tokens)))
-    first = max(count, round(len(ordered) * min(1.0, 2 * share)))
-    return rng.choices(ordered[:first], k=count)
+    first = max(count, round(len(documents) * min(1.0, 2 * share)))
+    return random.Random(seed).choices(documents[:first], k=count)
+
+
+def go_on(
+    folder: Path, settings: dict[str, Any], peer: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Puts a run back to where its newest checkpoint is, and returns what else was kept there.
+
+    Raises:
+        BadCheckpoint: there is none, it is of other settings, or can't be used.
+    """
+    kept = resume.steps(folder)
+    if not kept:
+        raise resume.BadCheckpoint(f"there is no checkpoint in {folder} to resume from.")
+    state = resume.read_state(folder, kept[-1])
+    for key, value in settings.items():
+        if state["settings"].get(key) != value:
+            raise resume.BadCheckpoint(
+                f"the run in {folder.parent} has {key} {state['settings'].get(key)!r}, not "
+                f"{value!r}; resume with the same, or choose another --out."
+            )
+    resume.load(folder, kept[-1], peer, optimizer)
+    return state
 
 
 app = typer.Typer(add_completion=False)
@@ -100,47 +138,43 @@ def main(
     model: Annotated[str | None, typer.Option(help="Decoder; the default model.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 300,
     documents: Annotated[int, typer.Option(min=1, help="In a step.")] = 8,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="So many of them together; all if left out.")
+    ] = None,
     segment_tokens: Annotated[int, typer.Option(min=2, help="Longest segment.")] = 64,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter on the backbone.")] = 16,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Draws weights and documents.")] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after this time, to be resumed.")
+    ] = None,
+    resumed: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in OUT stopped.")
+    ] = False,
+    dtype: DtypeOption = "float32",
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
     threads: ThreadsOption = None,
 ) -> None:
     if threads:
         torch.set_num_threads(threads)
+    if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
+        raise typer.BadParameter(f"{out} is not empty; go on with --resume, or name another --out.")
     torch.manual_seed(seed)
-    released, tokenizer = open_model(model, device)
+    released, tokenizer = open_model(model, device, dtype)
     try:
         pool = [tokenised(one, tokenizer, "plain") for path in data for one in read(path)]
     except BadRecord as error:
         raise typer.BadParameter(str(error)) from None
-    pool = [one for one in pool if one.asides]
+    pool = [one for one in pool if any(aside.after for aside in one.asides)]
     if not pool:
         raise typer.BadParameter("no document of the data has a question.")
-    chosen = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    peer = PEERS[name](get_peft_model(released.backbone, chosen)).train()
+    pool.sort(key=lambda one: len(one.cut(segment_tokens)))
+    adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    peer = PEERS[name](get_peft_model(released.backbone, adapter)).train()
     weights = [one for one in peer.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01)
-    warmup = max(1, round(WARMUP * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / warmup, (steps - step) / (0.2 * steps))
-    )
-    rng, started, tokens, losses = random.Random(seed), time.perf_counter(), 0, []
-    for step in track(range(steps), "training", console=Console(stderr=True)):
-        total = 0.0
-        for document in drawn(pool, documents, segment_tokens, step / steps, rng):
-            found = loss(peer, document, segment_tokens)
-            if found is not None:
-                (found / documents).backward()
-                total += float(found.detach()) / documents
-            tokens += len(document.ids) + sum(len(one.ids) for one in document.asides)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(round(total, 4))
-    settings = {
+    settings: dict[str, Any] = {
         "peer": name,
         "backbone": model_name(model)["model"],
         "segment_tokens": segment_tokens,
@@ -150,12 +184,55 @@ def main(
         "rank": rank,
         "rate": rate,
         "seed": seed,
-        "tokens": tokens,
-        "seconds": round(time.perf_counter() - started, 1),
-        "losses": losses,
+        "dtype": dtype,
     }
-    save(peer, out, settings)
-    typer.echo(f"{name}: {tokens:,} tokens, loss {losses[0]:.3f} to {losses[-1]:.3f}; {out}")
+    checkpoints = out / "checkpoints"
+    state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "losses": []}
+    if resumed:
+        try:
+            state = go_on(checkpoints, settings, peer, optimizer)
+        except resume.BadCheckpoint as error:
+            raise typer.BadParameter(str(error)) from None
+    measured = {key: state[key] for key in ("tokens", "seconds", "losses")}
+    warmup, started = max(1, round(WARMUP * steps)), time.perf_counter() - state["seconds"]
+    until = time.perf_counter() + 60 * minutes if minutes is not None else math.inf
+    for step in track(
+        range(state["step"], steps),
+        "training",
+        total=steps,
+        completed=state["step"],
+        console=Console(stderr=True),
+    ):
+        now = rate * min(1.0, (step + 1) / warmup, (steps - step) / (FALL * steps))
+        for group in optimizer.param_groups:
+            group["lr"] = now
+        total, chosen = 0.0, drawn(pool, documents, step / steps, f"{seed}/{step}")
+        answers = sum(aside.answer for one in chosen for aside in one.asides if aside.after)
+        for begin in range(0, documents, at_once or documents):
+            part = chosen[begin : begin + (at_once or documents)]
+            found = loss(peer, part, segment_tokens) / answers
+            found.backward()
+            total += float(found.detach())
+        texts = [ids for one in chosen for ids in (one.ids, *(aside.ids for aside in one.asides))]
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        measured = {
+            "tokens": measured["tokens"] + sum(map(len, texts)),
+            "seconds": round(time.perf_counter() - started, 1),
+            "losses": [*measured["losses"], round(total, 4)],
+        }
+        ending = time.perf_counter() > until
+        if ending or (step + 1) % save_every == 0:
+            resume.save(checkpoints, step + 1, peer, optimizer, {"settings": settings, **measured})
+        if ending and step + 1 < steps:
+            typer.echo(f"{name}: stopped at step {step + 1}; go on with --resume")
+            return
+    save(peer, out, settings | measured)
+    losses = measured["losses"]
+    typer.echo(
+        f"{name}: {measured['tokens']:,} tokens, loss {losses[0]:.3f} to {losses[-1]:.3f}; {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ segment write by a delta rule, which first takes away what the matrix held under
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ SHIFTS = 3  # of the features, DPFP-3
 
 @dataclass(frozen=True)
 class Associations:
-    """Of one layer: values (features, width), and how much of each feature was written."""
+    """Of one layer: values (rows, features, width), and how much of each feature was written."""
 
     values: Tensor
     weight: Tensor
@@ -53,21 +53,25 @@ class Layer(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def found(self, x: Tensor, held: Associations) -> Tensor:
-        """What inputs (..., width) find."""
-        asked = features(self.query(x.float()))
-        return (asked @ held.values) / (asked @ held.weight + EPSILON)[..., None]
+        """What inputs (rows, tokens, width) find."""
+        return _associated(features(self.query(x.float())), held)
 
     def written(self, memory: Tensor, held: Associations) -> Associations:
-        """The associations after memory tokens (tokens, width) were written."""
+        """The associations after memory tokens (rows, tokens, width) were written."""
         memory = memory.float()
         keys = features(self.key(memory))
-        before = (keys @ held.values) / (keys @ held.weight + EPSILON)[..., None]
         strength = torch.sigmoid(self.strength(memory))
-        new = (strength * (self.value(memory) - before)).T @ keys
+        new = strength * (self.value(memory) - _associated(keys, held))
         # no feature counts twice (equation 8)
-        fresh = 1 - (keys @ held.weight) / (keys.square().sum(-1) + EPSILON)
-        weight = (fresh.clamp(0, 1).detach()[:, None] * keys).sum(0)
-        return Associations(held.values + new.T, held.weight + weight)
+        known = keys @ held.weight[..., None]
+        fresh = 1 - known / (keys.square().sum(-1, keepdim=True) + EPSILON)
+        weight = (fresh.clamp(0, 1).detach() * keys).sum(1)
+        return Associations(held.values + keys.mT @ new, held.weight + weight)
+
+
+def _associated(asked: Tensor, held: Associations) -> Tensor:
+    """The values under features (rows, tokens, features)."""
+    return (asked @ held.values) / (asked @ held.weight[..., None] + EPSILON)
 
 
 class ARMT(nn.Module):
@@ -99,27 +103,45 @@ class ARMT(nn.Module):
             if isinstance(one, nn.ModuleList) and len(one) == len(self.layers)
         )
 
-    def empty(self) -> list[Associations]:
+    def empty(self, rows: int = 1) -> list[Associations]:
         """Nothing is associated in any layer."""
         width, wide = self.memory.shape[-1], 2 * SHIFTS * self.keys
         none = self.memory.new_zeros
-        return [Associations(none(wide, width), none(wide)) for _ in self.layers]
+        return [Associations(none(rows, wide, width), none(rows, wide)) for _ in self.layers]
 
-    def read(self, ids: Tensor, held: list[Associations]) -> list[Associations]:
-        """What is associated after one more segment of ids (1, tokens)."""
+    def rows(self, held: list[Associations], chosen: Sequence[int]) -> list[Associations]:
+        """The associations of some rows, in this order."""
+        index = list(chosen)
+        return [Associations(one.values[index], one.weight[index]) for one in held]
+
+    def read(self, ids: Tensor, there: Tensor, held: list[Associations]) -> list[Associations]:
+        """What is associated after one more segment.
+
+        Args:
+            ids: (rows, tokens), padded on the right.
+            there: which of them are text; every row has some.
+            held: what is associated in each row.
+        """
         after = list(held)
         text = self.backbone.get_input_embeddings()(ids)
-        both = torch.cat([text, self.memory.to(text.dtype)], 1)
+        memory = self.memory.to(text.dtype).expand(len(ids), -1, -1)
+        mask = torch.cat([there, there.new_ones(memory.shape[:2])], 1)
         with self._associating(held, after):
-            self.backbone(inputs_embeds=both, use_cache=False, logits_to_keep=1)
+            self.backbone(
+                inputs_embeds=torch.cat([text, memory], 1),
+                attention_mask=mask.long(),
+                position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+                use_cache=False,
+                logits_to_keep=1,
+            )
         return after
 
     def logits(self, ids: Tensor, held: list[Associations], cache: Any = None) -> Tensor:
         """Of what follows each of the ids (rows, tokens) in a segment that is not written.
 
         Args:
-            ids: rows that read the same associations, padded on the right.
-            held: these.
+            ids: padded on the right.
+            held: what is associated in each row.
             cache: of this segment so far, extended by this.
         """
         with self._associating(held, None):
@@ -146,7 +168,7 @@ class ARMT(nn.Module):
                       layer: Any = layer) -> None:  # fmt: skip
                 x = output[0] if isinstance(output, tuple) else output
                 assert after is not None
-                after[number] = layer.written(x[0, -tokens:], held[number])
+                after[number] = layer.written(x[:, -tokens:], held[number])
 
             hooks.append(decoder.register_forward_pre_hook(ask, with_kwargs=True))
             if after is not None:

@@ -7,6 +7,7 @@ go back through all segments (section 3.2; 2023, arXiv:2304.11062, section 3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,15 +29,33 @@ class RMT(nn.Module):
         drawn = torch.randn(1, tokens, embeddings.shape[1]) * embeddings.std().cpu()
         self.memory = nn.Parameter(drawn.to(embeddings.device))
 
-    def empty(self) -> Tensor:
-        """The memory before anything was read (1, memory tokens, width)."""
-        return self.memory
+    def empty(self, rows: int = 1) -> Tensor:
+        """The memory before anything was read (rows, memory tokens, width)."""
+        return self.memory.expand(rows, -1, -1)
 
-    def read(self, ids: Tensor, memory: Tensor) -> Tensor:
-        """The memory after one more segment of ids (1, tokens)."""
+    def rows(self, memory: Tensor, chosen: Sequence[int]) -> Tensor:
+        """The memories of some rows, in this order."""
+        return memory[list(chosen)]
+
+    def read(self, ids: Tensor, there: Tensor, memory: Tensor) -> Tensor:
+        """The memory after one more segment.
+
+        Args:
+            ids: (rows, tokens), padded on the right.
+            there: which of them are text; every row has some.
+            memory: one of each row.
+        """
         text = self.backbone.get_input_embeddings()(ids)
-        both = torch.cat([memory.to(text.dtype), text, memory.to(text.dtype)], 1)
-        output = self.backbone(inputs_embeds=both, output_hidden_states=True, logits_to_keep=1)
+        memory = memory.to(text.dtype)
+        always = there.new_ones(memory.shape[:2])
+        mask = torch.cat([always, there, always], 1)
+        output = self.backbone(
+            inputs_embeds=torch.cat([memory, text, memory], 1),
+            attention_mask=mask.long(),
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
         states: Tensor = output.hidden_states[-1][:, -memory.shape[1] :]
         return states
 
@@ -44,13 +63,13 @@ class RMT(nn.Module):
         """Of what follows each of the ids (rows, tokens) in a segment that is not written.
 
         Args:
-            ids: rows that read the same memory, padded on the right.
-            memory: theirs.
+            ids: padded on the right.
+            memory: one of each row.
             cache: of this segment so far, extended by this; an empty one begins it.
         """
         inputs = self.backbone.get_input_embeddings()(ids)
         if cache is None or cache.get_seq_length() == 0:
-            inputs = torch.cat([memory.to(inputs.dtype).expand(len(ids), -1, -1), inputs], 1)
+            inputs = torch.cat([memory.to(inputs.dtype), inputs], 1)
         output = self.backbone(
             inputs_embeds=inputs, past_key_values=cache, use_cache=cache is not None
         )

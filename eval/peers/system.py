@@ -27,15 +27,18 @@ PEERS: dict[str, type[RMT] | type[ARMT]] = {"rmt": RMT, "armt": ARMT}
 
 
 class Peer(Protocol):
-    """What a peer does; its state is its own business."""
+    """What a peer does with rows of text; their states are its own business."""
 
     backbone: Any
 
-    def empty(self) -> Any:
-        """The state before anything was read."""
+    def empty(self, rows: int = 1) -> Any:
+        """The states before anything was read."""
 
-    def read(self, ids: Tensor, state: Any) -> Any:
-        """The state after one more segment of ids (1, tokens)."""
+    def rows(self, state: Any, chosen: Sequence[int]) -> Any:
+        """The states of some rows, in this order."""
+
+    def read(self, ids: Tensor, there: Tensor, state: Any) -> Any:
+        """The states after one more segment of ids (rows, tokens), of which some are text."""
 
     def logits(self, ids: Tensor, state: Any, cache: Any = None) -> Tensor:
         """Of what follows each of the ids (rows, tokens) in a segment that is not written."""
@@ -104,8 +107,9 @@ class Saved:
         for ids in told:
             state = self.peer.empty()
             for begin in range(0, len(ids), self.segment):
-                state = self.peer.read(self._row(ids[begin : begin + self.segment]), state)
-                self.desk.advance(len(ids[begin : begin + self.segment]))
+                row = self._row(ids[begin : begin + self.segment])
+                state = self.peer.read(row, torch.ones_like(row, dtype=torch.bool), state)
+                self.desk.advance(row.shape[1])
             kept.append(state)
         return Reading(kept, [len(ids) for ids in told], sum(map(_nbytes, kept)) // len(kept))
 

@@ -22,6 +22,20 @@ from training.data.records import parse
 from training.documents import tokenised
 
 KINDS = [RMT, ARMT]
+
+
+def ones(ids: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(ids, dtype=torch.bool)
+
+
+def read(peer: Any, *segments: torch.Tensor) -> Any:
+    """The state after some segments that are text throughout."""
+    state = peer.empty()
+    for ids in segments:
+        state = peer.read(ids, ones(ids), state)
+    return state
+
+
 FIRST, SECOND = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10, 11]])
 ASKED = torch.tensor([[12, 13]])
 
@@ -48,7 +62,7 @@ def test_what_was_read_first_matters_later_and_its_gradient_goes_back(
     text = backbone.get_input_embeddings()
 
     def after(first: torch.Tensor) -> torch.Tensor:
-        return peer.logits(ASKED, peer.read(SECOND, peer.read(first, peer.empty())))
+        return peer.logits(ASKED, read(peer, first, SECOND))
 
     assert not torch.allclose(after(FIRST), after(FIRST + 1))
     after(FIRST).square().mean().backward()
@@ -62,14 +76,14 @@ def test_rmt_reads_memory_before_and_takes_it_from_behind_the_text(backbone: Any
     text = backbone.get_input_embeddings()(FIRST)
     both = torch.cat([peer.memory, text, peer.memory], 1)
     states = backbone(inputs_embeds=both, output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(peer.read(FIRST, peer.empty()), states[:, -3:])
+    torch.testing.assert_close(read(peer, FIRST), states[:, -3:])
     logits = backbone(inputs_embeds=torch.cat([peer.memory, text], 1)).logits
     torch.testing.assert_close(peer.logits(FIRST, peer.empty()), logits[:, 3:])
 
 
 def test_armt_begins_as_its_backbone(backbone: Any) -> None:
     peer = ARMT(backbone)
-    state = peer.read(SECOND, peer.read(FIRST, peer.empty()))
+    state = read(peer, FIRST, SECOND)
     torch.testing.assert_close(peer.logits(ASKED, state), backbone(ASKED).logits)
 
 
@@ -79,13 +93,13 @@ def test_armt_finds_what_was_written_and_a_second_value_replaces_the_first() -> 
     torch.nn.init.zeros_(layer.strength.weight)
     torch.nn.init.constant_(layer.strength.bias, 50.0)  # written entirely
     layer.query = layer.key
-    one = torch.randn(1, 8)
-    held = layer.written(one, Associations(torch.zeros(24, 8), torch.zeros(24)))
+    one = torch.randn(1, 1, 8)
+    held = layer.written(one, Associations(torch.zeros(1, 24, 8), torch.zeros(1, 24)))
     torch.testing.assert_close(layer.found(one, held), one, atol=1e-3, rtol=1e-3)
     # under the same key: the projection of keys sees half of what values see
     torch.nn.init.zeros_(layer.key.weight[:, 4:])
-    held = layer.written(one, Associations(torch.zeros(24, 8), torch.zeros(24)))
-    other = torch.cat([one[:, :4], -one[:, 4:]], -1)
+    held = layer.written(one, Associations(torch.zeros(1, 24, 8), torch.zeros(1, 24)))
+    other = torch.cat([one[..., :4], -one[..., 4:]], -1)
     again = layer.written(other, held)
     torch.testing.assert_close(layer.found(one, again), other, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(again.weight, held.weight, atol=1e-3, rtol=1e-3)
@@ -105,9 +119,10 @@ def test_rows_asked_together_and_a_cache_change_nothing(kind: Any, backbone: Any
 
     peer = lively(kind(backbone))
     with torch.no_grad():
-        state = peer.read(FIRST, peer.empty())
+        state = read(peer, FIRST)
         alone = peer.logits(ASKED, state)
-        padded = peer.logits(torch.tensor([[12, 13, 0, 0], [9, 8, 7, 6]]), state)
+        padded = torch.tensor([[12, 13, 0, 0], [9, 8, 7, 6]])
+        padded = peer.logits(padded, peer.rows(state, [0, 0]))
         torch.testing.assert_close(padded[:1, :2], alone)
         cache = DynamicCache()
         steps = [peer.logits(ASKED[:, n : n + 1], state, cache) for n in range(2)]
@@ -125,30 +140,49 @@ def record(number: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_side_by_side_are_read_as_alone(kind: Any, backbone: Any) -> None:
+    """However long the others are: their losses add up, and so do their gradients."""
+    torch.manual_seed(0)
+    peer = lively(kind(backbone, 2))
+    long = record(7) | {
+        "document": "Bob sang a song about a river, and then " + record(7)["document"]
+    }
+    long["questions"][0]["after"] = len(long["document"])
+    tokenizer = byte_tokenizer()
+    both = [tokenised(parse(one, "here"), tokenizer, "plain") for one in (record(3), long)]
+    assert len(both[0].ids) != len(both[1].ids)
+
+    def found(*documents: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        total = peers.loss(peer, documents, segment_tokens=16)
+        return total, torch.autograd.grad(total, peer.memory)[0]
+
+    together, alone = found(*both), [found(one) for one in both]
+    torch.testing.assert_close(together[0], alone[0][0] + alone[1][0])
+    torch.testing.assert_close(together[1], alone[0][1] + alone[1][1])
+
+
 def test_questions_are_asked_where_they_stand(backbone: Any) -> None:
     """What comes after a question must not be known when it is asked."""
     tokenizer = byte_tokenizer()
     document = tokenised(parse(record(3), "here"), tokenizer, "plain")
-    read: list[int] = []
+    done: list[int] = []
 
     class Watched(RMT):
-        def read(self, ids: Any, memory: Any) -> Any:
-            read.append(ids.shape[1])
-            return super().read(ids, memory)
+        def read(self, ids: Any, there: Any, memory: Any) -> Any:
+            done.append(int(there.sum()))
+            return super().read(ids, there, memory)
 
         def logits(self, ids: Any, memory: Any, cache: Any = None) -> Any:
-            read.append(-len(ids))
+            done.append(-len(ids))
             return super().logits(ids, memory, cache)
 
-    found = peers.loss(Watched(backbone, 2), document, segment_tokens=16)
-    assert found is not None and found.requires_grad
+    assert peers.loss(Watched(backbone, 2), [document], segment_tokens=16).requires_grad
     first = document.asides[0].after
-    places = [place for place, count in enumerate(read) if count < 0]
-    assert sum(read[: places[0]]) == first
-    assert sum(count for count in read if count > 0) == len(document.ids)
-    assert max(read) <= 16 and read[places[0]] == read[places[1]] == -1
-    no_questions = tokenised(parse({"document": "Ada."}, "here"), tokenizer, "plain")
-    assert peers.loss(RMT(backbone, 2), no_questions, 16) is None
+    places = [place for place, count in enumerate(done) if count < 0]
+    assert sum(done[: places[0]]) == first
+    assert sum(count for count in done if count > 0) == len(document.ids)
+    assert max(done) <= 16 and done[places[0]] == done[places[1]] == -1
 
 
 @pytest.mark.parametrize("name", ["rmt", "armt"])
@@ -168,7 +202,7 @@ def test_a_peer_learns_is_saved_and_answers_as_a_system(name: str, tmp_path: Pat
     losses = settings["losses"]
     assert sum(losses[-5:]) < sum(losses[:5]) - 1
     names = {path.name for path in (tmp_path / "peer").iterdir()}
-    assert names == {"peer.json", "peer.safetensors", "adapter"}
+    assert names == {"peer.json", "peer.safetensors", "adapter", "checkpoints"}
     peer, _ = load(tmp_path / "peer")
     assert not peer.training
     system = f"eval.peers.system:Saved@{tmp_path / 'peer'}"
@@ -181,6 +215,44 @@ def test_a_peer_learns_is_saved_and_answers_as_a_system(name: str, tmp_path: Pat
     assert report["overall"][0]["scores"] is not None
     assert report["overall"][0]["state_bytes"] > 0
     assert len(report["predictions"]) == 2 * 2
+
+
+@pytest.mark.parametrize("name", ["rmt", "armt"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
+    base = str(save_tiny(tmp_path / "model").parent / "base")
+    data = tmp_path / "rooms.jsonl"
+    data.write_text("".join(json.dumps(record(n)) + "\n" for n in range(6)))
+    few = ["--steps", "4", "--documents", "3", "--segment-tokens", "16", "--rank", "2"]
+    few += ["--save-every", "2"]
+
+    def run(out: str, *options: str) -> Any:
+        arguments = [name, str(data), "--out", str(tmp_path / out), "--model", base, *few]
+        result = CliRunner().invoke(
+            peers.app, [*arguments, "--threads", "1", *options], terminal_width=300
+        )
+        return result.exit_code, said(result) if result.exit_code else result.output
+
+    assert run("whole")[0] == 0
+    code, told = run("parts", "--minutes", "0")
+    assert code == 0 and "stopped at step 1; go on with --resume" in told
+    assert not (tmp_path / "parts" / "peer.json").exists()
+    for options, message in {
+        (): "is not empty; go on with --resume",
+        ("--resume", "--rate", "0.5"): "has rate 0.001, not 0.5; resume with the same",
+    }.items():
+        code, told = run("parts", *options)
+        assert code == 2 and message in told
+    code, told = run("nothing", "--resume")
+    assert code == 2 and "no checkpoint" in told
+    for _ in range(2):  # a run that is done can be resumed too, and stays as it is
+        assert run("parts", "--resume")[0] == 0
+    for file in ("peer.safetensors", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+    losses = [
+        json.loads((tmp_path / out / "peer.json").read_text())["losses"]
+        for out in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
 @pytest.mark.parametrize(
