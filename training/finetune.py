@@ -401,26 +401,15 @@ class Run:
         """Continues from the newest checkpoint.
 
         Raises:
-            BadConfig: there is none, or its settings are others.
-            BadCheckpoint: it can't be used.
+            BadCheckpoint: there is none, it is of other settings, or can't be used.
         """
-        kept = resume.steps(self.checkpoints)
-        if not kept:
-            raise BadConfig(f"There is no checkpoint in {self.checkpoints} to resume from.")
-        state = resume.read_state(self.checkpoints, kept[-1])
-        mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        for key, value in mine.items():
-            if state["settings"].get(key) != value:
-                raise BadConfig(
-                    f"The run in {self.out} has {key} {state['settings'].get(key)!r}, and this "
-                    f"config {value!r}; resume with the same, or choose another out."
-                )
+        state = resume.newest(self.checkpoints, dataclasses.asdict(self.settings))
         if self.deepspeed:
-            engine = self.checkpoints / f"{kept[-1]:06d}" / resume.ENGINE
+            engine = self.checkpoints / f"{state['step']:06d}" / resume.ENGINE
             self.accelerator.load_state(str(engine))
         else:
-            resume.load(self.checkpoints, kept[-1], self.model, self.optimizer)
-        self.step, self.best = kept[-1], state["best"]
+            resume.load(self.checkpoints, state["step"], self.model, self.optimizer)
+        self.step, self.best = state["step"], state["best"]
         self.tokens, self.seconds = state["tokens"], state["seconds"]
         self.share = state["share"]
         for pool, position in zip(self.pools, state["streams"], strict=True):

@@ -105,28 +105,6 @@ def drawn(documents: Sequence[Document], count: int, share: float, seed: str) ->
     return random.Random(seed).choices(documents[:first], k=count)
 
 
-def go_on(
-    folder: Path, settings: dict[str, Any], peer: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Puts a run back to where its newest checkpoint is, and returns what else was kept there.
-
-    Raises:
-        BadCheckpoint: there is none, it is of other settings, or can't be used.
-    """
-    kept = resume.steps(folder)
-    if not kept:
-        raise resume.BadCheckpoint(f"there is no checkpoint in {folder} to resume from.")
-    state = resume.read_state(folder, kept[-1])
-    for key, value in settings.items():
-        if state["settings"].get(key) != value:
-            raise resume.BadCheckpoint(
-                f"the run in {folder.parent} has {key} {state['settings'].get(key)!r}, not "
-                f"{value!r}; resume with the same, or choose another --out."
-            )
-    resume.load(folder, kept[-1], peer, optimizer)
-    return state
-
-
 app = typer.Typer(add_completion=False)
 
 
@@ -190,7 +168,8 @@ def main(
     state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "losses": []}
     if resumed:
         try:
-            state = go_on(checkpoints, settings, peer, optimizer)
+            state = resume.newest(checkpoints, settings)
+            resume.load(checkpoints, state["step"], peer, optimizer)
         except resume.BadCheckpoint as error:
             raise typer.BadParameter(str(error)) from None
     measured = {key: state[key] for key in ("tokens", "seconds", "losses")}

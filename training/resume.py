@@ -161,6 +161,29 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     return found
 
 
+def newest(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was given to `save` as state, and `step`, of the newest checkpoint.
+
+    Args:
+        folder: of all checkpoints of the run.
+        settings: of the run that goes on; those in the checkpoint must be the same.
+
+    Raises:
+        BadCheckpoint: there is none, it is of other settings, or can't be read.
+    """
+    kept = steps(folder)
+    if not kept:
+        raise BadCheckpoint(f"There is no checkpoint in {folder} to resume from.")
+    state = read_state(folder, kept[-1])
+    for key, value in json.loads(json.dumps(settings)).items():
+        if state["settings"].get(key) != value:
+            raise BadCheckpoint(
+                f"The run in {folder.parent} has {key} {state['settings'].get(key)!r}, not "
+                f"{value!r}; resume with the same, or choose another folder."
+            )
+    return state
+
+
 def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
     """Puts weights and optimizer back as they were.
 
