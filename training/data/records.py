@@ -17,6 +17,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,17 @@ def write(path: Path, records: Iterable[Record]) -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    opened = gzip.open if path.suffix == ".gz" else open
     count = 0
     try:
-        with opened(beside, "wt", encoding="utf-8") as file:
+        with beside.open("wb") as plain, ExitStack() as opened:
+            # neither time nor name in it: the same records are the same bytes
+            file = (
+                opened.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))
+                if path.suffix == ".gz"
+                else plain
+            )
             for count, record in enumerate(records, 1):  # noqa: B007 - what is returned
-                file.write(json.dumps(_plain(record), ensure_ascii=False) + "\n")
+                file.write((json.dumps(_plain(record), ensure_ascii=False) + "\n").encode())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
