@@ -6,9 +6,10 @@
 `rmt` is the Recurrent Memory Transformer, `armt` the associative one (see `eval.peers`). Documents
 are read segment by segment, questions are asked where they stand, in a segment that is not written;
 the loss is that of the answers, and its gradient goes back through all segments. The peer's own
-weights and an adapter on the backbone are trained. In the first half of the run documents have few
-segments at first, then more: the curriculum of the papers. A run that was interrupted goes on with
-`--resume` as if it had not been; `--minutes 9` ends it in time.
+weights and an adapter on the backbone are trained. A document is read up to one of the places where
+something is asked; in the first half of the run these are early ones at first, then later ones too:
+the curriculum of the papers. A run that was interrupted goes on with `--resume` as if it had not
+been; `--minutes 9` ends it in time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,18 +94,30 @@ def asides_loss(peer: Peer, asides: Sequence[Aside], state: Any) -> Tensor:
     )
 
 
-def drawn(documents: Sequence[Document], count: int, share: float, seed: str) -> list[Document]:
-    """Documents of one step.
+def beginning(document: Document, end: int) -> Document:
+    """The first `end` tokens of a document, with what is asked in them."""
+    return replace(
+        document,
+        ids=document.ids[:end],
+        begins=tuple(begin for begin in document.begins if begin < end),
+        asides=tuple(aside for aside in document.asides if 0 < aside.after <= end),
+    )
+
+
+def drawn(
+    places: Sequence[tuple[Document, int]], count: int, share: float, seed: str
+) -> list[Document]:
+    """Documents of one step, each up to a place where something is asked.
 
     Args:
-        documents: to draw from, those with fewest segments first.
+        places: to draw from, as tokens of a document, those with fewest tokens first.
         count: how many.
-        share: of the run that is over, in [0, 1]. At first only the first documents are drawn, and
+        share: of the run that is over, in [0, 1]. At first only the first places are drawn, and
             from the middle on all.
         seed: draws them.
     """
-    first = max(count, round(len(documents) * min(1.0, 2 * share)))
-    return random.Random(seed).choices(documents[:first], k=count)
+    first = max(count, round(len(places) * min(1.0, 2 * share)))
+    return [beginning(*place) for place in random.Random(seed).choices(places[:first], k=count)]
 
 
 app = typer.Typer(add_completion=False)
@@ -141,13 +156,13 @@ def main(
     torch.manual_seed(seed)
     released, tokenizer = open_model(model, device, dtype)
     try:
-        pool = [tokenised(one, tokenizer, "plain") for path in data for one in read(path)]
+        known = [tokenised(one, tokenizer, "plain") for path in data for one in read(path)]
     except BadRecord as error:
         raise typer.BadParameter(str(error)) from None
-    pool = [one for one in pool if any(aside.after for aside in one.asides)]
-    if not pool:
+    places = [(one, end) for one in known for end in {aside.after for aside in one.asides} - {0}]
+    if not places:
         raise typer.BadParameter("no document of the data has a question.")
-    pool.sort(key=lambda one: len(one.cut(segment_tokens)))
+    places.sort(key=itemgetter(1))
     adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     peer = PEERS[name](get_peft_model(released.backbone, adapter)).train()
     weights = [one for one in peer.parameters() if one.requires_grad]
@@ -185,8 +200,8 @@ def main(
         now = rate * min(1.0, (step + 1) / warmup, (steps - step) / (FALL * steps))
         for group in optimizer.param_groups:
             group["lr"] = now
-        total, chosen = 0.0, drawn(pool, documents, step / steps, f"{seed}/{step}")
-        answers = sum(aside.answer for one in chosen for aside in one.asides if aside.after)
+        total, chosen = 0.0, drawn(places, documents, step / steps, f"{seed}/{step}")
+        answers = sum(aside.answer for one in chosen for aside in one.asides)
         for begin in range(0, documents, at_once or documents):
             part = chosen[begin : begin + (at_once or documents)]
             found = loss(peer, part, segment_tokens) / answers

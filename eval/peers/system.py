@@ -7,7 +7,7 @@ peft's format.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,6 +80,24 @@ def load(folder: Path, device: Any = "cpu", dtype: str = "float32") -> tuple[Any
     return peer.eval(), settings
 
 
+def segments(ids: Sequence[int], longest: int, last: Set[int]) -> Iterator[Sequence[int]]:
+    """The segments of a text, cut as in training.
+
+    Args:
+        ids: of the text.
+        longest: tokens of a segment. It ends where a sentence does, if one does in its second half.
+        last: tokens that sentences end with.
+    """
+    begin = 0
+    while begin < len(ids):
+        end = begin + longest
+        if end < len(ids):
+            half = begin + longest // 2
+            end = next((at for at in range(end, half, -1) if ids[at - 1] in last), end)
+        yield ids[begin:end]
+        begin = end
+
+
 class Saved:
     """A peer that was trained.
 
@@ -99,6 +117,8 @@ class Saved:
         dtype = str(desk.model.dtype).removeprefix("torch.")
         self.peer, settings = load(Path(folder), desk.model.device, dtype)
         self.segment = number or int(settings["segment_tokens"])
+        known = range(len(desk.tokenizer))
+        self.last = {one for one in known if desk.tokenizer.decode(one).endswith((".", "!", "?"))}
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Reads each document segment by segment."""
@@ -106,8 +126,8 @@ class Saved:
         kept = []
         for ids in told:
             state = self.peer.empty()
-            for begin in range(0, len(ids), self.segment):
-                row = self._row(ids[begin : begin + self.segment])
+            for segment in segments(ids, self.segment, self.last):
+                row = self._row(segment)
                 state = self.peer.read(row, torch.ones_like(row, dtype=torch.bool), state)
                 self.desk.advance(row.shape[1])
             kept.append(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from eval.harness import command
 from eval.peers.armt import ARMT, Associations, Layer, features
 from eval.peers.rmt import RMT
-from eval.peers.system import load
+from eval.peers.system import load, segments
 from tests.eval.toy import said, toy
 from tests.tiny import byte_tokenizer, save_tiny
 from training import peers
@@ -185,6 +186,59 @@ def test_questions_are_asked_where_they_stand(backbone: Any) -> None:
     assert max(done) <= 16 and done[places[0]] == done[places[1]] == -1
 
 
+def test_a_document_is_read_up_to_a_question_and_at_first_to_early_ones() -> None:
+    tokenizer = byte_tokenizer()
+    document = tokenised(parse(record(3), "here"), tokenizer, "plain")
+    first, second = (aside.after for aside in document.asides)
+    places = [(document, first), (document, second)]
+    for share, ends in {
+        0.0: {first},
+        0.2: {first},
+        0.5: {first, second},
+        1.0: {first, second},
+    }.items():
+        drawn = [peers.drawn(places, 1, share, str(seed)) for seed in range(20)]
+        assert {len(one.ids) for (one,) in drawn} == ends
+    early = peers.beginning(document, first)
+    assert early.ids == document.ids[:first]
+    assert early.asides == document.asides[:1]
+    chats = [{"role": "user", "content": f"I am in room {n}."} for n in range(3)]
+    talk = tokenised(parse({"document": chats}, "here"), tokenizer, "plain")
+    assert peers.beginning(talk, talk.begins[1]).cut(1000) == [0, *talk.begins]
+
+
+def test_a_text_is_cut_as_in_training() -> None:
+    tokenizer = byte_tokenizer()
+    text = "Ada went to the old mill. Was she late? She was! Then she slept, and slept. So it went."
+    document = tokenised(parse({"document": text}, "here"), tokenizer, "plain")
+    last = {tokenizer.convert_tokens_to_ids(mark) for mark in ".!?"}
+    for longest in (2, 7, 16, 30, 200):
+        cut = [len(one) for one in segments(document.ids, longest, last)]
+        bounds = document.cut(longest)
+        assert cut == [end - begin for begin, end in itertools.pairwise(bounds)]
+    assert len(cut) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_peer_learns_to_carry_what_an_earlier_segment_said(kind: Any, backbone: Any) -> None:
+    """One of four tokens, over a segment that says nothing of it; a guess has a loss of 1.39."""
+    torch.manual_seed(0)
+    peer = kind(backbone, 4)
+    optimizer = torch.optim.Adam(peer.parameters(), lr=3e-3)
+    for _ in range(120):
+        told = torch.randint(10, 14, (32, 1))
+        between, asked = torch.randint(20, 40, (32, 3)), torch.full((32, 1), 6)
+        state = peer.empty(32)
+        for ids in (told, between):
+            state = peer.read(ids, ones(ids), state)
+        loss = torch.nn.functional.cross_entropy(peer.logits(asked, state)[:, -1], told[:, 0])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
+        optimizer.step()
+    assert loss < 0.3
+
+
 @pytest.mark.parametrize("name", ["rmt", "armt"])
 def test_a_peer_learns_is_saved_and_answers_as_a_system(name: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
@@ -200,7 +254,7 @@ def test_a_peer_learns_is_saved_and_answers_as_a_system(name: str, tmp_path: Pat
     settings = json.loads((tmp_path / "peer" / "peer.json").read_text())
     assert (settings["peer"], settings["segment_tokens"]) == (name, 32)
     losses = settings["losses"]
-    assert sum(losses[-5:]) < sum(losses[:5]) - 1
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
     names = {path.name for path in (tmp_path / "peer").iterdir()}
     assert names == {"peer.json", "peer.safetensors", "adapter", "checkpoints"}
     peer, _ = load(tmp_path / "peer")
