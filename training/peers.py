@@ -4,12 +4,12 @@
     python -m training.peers rmt data/where.jsonl.gz --out runs/rmt --resume
 
 `rmt` is the Recurrent Memory Transformer, `armt` the associative one (see `eval.peers`). Documents
-are read segment by segment, questions are asked where they stand, in a segment that is not written;
-the loss is that of the answers, and its gradient goes back through all segments. The peer's own
-weights and an adapter on the backbone are trained. A document is read up to one of the places where
-something is asked; in the first half of the run these are early ones at first, then later ones too:
-the curriculum of the papers. A run that was interrupted goes on with `--resume` as if it had not
-been; `--minutes 9` ends it in time.
+are read segment by segment, questions are asked where they stand, in the segment of the text before
+them; the loss is that of the answers, and its gradient goes back through all segments. The peer's
+own weights and an adapter on the backbone are trained. A document is read up to one of the places
+where something is asked; in the first half of the run these are early ones at first, then later
+ones too: the curriculum of the papers, from one segment to many. A run that was interrupted goes on
+with `--resume` as if it had not been; `--minutes 9` ends it in time.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from eval.peers.system import PEERS, Peer, save
 from eval.report import DtypeOption, ThreadsOption, model_name, open_model
 from memformer.layout import IGNORED_LABEL
 from training import resume
+from training.attention import in_float32
 from training.data.records import read
 from training.documents import Aside, Document, tokenised
 
@@ -51,27 +52,32 @@ def loss(peer: Peer, documents: Sequence[Document], segment_tokens: int) -> Tens
         documents: as tokens, read side by side; one of them at least has a question.
         segment_tokens: longest segment.
     """
-    bounds = [
-        sorted({*one.cut(segment_tokens), *(aside.after for aside in one.asides)})
-        for one in documents
-    ]
+    bounds = [one.cut(segment_tokens) for one in documents]
     state, going = peer.empty(len(documents)), list(range(len(documents)))
     losses: list[Tensor] = []
     for number in range(max(map(len, bounds)) - 1):
-        rows = [row for row, one in enumerate(going) if number + 1 < len(bounds[one])]
-        state, going = peer.rows(state, rows), [going[row] for row in rows]
-        texts = [documents[one].ids[slice(*bounds[one][number : number + 2])] for one in going]
-        state = peer.read(*padded(texts, peer.backbone.device), state)
         asked = [
-            (row, aside)
+            (row, aside_in(documents[one], begin, aside))
             for row, one in enumerate(going)
+            for begin, end in [bounds[one][number : number + 2]]
             for aside in documents[one].asides
-            if aside.after == bounds[one][number + 1]
+            if begin < aside.after <= end
         ]
         if asked:
             here = peer.rows(state, [row for row, _ in asked])
             losses.append(asides_loss(peer, [aside for _, aside in asked], here))
+        # the last segment of a document is read by its questions only
+        rows = [row for row, one in enumerate(going) if number + 2 < len(bounds[one])]
+        if rows:
+            state, going = peer.rows(state, rows), [going[row] for row in rows]
+            texts = [documents[one].ids[slice(*bounds[one][number : number + 2])] for one in going]
+            state = peer.read(*padded(texts, peer.backbone.device), state)
     return torch.stack(losses).sum()
+
+
+def aside_in(document: Document, begin: int, aside: Aside) -> Aside:
+    """A question after what its segment, which begins at `begin`, says before it."""
+    return replace(aside, ids=document.ids[begin : aside.after] + aside.ids)
 
 
 def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,9 +94,14 @@ def asides_loss(peer: Peer, asides: Sequence[Aside], state: Any) -> Tensor:
     for row, one in enumerate(asides):
         answer = slice(len(one.ids) - one.answer, len(one.ids))
         labels[row, answer] = ids[row, answer]
-    logits = peer.logits(ids, state)[:, :-1].float().flatten(0, 1)
+    # of what comes before an answer's tokens only: the vocabulary is most of what a question costs
+    at = (labels != IGNORED_LABEL).any(0).nonzero()[:, 0] - 1
+    logits = peer.logits(ids, state, at=at).float()
     return torch.nn.functional.cross_entropy(
-        logits, labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        logits.flatten(0, 1),
+        labels[:, at + 1].flatten(),
+        ignore_index=IGNORED_LABEL,
+        reduction="sum",
     )
 
 
@@ -134,7 +145,7 @@ def main(
     at_once: Annotated[
         int | None, typer.Option(min=1, help="So many of them together; all if left out.")
     ] = None,
-    segment_tokens: Annotated[int, typer.Option(min=2, help="Longest segment.")] = 64,
+    segment_tokens: Annotated[int, typer.Option(min=2, help="Longest segment.")] = 128,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter on the backbone.")] = 16,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Draws weights and documents.")] = 0,
@@ -163,6 +174,8 @@ def main(
     if not places:
         raise typer.BadParameter("no document of the data has a question.")
     places.sort(key=itemgetter(1))
+    if released.device.type == "cpu" and released.dtype == torch.bfloat16:
+        in_float32(released.backbone)
     adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     peer = PEERS[name](get_peft_model(released.backbone, adapter)).train()
     weights = [one for one in peer.parameters() if one.requires_grad]

@@ -127,25 +127,33 @@ class ARMT(nn.Module):
         memory = self.memory.to(text.dtype).expand(len(ids), -1, -1)
         mask = torch.cat([there, there.new_ones(memory.shape[:2])], 1)
         with self._associating(held, after):
-            self.backbone(
+            self.backbone.get_decoder()(
                 inputs_embeds=torch.cat([text, memory], 1),
                 attention_mask=mask.long(),
                 position_ids=(mask.cumsum(1) - 1).clamp_min(0),
                 use_cache=False,
-                logits_to_keep=1,
             )
         return after
 
-    def logits(self, ids: Tensor, held: list[Associations], cache: Any = None) -> Tensor:
+    def logits(
+        self, ids: Tensor, held: list[Associations], cache: Any = None, at: Tensor | None = None
+    ) -> Tensor:
         """Of what follows each of the ids (rows, tokens) in a segment that is not written.
 
         Args:
             ids: padded on the right.
             held: what is associated in each row.
             cache: of this segment so far, extended by this.
+            at: places of the ids that it is wanted of; all if left out.
         """
+        at = torch.arange(ids.shape[1], device=ids.device) if at is None else at
         with self._associating(held, None):
-            output = self.backbone(ids, past_key_values=cache, use_cache=cache is not None)
+            output = self.backbone(
+                ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=at,
+            )
         logits: Tensor = output.logits
         return logits
 

@@ -49,29 +49,35 @@ class RMT(nn.Module):
         memory = memory.to(text.dtype)
         always = there.new_ones(memory.shape[:2])
         mask = torch.cat([always, there, always], 1)
-        output = self.backbone(
+        output = self.backbone.get_decoder()(
             inputs_embeds=torch.cat([memory, text, memory], 1),
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp_min(0),
-            output_hidden_states=True,
-            logits_to_keep=1,
+            use_cache=False,
         )
-        states: Tensor = output.hidden_states[-1][:, -memory.shape[1] :]
+        states: Tensor = output.last_hidden_state[:, -memory.shape[1] :]
         return states
 
-    def logits(self, ids: Tensor, memory: Tensor, cache: Any = None) -> Tensor:
+    def logits(
+        self, ids: Tensor, memory: Tensor, cache: Any = None, at: Tensor | None = None
+    ) -> Tensor:
         """Of what follows each of the ids (rows, tokens) in a segment that is not written.
 
         Args:
             ids: padded on the right.
             memory: one of each row.
             cache: of this segment so far, extended by this; an empty one begins it.
+            at: places of the ids that it is wanted of; all if left out.
         """
         inputs = self.backbone.get_input_embeddings()(ids)
         if cache is None or cache.get_seq_length() == 0:
             inputs = torch.cat([memory.to(inputs.dtype), inputs], 1)
+        at = torch.arange(ids.shape[1], device=ids.device) if at is None else at
         output = self.backbone(
-            inputs_embeds=inputs, past_key_values=cache, use_cache=cache is not None
+            inputs_embeds=inputs,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=at + inputs.shape[1] - ids.shape[1],
         )
-        logits: Tensor = output.logits[:, -ids.shape[1] :]
+        logits: Tensor = output.logits
         return logits

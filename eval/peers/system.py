@@ -40,8 +40,10 @@ class Peer(Protocol):
     def read(self, ids: Tensor, there: Tensor, state: Any) -> Any:
         """The states after one more segment of ids (rows, tokens), of which some are text."""
 
-    def logits(self, ids: Tensor, state: Any, cache: Any = None) -> Tensor:
-        """Of what follows each of the ids (rows, tokens) in a segment that is not written."""
+    def logits(
+        self, ids: Tensor, state: Any, cache: Any = None, at: Tensor | None = None
+    ) -> Tensor:
+        """Of what follows ids (rows, tokens), or some of them, in a segment that is not written."""
 
 
 def save(peer: nn.Module, folder: Path, settings: dict[str, Any]) -> None:
@@ -121,24 +123,28 @@ class Saved:
         self.last = {one for one in known if desk.tokenizer.decode(one).endswith((".", "!", "?"))}
 
     def read(self, documents: Sequence[Document]) -> Reading:
-        """Reads each document segment by segment."""
-        told = [self.desk.prompts.remembered(one.parts()) for one in documents]
-        kept = []
-        for ids in told:
+        """Reads each document segment by segment, but for the last: questions stand in that."""
+        kept: list[tuple[Any, Sequence[int]]] = []
+        read = []
+        for document in documents:
+            ids = self.desk.prompts.remembered(document.parts())
+            *before, last = list(segments(ids, self.segment, self.last)) or [()]
             state = self.peer.empty()
-            for segment in segments(ids, self.segment, self.last):
+            for segment in before:
                 row = self._row(segment)
                 state = self.peer.read(row, torch.ones_like(row, dtype=torch.bool), state)
                 self.desk.advance(row.shape[1])
-            kept.append(state)
-        return Reading(kept, [len(ids) for ids in told], sum(map(_nbytes, kept)) // len(kept))
+            kept.append((state, last))
+            read.append(sum(map(len, before)))
+        return Reading(kept, read, sum(_nbytes(state) for state, _ in kept) // len(kept))
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        """Answers one question after the other."""
+        """Answers one question after the other, each in the last segment of its document."""
         found = []
         for place, question in asked:
-            ids = self.desk.prompts.asked(question, alone=True)
-            found.append(Answer(self._said(ids, reading.kept[place]), len(ids)))
+            state, last = reading.kept[place]
+            ids = [*last, *self.desk.prompts.asked(question, alone=True)]
+            found.append(Answer(self._said(ids, state), len(ids)))
             self.desk.advance(len(ids))
         return found
 

@@ -80,12 +80,17 @@ def test_rmt_reads_memory_before_and_takes_it_from_behind_the_text(backbone: Any
     torch.testing.assert_close(read(peer, FIRST), states[:, -3:])
     logits = backbone(inputs_embeds=torch.cat([peer.memory, text], 1)).logits
     torch.testing.assert_close(peer.logits(FIRST, peer.empty()), logits[:, 3:])
+    torch.testing.assert_close(
+        peer.logits(FIRST, peer.empty(), at=torch.tensor([1, 3])), logits[:, [4, 6]]
+    )
 
 
 def test_armt_begins_as_its_backbone(backbone: Any) -> None:
     peer = ARMT(backbone)
     state = read(peer, FIRST, SECOND)
     torch.testing.assert_close(peer.logits(ASKED, state), backbone(ASKED).logits)
+    at = torch.tensor([1])
+    torch.testing.assert_close(peer.logits(ASKED, state, at=at), backbone(ASKED).logits[:, 1:])
 
 
 def test_armt_finds_what_was_written_and_a_second_value_replaces_the_first() -> None:
@@ -164,26 +169,34 @@ def test_documents_side_by_side_are_read_as_alone(kind: Any, backbone: Any) -> N
 
 
 def test_questions_are_asked_where_they_stand(backbone: Any) -> None:
-    """What comes after a question must not be known when it is asked."""
+    """In the segment of the text before them; what comes after must not be known."""
     tokenizer = byte_tokenizer()
     document = tokenised(parse(record(3), "here"), tokenizer, "plain")
-    done: list[int] = []
+    done: list[tuple[str, list[int]]] = []
 
     class Watched(RMT):
         def read(self, ids: Any, there: Any, memory: Any) -> Any:
-            done.append(int(there.sum()))
+            assert there.all()
+            done.append(("read", ids[0].tolist()))
             return super().read(ids, there, memory)
 
-        def logits(self, ids: Any, memory: Any, cache: Any = None) -> Any:
-            done.append(-len(ids))
-            return super().logits(ids, memory, cache)
+        def logits(self, ids: Any, memory: Any, cache: Any = None, at: Any = None) -> Any:
+            done.append(("asked", ids[0].tolist()))
+            return super().logits(ids, memory, cache, at)
 
     assert peers.loss(Watched(backbone, 2), [document], segment_tokens=16).requires_grad
+    bounds = document.cut(16)
+    expected: list[tuple[str, list[int]]] = []
+    for begin, end in itertools.pairwise(bounds):
+        for aside in document.asides:
+            if begin < aside.after <= end:
+                expected.append(("asked", [*document.ids[begin : aside.after], *aside.ids]))
+        if end < bounds[-1]:
+            expected.append(("read", list(document.ids[begin:end])))
+    assert done == expected
+    assert [kind for kind, _ in done].count("asked") == 2 and len(bounds) > 3
     first = document.asides[0].after
-    places = [place for place, count in enumerate(done) if count < 0]
-    assert sum(done[: places[0]]) == first
-    assert sum(count for count in done if count > 0) == len(document.ids)
-    assert max(done) <= 16 and done[places[0]] == done[places[1]] == -1
+    assert first not in bounds  # asked in the midst of a segment
 
 
 def test_a_document_is_read_up_to_a_question_and_at_first_to_early_ones() -> None:
