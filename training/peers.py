@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import random
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -160,10 +161,13 @@ def main(
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
     threads: ThreadsOption = None,
 ) -> None:
+    # peft asks transformers for what transformers calls otherwise by now
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     if threads:
         torch.set_num_threads(threads)
     if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
         raise typer.BadParameter(f"{out} is not empty; go on with --resume, or name another --out.")
+    torch.set_flush_denormal(True)  # gradients of what is known by heart are tiny, and slow
     torch.manual_seed(seed)
     released, tokenizer = open_model(model, device, dtype)
     try:
