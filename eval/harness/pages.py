@@ -155,7 +155,8 @@ def tokens_each(entry: Entry) -> float:
 def _size(count: int) -> str:
     if not count:
         return "–"
-    return f"{count / 2**20:,.1f} MiB"
+    # what is kept ranges from a few vectors to a full memory
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 / 10 else f"{count / 2**10:,.1f} KiB"
 
 
 def write_page(out: Path, title: str, text: str, pictures: Sequence[Path]) -> None:

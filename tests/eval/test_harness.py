@@ -95,6 +95,7 @@ def test_a_report_holds_every_cell_and_says_how_it_came_about(folder: Path, whol
     for name in names:
         assert page.count(f"| `{name}` |") == 4  # mean, two kinds, all questions
     assert "| chance | 25.0 | 25.0 |" in page
+    assert re.search(r"^\| `attached` \|.* [\d.]+ KiB \| [\d.]+ \|$", page, re.MULTILINE)
     shown = (out.parent / "toy.html").read_text()
     assert shown.count("<table>") == 4
     assert shown.count("data:image/png;base64,") == 3
