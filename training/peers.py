@@ -7,9 +7,9 @@
 are read segment by segment, questions are asked where they stand, in the segment of the text before
 them; the loss is that of the answers, and its gradient goes back through all segments. The peer's
 own weights and an adapter on the backbone are trained. A document is read up to one of the places
-where something is asked; in the first half of the run these are early ones at first, then later
-ones too: the curriculum of the papers, from one segment to many. A run that was interrupted goes on
-with `--resume` as if it had not been; `--minutes 9` ends it in time.
+where something is asked. In the first half of the run these are in the first segment at first, then
+in later ones too, each number of segments as often: the curriculum of the papers. A run that was
+interrupted goes on with `--resume` as if it had not been; `--minutes 9` ends it in time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,20 +115,35 @@ def beginning(document: Document, end: int) -> Document:
     )
 
 
-def drawn(
-    places: Sequence[tuple[Document, int]], count: int, share: float, seed: str
-) -> list[Document]:
-    """Documents of one step, each up to a place where something is asked.
+def grouped(documents: Sequence[Document], segment_tokens: int, most: int) -> list[list[Document]]:
+    """What is read up to a question, by the number of its segments, `most` at most; fewest first.
+
+    Raises:
+        typer.BadParameter: there is nothing.
+    """
+    groups: dict[int, list[Document]] = {}
+    for document in documents:
+        for end in sorted({aside.after for aside in document.asides} - {0}):
+            part = beginning(document, end)
+            groups.setdefault(len(part.cut(segment_tokens)) - 1, []).append(part)
+    if not any(number <= most for number in groups):
+        raise typer.BadParameter(f"no document of the data has a question within {most} segments.")
+    return [groups[number] for number in sorted(groups) if number <= most]
+
+
+def drawn(groups: Sequence[list[Document]], count: int, share: float, seed: str) -> list[Document]:
+    """Documents of one step, all of as many segments.
 
     Args:
-        places: to draw from, as tokens of a document, those with fewest tokens first.
+        groups: by the number of segments, fewest first.
         count: how many.
-        share: of the run that is over, in [0, 1]. At first only the first places are drawn, and
-            from the middle on all.
+        share: of the run that is over, in [0, 1]. At first only the first group is drawn from, and
+            from the middle on all, each as often.
         seed: draws them.
     """
-    first = max(count, round(len(places) * min(1.0, 2 * share)))
-    return [beginning(*place) for place in random.Random(seed).choices(places[:first], k=count)]
+    rng = random.Random(seed)
+    known = min(len(groups), 1 + int(2 * share * len(groups)))
+    return rng.choices(groups[rng.randrange(known)], k=count)
 
 
 app = typer.Typer(add_completion=False)
@@ -146,6 +160,9 @@ def main(
     at_once: Annotated[
         int | None, typer.Option(min=1, help="So many of them together; all if left out.")
     ] = None,
+    segments: Annotated[
+        int, typer.Option(min=1, help="Longest document; longer ones are read in part.")
+    ] = 4,
     segment_tokens: Annotated[int, typer.Option(min=2, help="Longest segment.")] = 128,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter on the backbone.")] = 16,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-3,
@@ -174,10 +191,7 @@ def main(
         known = [tokenised(one, tokenizer, "plain") for path in data for one in read(path)]
     except BadRecord as error:
         raise typer.BadParameter(str(error)) from None
-    places = [(one, end) for one in known for end in {aside.after for aside in one.asides} - {0}]
-    if not places:
-        raise typer.BadParameter("no document of the data has a question.")
-    places.sort(key=itemgetter(1))
+    groups = grouped(known, segment_tokens, segments)
     if released.device.type == "cpu" and released.dtype == torch.bfloat16:
         in_float32(released.backbone)
     adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
@@ -187,6 +201,7 @@ def main(
     settings: dict[str, Any] = {
         "peer": name,
         "backbone": model_name(model)["model"],
+        "segments": segments,
         "segment_tokens": segment_tokens,
         "data": [path.name for path in data],
         "steps": steps,
@@ -217,7 +232,7 @@ def main(
         now = rate * min(1.0, (step + 1) / warmup, (steps - step) / (FALL * steps))
         for group in optimizer.param_groups:
             group["lr"] = now
-        total, chosen = 0.0, drawn(places, documents, step / steps, f"{seed}/{step}")
+        total, chosen = 0.0, drawn(groups, documents, step / steps, f"{seed}/{step}")
         answers = sum(aside.answer for one in chosen for aside in one.asides)
         for begin in range(0, documents, at_once or documents):
             part = chosen[begin : begin + (at_once or documents)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from eval.harness import command
@@ -203,15 +204,21 @@ def test_a_document_is_read_up_to_a_question_and_at_first_to_early_ones() -> Non
     tokenizer = byte_tokenizer()
     document = tokenised(parse(record(3), "here"), tokenizer, "plain")
     first, second = (aside.after for aside in document.asides)
-    places = [(document, first), (document, second)]
+    most = len(document.cut(first)) - 1
+    groups = peers.grouped([document, document], first, most)
+    assert [[len(one.ids) for one in group] for group in groups] == [[first] * 2, [second] * 2]
     for share, ends in {
         0.0: {first},
-        0.2: {first},
-        0.5: {first, second},
+        0.24: {first},
+        0.25: {first, second},
         1.0: {first, second},
     }.items():
-        drawn = [peers.drawn(places, 1, share, str(seed)) for seed in range(20)]
-        assert {len(one.ids) for (one,) in drawn} == ends
+        drawn = [peers.drawn(groups, 2, share, str(seed)) for seed in range(20)]
+        assert {len(one.ids) for some in drawn for one in some} == ends
+        assert all(len({len(one.ids) for one in some}) == 1 for some in drawn)
+    assert [len(group) for group in peers.grouped([document], first, 1)] == [1]
+    with pytest.raises(typer.BadParameter, match="has a question within 1 segments"):
+        peers.grouped([document], 2, 1)
     early = peers.beginning(document, first)
     assert early.ids == document.ids[:first]
     assert early.asides == document.asides[:1]
