@@ -126,8 +126,13 @@ def grouped(documents: Sequence[Document], segment_tokens: int, most: int) -> li
         for end in sorted({aside.after for aside in document.asides} - {0}):
             part = beginning(document, end)
             groups.setdefault(len(part.cut(segment_tokens)) - 1, []).append(part)
-    if not any(number <= most for number in groups):
-        raise typer.BadParameter(f"no document of the data has a question within {most} segments.")
+    if not groups:
+        raise typer.BadParameter("no document of the data has a question.")
+    if min(groups) > most:
+        raise typer.BadParameter(
+            f"no document has a question within --segments {most} of {segment_tokens} tokens; "
+            "raise one of them, or make shorter documents."
+        )
     return [groups[number] for number in sorted(groups) if number <= most]
 
 

@@ -217,7 +217,7 @@ def test_a_document_is_read_up_to_a_question_and_at_first_to_early_ones() -> Non
         assert {len(one.ids) for some in drawn for one in some} == ends
         assert all(len({len(one.ids) for one in some}) == 1 for some in drawn)
     assert [len(group) for group in peers.grouped([document], first, 1)] == [1]
-    with pytest.raises(typer.BadParameter, match="has a question within 1 segments"):
+    with pytest.raises(typer.BadParameter, match="within --segments 1 of 2 tokens; raise"):
         peers.grouped([document], 2, 1)
     early = peers.beginning(document, first)
     assert early.ids == document.ids[:first]
