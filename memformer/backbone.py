@@ -21,6 +21,10 @@ Corrections = tuple[Tensor, Tensor, Tensor] | None
 Projected = tuple[Tensor, Tensor, Tensor]
 
 
+class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
+    """Raised inside the backbone where the rest of its layers is not needed."""
+
+
 @dataclass(frozen=True)
 class Family:
     """Where one family of decoders keeps things.
@@ -28,7 +32,6 @@ class Family:
     Args:
         layers: path from the causal model to its list of decoder layers.
         attention: name of the attention module in a decoder layer.
-        output: name of the output projection in the attention module.
         project: `(attention, x, corrections) -> queries, keys, values` as the attention module
             computes them, with all biases and norms, without rotary positions; each
             `[entries, tokens, heads or kv_heads, width]`. `corrections` are added to the three
@@ -38,7 +41,6 @@ class Family:
 
     layers: str
     attention: str
-    output: str
     project: Callable[[nn.Module, Tensor, Corrections], Projected]
     rotary: str | None = None
 
@@ -90,11 +92,6 @@ class Backbone:
         module: nn.Module = getattr(self.layers[layer], self.family.attention)
         return module
 
-    def output(self, attention: nn.Module) -> nn.Module:
-        """The output projection of an attention module."""
-        module: nn.Module = getattr(attention, self.family.output)
-        return module
-
     def project(
         self,
         attention: nn.Module,
@@ -127,6 +124,36 @@ class Backbone:
         first, second = turning.chunk(2, dim=-1)
         turned = turning * cos + torch.cat([-second, first], -1) * sin
         return torch.cat([turned.to(x.dtype), still], -1)
+
+    def attention_inputs(
+        self, ids: Int[Tensor, "rows tokens"], last: int | None = None
+    ) -> list[Float[Tensor, "rows tokens hidden"]]:
+        """What each attention module sees of a text, from the first to `last`; None: of all.
+
+        The call carries the list that is filled, so calls of other threads add nothing to it.
+        """
+        inputs: list[Tensor] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            noted = kwargs.pop("attention_inputs", None)
+            if noted is not None:
+                noted.append(args[0] if args else kwargs["hidden_states"])
+                if last is not None and len(noted) > last:
+                    raise StopBackbone
+            return args, kwargs
+
+        handles = [
+            self.attention(layer).register_forward_pre_hook(note, with_kwargs=True)
+            for layer in range(len(self.layers))
+        ]
+        try:
+            self.model(ids, use_cache=False, attention_inputs=inputs)
+        except StopBackbone:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return inputs
 
     def scale(self, layer: int) -> float:
         """What the layer multiplies q . k with."""
@@ -167,7 +194,8 @@ def register_backbone(model_type: str, family: Family) -> None:
     Args:
         model_type: `config.model_type` of the causal model.
         family: where it keeps things. Its forward must hand unknown keyword arguments down to
-            its attention modules, as all decoders of transformers 5 do.
+            its attention modules, and these must attend through transformers' attention
+            interface, as all decoders of transformers 5 do.
     """
     _FAMILIES[model_type] = family
 
@@ -217,18 +245,18 @@ def _gpt_neox(attention: nn.Module, x: Tensor, corrections: Corrections) -> Proj
 
 
 def _llama_like(project: Callable[[nn.Module, Tensor, Corrections], Projected]) -> Family:
-    return Family("model.layers", "self_attn", "o_proj", project, "model.rotary_emb")
+    return Family("model.layers", "self_attn", project, "model.rotary_emb")
 
 
 _FAMILIES: dict[str, Family] = {
     "gemma2": _llama_like(_separate),
     "gemma3_text": _llama_like(_separate_head_norms),
-    "gpt2": Family("transformer.h", "attn", "c_proj", _gpt2),
-    "gpt_neox": Family("gpt_neox.layers", "attention", "dense", _gpt_neox, "gpt_neox.rotary_emb"),
+    "gpt2": Family("transformer.h", "attn", _gpt2),
+    "gpt_neox": Family("gpt_neox.layers", "attention", _gpt_neox, "gpt_neox.rotary_emb"),
     "llama": _llama_like(_separate),
     "mistral": _llama_like(_separate),
     "olmo2": _llama_like(_separate_whole_norms),
-    "opt": Family("model.decoder.layers", "self_attn", "out_proj", _separate),
+    "opt": Family("model.decoder.layers", "self_attn", _separate),
     "phi3": _llama_like(_phi3),
     "qwen2": _llama_like(_separate),
     "qwen3": _llama_like(_separate_head_norms),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from memformer.backbone import Backbone
 
@@ -156,23 +156,12 @@ def _local_scores(
     backbone: Backbone, ids: Int[Tensor, "rows tokens"]
 ) -> list[tuple[Float[Tensor, "rows heads tokens tokens"], Bool[Tensor, "tokens tokens"]]]:
     """Every layer's attention scores over a text, recomputed from the attention's inputs."""
-    inputs: list[Tensor] = []
-
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append(args[0] if args else kwargs["hidden_states"])
-
-    handles = [
-        backbone.attention(layer).register_forward_pre_hook(note, with_kwargs=True)
-        for layer in range(len(backbone.layers))
-    ]
     training = backbone.model.training
     try:
         backbone.model.eval()
-        backbone.model(ids, use_cache=False)
+        inputs = backbone.attention_inputs(ids)
     finally:
         backbone.model.train(training)
-        for handle in handles:
-            handle.remove()
     tokens = ids.shape[1]
     place = torch.arange(tokens, device=ids.device)
     distance = place[:, None] - place[None]

@@ -1,8 +1,9 @@
 """`MemoryLayer`: beside one attention module of the backbone, it writes and reads the memory.
 
-It hooks the attention module's input and the input of its output projection, and changes no
-weight and no name of the backbone. The memory arrives as the keyword argument `memory_pass` of
-the backbone's forward; without it the layer does nothing at all.
+It hooks the attention module's input and changes no weight and no name of the backbone. The memory
+arrives as the keyword argument `memory_pass` of the backbone's forward; without it the layer does
+nothing at all. What was read goes on as the argument `memory_read` of the same call; `mixing.py`
+mixes it in.
 """
 
 from __future__ import annotations
@@ -14,18 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memformer.backbone import Backbone
+from memformer.backbone import Backbone, StopBackbone
 from memformer.memory.segment import OPEN, MemoryPass
+from memformer.mixing import Read
 from memformer.release import ReleaseHeads
 
 # memory is matched a little more sharply than the window: among many more tokens, that is better
 KEY_STRENGTH = 1.2
 # read modes start at 0.96 for content, 0.02 for each direction: enough for a gradient
 CONTENT_MODE = 4.0
-
-
-class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
-    """Raised inside the backbone once the last write of an ingestion is done."""
 
 
 class Correction(nn.Module):
@@ -117,7 +115,7 @@ class MemoryLayer(nn.Module):
     def before_attention(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Hook on the attention module: write, read, and prepare the mix."""
+        """Hook on the attention module: writes, reads, and hands on what was read."""
         memory_pass: MemoryPass | None = kwargs.pop("memory_pass", None)
         if memory_pass is not None:
             x = args[0] if args else kwargs["hidden_states"]
@@ -125,7 +123,7 @@ class MemoryLayer(nn.Module):
             if memory_pass.stop_after == self.index:
                 raise StopBackbone
             if read is not None:
-                self._mix_into_output(attention, *read)
+                kwargs["memory_read"] = Read(*read)
         return args, kwargs
 
     def visit(
@@ -160,23 +158,6 @@ class MemoryLayer(nn.Module):
                 self.focus,
                 self.read_modes.float().softmax(-1) if self.links else None,
             )
-
-    def _mix_into_output(self, attention: nn.Module, words: Tensor, evidence: Tensor) -> None:
-        """Arranges that this call's output projection sees (1 - g) o_local + r.
-
-        The hook is looked up and set anew for each call, so that it finds whatever module, a peft
-        layer for instance, is the output projection now.
-        """
-        output = self._backbone[0].output(attention)
-
-        def mix(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            handle.remove()
-            local = args[0]
-            heads = local.view(*local.shape[:-1], *evidence.shape[-1:], -1)
-            mixed = (1.0 - evidence)[..., None] * heads.float() + words
-            return (mixed.to(local.dtype).view_as(local), *args[1:])
-
-        handle = output.register_forward_pre_hook(mix)
 
 
 def drop_memory_argument(

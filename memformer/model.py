@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from memformer import calibrate, generation, passes
+from memformer import calibrate, generation, mixing, passes
 from memformer.backbone import Backbone
 from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
@@ -122,6 +122,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                         "This backbone has a memory already; take it off with "
                         "model.unload_memory(), or load the backbone anew."
                     )
+        bound = None
+        for layer in sorted(hooks):
+            bound = mixing.bind(attentions[layer], bound)
         return [
             attention.register_forward_pre_hook(
                 hooks.get(layer) or drop_memory_argument, with_kwargs=True
@@ -134,6 +137,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         for handle in self._hooks:
             handle.remove()
         self._hooks = []
+        for layer in self.memory_layers:
+            mixing.unbind(self._family[0].attention(layer.layer))
         return self.backbone
 
     def init_weights(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memformer.layers import StopBackbone
+from memformer.backbone import StopBackbone
 from memformer.memory.segment import MemoryPass
 from memformer.memory.state import EMPTY, MemoryState
 from memformer.segments import Segments, cut
