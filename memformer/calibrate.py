@@ -69,11 +69,14 @@ def null_logits(
     """Mean log-sum-exp of each head's local attention scores over a text.
 
     A head's local attention and the memory then compete as in one softmax (MEMORY.md, section 2).
+
+    Raises:
+        ValueError: the backbone computes something that is not finite.
     """
     rows = []
     for scores, visible in _local_scores(backbone, ids):
         rows.append(scores.masked_fill(~visible, -torch.inf).logsumexp(-1).mean((0, 2)))
-    return torch.stack(rows)
+    return _finite(torch.stack(rows))
 
 
 @torch.no_grad()
@@ -147,9 +150,24 @@ def plain_text(backbone: Backbone, tokenizer: Any | None) -> Int[Tensor, "rows t
     with torch.no_grad():
         for _ in range(min(SAMPLED_TOKENS, config.max_position_embeddings) - 1):
             logits = backbone.model(ids.to(device), use_cache=False).logits[:, -1]
-            nxt = torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=generator)
+            shares = _finite(logits.float().softmax(-1))
+            nxt = torch.multinomial(shares.cpu(), 1, generator=generator)
             ids = torch.cat([ids, nxt], 1)
     return ids.to(device)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """The same, if a model may be calibrated on it.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if bool(torch.isfinite(values).all()):
+        return values
+    raise ValueError(
+        "What the backbone computes on plain text is not finite (NaN, or an overflow); its weights "
+        "are damaged, or it has to be loaded in bfloat16 or float32."
+    )
 
 
 def _local_scores(

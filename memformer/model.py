@@ -27,6 +27,7 @@ from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
 from memformer.layers import MemoryLayer, drop_memory_argument
 from memformer.layout import IGNORED_LABEL, forward_laid_out
+from memformer.memory.check import all_finite
 from memformer.memory.state import IncompatibleMemory, MemoryState
 from memformer.release import ADDRESS_WIDTH
 
@@ -242,8 +243,17 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def stamp(self) -> dict[str, str]:
-        """Of a memory that this model writes; while training, that of no weights in particular."""
-        return {"architecture": self.architecture} if self.training else self.fingerprint
+        """Fingerprint of the memories that this model writes, with the name of its backbone.
+
+        While training it names the architecture only, because the weights still change.
+        """
+        named = {"name": self.backbone_name} if self.backbone_name else {}
+        return named | ({"architecture": self.architecture} if self.training else self.fingerprint)
+
+    @property
+    def backbone_name(self) -> str:
+        """Hub id or folder of the backbone; empty where its weights are the checkpoint's own."""
+        return (self.config.backbone or {}).get("name") or ""
 
     @property
     def _layer_numbers(self) -> tuple[int, ...]:
@@ -256,28 +266,78 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             memory: to be read by this model.
-            source: the file it came from; only then weights are compared too, since a memory may
-                be carried through a training run that changes them.
+            source: where it was kept, as "in FILE" or "of user NAME"; only then weights are
+                compared too, since a memory may be carried through a training run that changes
+                them.
 
         Raises:
-            IncompatibleMemory: the sentence lists each difference with both values.
+            IncompatibleMemory: the sentence lists each difference.
+            ValueError: its shapes or token ids are not those of a memory of this model, although
+                its fingerprint says so.
         """
-        mine = self.fingerprint if source else {"architecture": self.architecture}
-        different = [
-            f"{part} is {memory.fingerprint.get(part, 'unknown')!r} there and {value!r} here"
-            for part, value in mine.items()
-            if memory.fingerprint.get(part) != value
-        ]
-        if different:
+        whose = f"The memory {source}".strip()
+        if different := self._differences(memory.fingerprint, weights=bool(source)):
             raise IncompatibleMemory(
-                f"The memory{' in ' + source if source else ''} was written by another model: "
-                f"{'; '.join(different)}. Load the model that wrote it, or start a new memory."
+                f"{whose} was written by another model: {'; '.join(different)}. "
+                "Load the model that wrote it, or start a new memory."
+            )
+        family = self._family[0]
+        shape = (len(self.memory), family.kv_heads, family.width)
+        width = ADDRESS_WIDTH if self.memory_config.release else 0
+        found = (memory.keys.shape[0], *memory.keys.shape[3:]), memory.addresses.shape[-1]
+        if found != (shape, width):
+            raise ValueError(
+                f"{whose} is damaged: it has layers, key heads, width and address width {found}, "
+                f"and the model {(shape, width)}; restore it from a copy or start a new memory."
+            )
+        vocabulary = self.config.text_config.vocab_size
+        if source and bool((memory.token >= vocabulary).any()):
+            raise ValueError(
+                f"{whose} is damaged: it holds token id {int(memory.token.max())}, and the model "
+                f"has {vocabulary} tokens; restore it from a copy or start a new memory."
             )
         if memory.dtype != self.backbone.dtype:
             raise IncompatibleMemory(
-                f"The memory{' in ' + source if source else ''} holds {memory.dtype} and the model "
-                f"computes in {self.backbone.dtype}; convert it with memory.to(dtype=model.dtype)."
+                f"{whose} holds {memory.dtype} and the model computes in {self.backbone.dtype}; "
+                "convert it with memory.to(dtype=model.dtype)."
             )
+
+    def _differences(self, theirs: dict[str, str], *, weights: bool) -> list[str]:
+        """In what a memory's writer differs from this model."""
+        different = []
+        if theirs.get("architecture") != self.architecture:
+            there = theirs.get("architecture", "unknown")
+            different.append(f"architecture is {there!r} there and {self.architecture!r} here")
+        mine = self.fingerprint if weights else {}
+        if theirs.get("backbone") != mine.get("backbone", theirs.get("backbone")):
+            there, here = theirs.get("name", "unnamed"), self.backbone_name or "unnamed"
+            names = (
+                f"is {there!r} there and {here!r} here" if there != here else f"is another {here!r}"
+            )
+            different.append(f"backbone {names}, with other weights")
+        if theirs.get("memory") != mine.get("memory", theirs.get("memory")):
+            different.append("memory path has other weights, from other training")
+        return different
+
+    def adopt_memory(self, memory: MemoryState, *, source: str) -> MemoryState:
+        """A memory from a file, checked, and as this model computes: on its device, in its dtype.
+
+        Args:
+            memory: as it was loaded.
+            source: the file.
+
+        Raises:
+            IncompatibleMemory: another model wrote it, or its numbers are too large for the dtype.
+            ValueError: it can't be a memory of this model.
+        """
+        converted = memory.to(self.device, self.backbone.dtype)
+        self.check_memory(converted, source=source)
+        if memory.dtype != converted.dtype and not all_finite(converted.keys, converted.values):
+            raise IncompatibleMemory(
+                f"The memory in {source} holds numbers that {converted.dtype} can't hold; load the "
+                f"model in {memory.dtype} to use it."
+            )
+        return converted
 
     def calibration_report(self) -> list[dict[str, float]]:
         """Per memory layer: its number, and its null logits' mean over heads."""

@@ -387,10 +387,12 @@ def test_a_checkpoint_with_an_adapter_comes_back(tmp_path):
     # what it remembers is of no use to the model without the adapter
     memory = again.memorize(ids)
     plain = MemformerForCausalLM.from_pretrained(folder)
-    with pytest.raises(IncompatibleMemory, match="memory is"):
-        plain.check_memory(memory, source="a file")
+    with pytest.raises(
+        IncompatibleMemory, match="in a file was written by another model: memory path"
+    ):
+        plain.check_memory(memory, source="in a file")
     (tmp_path / "again" / "adapter" / "adapter_model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="adapter of .* could not be loaded"):
+    with pytest.raises(ValueError, match="adapter_model.safetensors can.t be read"):
         MemformerForCausalLM.from_pretrained(tmp_path / "again")
 
 

@@ -227,7 +227,7 @@ def test_other_versions_models_and_files_are_refused(tmp_path):
     trained = attached()
     with torch.no_grad():
         trained.memory[0].age_slope.add_(1.0)
-    with pytest.raises(IncompatibleMemory, match="memory is"):
+    with pytest.raises(IncompatibleMemory, match="memory path has other weights"):
         MemoryState.load(tmp_path / "m", model=trained)
     data = (tmp_path / "m").read_bytes()
     size = struct.unpack("<Q", data[:8])[0]

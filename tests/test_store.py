@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import random
 import stat
 import subprocess
 import sys
@@ -12,7 +15,8 @@ import pytest
 import torch
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryState, MemoryStore
-from memformer.store import MAX_USER_CHARACTERS, MemoryBusy
+from memformer.memory.file import save_memory
+from memformer.store import MAX_USER_CHARACTERS, SALT, MemoryBusy
 from tests.tiny import save_tiny
 
 # takes a lock file, says so, and holds it until its standard input closes
@@ -81,7 +85,7 @@ def test_an_id_can_neither_leave_the_folder_nor_be_read_off_it(
 ) -> None:
     before = set(store.root.parent.rglob("*"))
     store.save(name, written(model, 20))
-    new = set(store.root.parent.rglob("*")) - before - {store.root}
+    new = set(store.root.parent.rglob("*")) - before - {store.root, store.root / SALT}
     assert new and all(path.parent == store.root for path in new)
     assert all(len(path.stem) == 64 and set(path.stem) <= set("0123456789abcdef") for path in new)
     assert store.exists(name)
@@ -198,6 +202,230 @@ def test_another_models_memory_is_refused(
     store.save("alice", written(model, 20))
     with pytest.raises(IncompatibleMemory):
         store.load("alice", other)
+
+
+def test_two_forms_of_one_name_are_one_user(
+    model: MemformerForCausalLM, store: MemoryStore
+) -> None:
+    store.save("Zo\u00eb", written(model, 20))
+    assert store.exists("Zoe\u0308") and not store.exists("Zoe")
+    assert store.delete("Zoe\u0308") and not store.exists("Zo\u00eb")
+
+
+def test_names_of_files_say_nothing_without_the_salt(
+    model: MemformerForCausalLM, store: MemoryStore, tmp_path: Path
+) -> None:
+    other = MemoryStore(tmp_path / "other")
+    for place in (store, other):
+        place.save("alice", written(model, 20))
+    names = {path.stem for place in (store, other) for path in place.root.glob("*.safetensors")}
+    assert len(names) == 2
+    assert hashlib.sha256(b"alice").hexdigest() not in names
+    (store.root / SALT).write_text("short")
+    with pytest.raises(ValueError, match="which the names of all memories there depend on"):
+        store.load("alice", model)
+
+
+def test_what_an_older_version_saved_is_opened_and_gets_a_new_name(
+    model: MemformerForCausalLM, store: MemoryStore
+) -> None:
+    store.root.mkdir(mode=0o700)
+    name = hashlib.sha256(b"alice").hexdigest()
+    old = store.root / f"{name}.safetensors"
+    written(model, 20).save(old)
+    old.with_suffix(".lock").touch()
+    left = store.root / f".{old.name}.q7_x"  # by a process that was killed
+    left.write_bytes(old.read_bytes())
+    memory = store.load("alice", model)
+    assert memory is not None and tokens(memory) == list(range(20, 31))
+    assert [one.user for one in store.memories()] == [None]
+    store.save("alice", memory)
+    assert not any(name in path.name for path in store.root.iterdir())
+    memory = store.load("alice", model)
+    assert memory is not None and tokens(memory) == list(range(20, 31))
+    written(model, 20).save(old)
+    left.touch()
+    assert store.delete("alice")
+    assert not store.exists("alice") and not any(store.root.glob(f"*{name}*"))
+
+
+def test_one_users_file_under_anothers_name_is_refused(
+    model: MemformerForCausalLM, store: MemoryStore
+) -> None:
+    store.save("alice", written(model, 20))
+    (hers,) = store.root.glob("*.safetensors")
+    store.save("bob", written(model, 50))
+    (his,) = set(store.root.glob("*.safetensors")) - {hers}
+    his.write_bytes(hers.read_bytes())
+    with pytest.raises(ValueError, match="not the memory of user 'bob': it was saved for 'alice'"):
+        store.load("bob", model)
+    # nor one that was saved for nobody
+    written(model, 20).save(his)
+    with pytest.raises(ValueError, match="not the memory of user 'bob'.*nobody in particular"):
+        store.load("bob", model)
+    assert store.load("alice", model) is not None
+
+
+def test_a_memory_of_two_rows_is_nobodys(model: MemformerForCausalLM, store: MemoryStore) -> None:
+    two = model.memorize(torch.arange(20, 42).view(2, 11))
+    with pytest.raises(ValueError, match=r"2 rows; pick one with memory.select\(\[row\]\)"):
+        store.save("alice", two)
+    assert not store.exists("alice")
+    store.save("alice", two.select([1]))
+    (path,) = store.root.glob("*.safetensors")
+    save_memory(two, path, user="alice")
+    with pytest.raises(ValueError, match="has 2 rows instead of one"):
+        store.load("alice", model)
+
+
+def test_a_list_tells_whose_memories_there_are(
+    model: MemformerForCausalLM, store: MemoryStore
+) -> None:
+    assert store.memories() == []
+    for user in ("bob", "alice"):
+        store.save(user, written(model, 20))
+    (store.root / "other.safetensors").write_bytes(b"something else")
+    found = store.memories()
+    assert [one.user for one in found] == ["alice", "bob"]
+    assert all(one.nbytes == one.path.stat().st_size for one in found)
+    assert "llama, memory layers 1,2" in found[0].architecture
+    assert found[0].model.endswith("base")
+
+
+def test_the_sentence_about_another_models_memory_names_the_user_and_a_command(
+    model: MemformerForCausalLM, store: MemoryStore, tmp_path: Path
+) -> None:
+    other = MemformerForCausalLM.from_pretrained(save_tiny(tmp_path / "other", seed=8))
+    store.save("alice", written(model, 20))
+    (path,) = store.root.glob("*.safetensors")
+    with pytest.raises(IncompatibleMemory) as caught:
+        store.load("alice", other)
+    said = str(caught.value)
+    assert "of user 'alice' was written by another model" in said
+    assert "memformer memory delete --user 'alice'" in said
+    assert path.stem not in said and str(tmp_path / "other" / "base") in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are a POSIX matter")
+def test_a_folder_that_is_open_to_others_is_warned_about(tmp_path: Path) -> None:
+    root = tmp_path / "open"
+    root.mkdir()
+    root.chmod(0o750)
+    with pytest.warns(UserWarning, match="Other users of this machine can look into.*chmod 700"):
+        MemoryStore(root)
+    root.chmod(0o700)
+    MemoryStore(root)
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="must be a folder, but .*file is a file"):
+        MemoryStore(tmp_path / "file")
+
+
+def test_a_memory_that_is_deleted_while_it_is_opened_is_no_memory(
+    model: MemformerForCausalLM, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save("alice", written(model, 20))
+    read = Path.read_bytes
+
+    def late(path: Path) -> bytes:
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    assert store.load("alice", model) is None
+
+
+def test_no_file_is_left_of_a_user(model: MemformerForCausalLM, store: MemoryStore) -> None:
+    with store.lock("alice"):  # as a session does that fails in its first turn
+        pass
+    store.save("bob", written(model, 20))
+    assert store.delete("bob") and not store.delete("bob")
+    assert [path.name for path in store.root.iterdir()] == [SALT]
+
+
+KILLED = r"""
+import os, sys, torch
+from memformer import MemoryState, MemoryStore
+torch.set_num_threads(1)
+store, memory = MemoryStore(sys.argv[1]), MemoryState.load(sys.argv[2])
+
+def save_and_die(number, moment):
+    # memory of a turn of its own; killed at the given event, every call and return being one
+    memory.turn = torch.full_like(memory.turn, number).where(memory.occupied, -1)
+    memory.num_turns = torch.tensor([number + 1])
+    events = 0
+    def count(*_):
+        nonlocal events
+        events += 1
+        if events == moment:
+            os.kill(os.getpid(), 9)
+    sys.setprofile(count)
+    store.save("alice", memory)
+    sys.setprofile(None)
+    os.write(1, f"{number} {events}\n".encode())
+    os.kill(os.getpid(), 9)
+
+for line in sys.stdin:
+    if os.fork() == 0:
+        save_and_die(*map(int, line.split()))
+    os.wait()
+    os.write(1, b"gone\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kills", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_kills_inside_saves_lose_nothing_and_leave_nothing(
+    model: MemformerForCausalLM, store: MemoryStore, tmp_path: Path, kills: int
+) -> None:
+    """Each save is killed at a random moment; whatever it said it saved is there."""
+    store.save("alice", written(model, 20))
+    first = store.load("alice", model)
+    assert first is not None
+    first.save(tmp_path / "memory")
+    moments = random.Random(0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(store.root), str(tmp_path / "memory")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+
+    def save(number: int, moment: int) -> list[int] | None:
+        """What the killed process said: its number and how many events a whole save has."""
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{number} {moment}\n")
+        process.stdin.flush()
+        said = process.stdout.readline()
+        if said == "gone\n":
+            return None
+        assert process.stdout.readline() == "gone\n"
+        return [int(part) for part in said.split()]
+
+    left = lost = 0
+    with process:
+        whole = save(1, -1)
+        assert whole is not None
+        last = 1
+        for number in range(2, kills + 2):
+            acknowledged = save(number, moments.randrange(1, whole[1]))
+            left += any(store.root.glob(".*"))
+            memory = store.load("alice", model)
+            assert memory is not None
+            turn = int(memory.num_turns[0]) - 1
+            # what was not acknowledged may be there or not, what was is there
+            assert turn == number if acknowledged else turn in (last, number)
+            lost += acknowledged is None
+            last = turn
+        process.stdin.close()
+    assert lost > kills / 2 and left > 0, "hardly a save was killed in its midst"
+    with store.lock("alice"):
+        assert not any(store.root.glob(".*"))
+    store.delete("alice")
+    assert [path.name for path in store.root.iterdir()] == [SALT]
 
 
 def test_root_is_the_argument_then_the_environment_then_the_platforms(

@@ -18,7 +18,6 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -52,8 +51,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 def save_best(folder: Path, weights: dict[str, Tensor]) -> None:
     """Writes the weights that did best so far."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = serialize({name: weight.contiguous() for name, weight in weights.items()})
-    write_atomically(folder / BEST, data)
+    whole = {name: weight.contiguous() for name, weight in weights.items()}
+    write_atomically(folder / BEST, lambda beside: save_file(whole, beside))
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, hard_gate, least_used, matches, retention
+from memformer.memory.check import all_finite
 from memformer.memory.read import Laid, Links, content_read, lay
 from memformer.memory.state import EMPTY, TABLE, MemoryState, neighbours
 
@@ -347,7 +348,11 @@ class MemoryPass:
         Args:
             ids: token ids, for provenance.
             turns: the turn each token belongs to.
+
+        Raises:
+            ValueError: what would be written is not finite. The memory before the chunk is whole.
         """
+        self._check_finite()
         state, real = self.state, self.real
         batch, segments, tokens = real.shape
         stored, new = state.token.shape[1], segments * tokens
@@ -400,6 +405,17 @@ class MemoryPass:
             num_segments=state.num_segments + full.sum(-1),
         )
         return self._place(after, stored)
+
+    def _check_finite(self) -> None:
+        """One number that is not finite would spoil every later read, and every turn saved."""
+        new = [*self._keys.values(), *self._values.values(), self.addresses]
+        used = [row for mass in self._mass.values() for row in mass if row is not None]
+        if not all_finite(*new, *used):
+            raise ValueError(
+                "The text can't be remembered: what the model makes of it is not finite (NaN, or "
+                f"an overflow in {self.state.dtype}). The memory is as it was before; load the "
+                "model in bfloat16 or float32, or check its weights."
+            )
 
     def _place(self, after: MemoryState, stored: int) -> MemoryState:
         """Gives every surviving new token a slot that is free or was just evicted."""

@@ -440,7 +440,12 @@ class MemoryState:
     # ---- files ---------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Writes the memory to one safetensors file, whole or not at all."""
+        """Writes the memory to one safetensors file, whole or not at all.
+
+        Raises:
+            ValueError: it holds what no memory can hold, such as NaN.
+            OSError: the folder can't be written.
+        """
         from memformer.memory.file import save_memory
 
         save_memory(self, path)
@@ -451,21 +456,19 @@ class MemoryState:
 
         Args:
             path: the file.
-            model: the model that will read it; the memory is checked against it and moved to
-                its device.
+            model: the model that will read it; the memory is checked against it, moved to its
+                device and converted to its dtype.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is damaged or no memory; nothing of it is used.
+            PermissionError: the file may not be read.
+            ValueError: the file is damaged, forged or no memory; nothing of it is used.
             IncompatibleMemory: written by another model, shape or format version.
         """
         from memformer.memory.file import load_memory
 
         state = load_memory(path)
-        if model is not None:
-            model.check_memory(state.to(model.device), source=str(path))
-            state = state.to(model.device)
-        return state
+        return state if model is None else model.adopt_memory(state, source=f"in {path}")
 
     def _check_rows(self, index: Tensor) -> None:
         if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.batch_size):

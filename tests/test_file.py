@@ -1,0 +1,377 @@
+"""Memory files: what is forged, damaged, moved or not finite is refused, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from backbones import random_ids, tiny_backbone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from test_forms import attached
+
+from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
+from memformer.memory.check import flaw
+from memformer.memory.file import FORMAT, VERSION, _digest, load_memory, save_memory
+
+
+@pytest.fixture(scope="module")
+def model():
+    return attached(num_slots=20, dnc=True)
+
+
+@pytest.fixture(scope="module")
+def memory(model):
+    """Full, with a closed segment and an open one, two turns, and empty slots."""
+    memory = model.memorize(random_ids(1, 26)).closed()
+    memory = model.memorize(random_ids(1, 11, seed=2), memory=memory)
+    memory.forget(lambda slot: slot["slot"] == 3)
+    return memory
+
+
+def forge(path, tensors, **header):
+    """A file whose checksum is right, whatever is in it."""
+    header = {"format": FORMAT, "version": VERSION, "num_slots": 20} | header
+    header = {name: value for name, value in header.items() if value is not ...}
+    header["sha256"] = _digest(header, tensors)
+    save_file(tensors, path, {"memformer": json.dumps(header)})
+
+
+def put(name, value, slot=0):
+    """Changes one number of a column."""
+
+    def change(tensors):
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[slot] = value
+
+    return change
+
+
+def remade(name, make):
+    def change(tensors):
+        tensors[name] = make(tensors[name]).contiguous()
+
+    return change
+
+
+FORGED = {
+    "a NaN key": (put("keys", float("nan")), "keys that are not finite"),
+    "an infinite value": (put("values", float("inf")), "values that are not finite"),
+    "a NaN address": (put("addresses", float("nan")), "addresses that are not finite"),
+    "a NaN strength": (put("strength", float("nan")), "strength that are not finite"),
+    "an infinite usage": (put("usage", float("inf")), "usage that are not finite"),
+    "a strength above one": (put("strength", 1.5), "strength out of range"),
+    "a strength below zero": (put("strength", -0.5), "strength out of range"),
+    "a settled above one": (put("settled", 7.0), "settled out of range"),
+    "a usage above one": (put("usage", 2.0), "usage out of range"),
+    "reads below zero": (put("reads", -1.0), "reads out of range"),
+    "open reads below zero": (put("open_reads", -1.0), "open_reads out of range"),
+    "a token below zero": (put("token", -7), "token out of range|in slots that are empty"),
+    "a token of another vocabulary": (put("token", 97), "holds token id 97, and the model has 97"),
+    "a token beyond all": (put("token", 2**62 + 1), "token out of range"),
+    "a token from the future": (put("written_at", 37), "written_at out of range"),
+    "a token written twice": (put("written_at", 36), "two slots with one written_at"),
+    "a write from the future": (put("order", 38), "order out of range"),
+    "a segment from the future": (put("segment", 99), "segment out of range"),
+    "a turn from the future": (put("turn", 2), "turn out of range"),
+    "an empty slot with a strength": (put("strength", 0.5, 3), "strength in slots that are empty"),
+    "an empty slot with a turn": (put("turn", 0, 3), "turn in slots that are empty"),
+    "a clock below zero": (put("clock", -1), "clock \\[-1\\]"),
+    "a clock near its end": (put("clock", 2**63 - 1), "has clock"),
+    "more writes than tokens": (put("writes", 38), "has writes \\[38\\] with a clock of \\[37\\]"),
+    "segments below zero": (put("num_segments", -3), "has num_segments"),
+    "turns below zero": (put("num_turns", -3), "has num_turns"),
+    "keys of four axes": (remade("keys", lambda t: t[0]), "keys of shape"),
+    "keys of fewer slots": (remade("keys", lambda t: t[:, :, 1:]), "keys of shape"),
+    "keys of no width": (remade("keys", lambda t: t[..., :0]), "keys of shape"),
+    "values of another width": (remade("values", lambda t: t[..., 1:]), "values of shape"),
+    "fewer layers": (
+        lambda t: t.update(keys=t["keys"][:1].clone(), values=t["values"][:1].clone()),
+        "damaged: it has layers, key heads, width",
+    ),
+    "addresses of another width": (
+        remade("addresses", lambda t: t[..., :5]),
+        "damaged: it has layers, key heads, width and address width",
+    ),
+    "addresses of two axes": (remade("addresses", lambda t: t[..., 0]), "addresses of shape"),
+    "a clock of two rows": (remade("clock", lambda t: t.repeat(2)), "clock of shape"),
+    "a column of fewer slots": (remade("turn", lambda t: t[:, 1:]), "turn of shape"),
+    "tokens of one axis": (remade("token", lambda t: t[0]), "tokens of shape"),
+    "no rows": (remade("token", lambda t: t[:0]), "tokens of shape"),
+    "keys that are whole numbers": (remade("keys", lambda t: t.long()), "keys of type"),
+    "values of another type": (remade("values", lambda t: t.half()), "values of type"),
+    "tokens that are fractions": (remade("token", lambda t: t.float()), "token of type"),
+    "strengths in half precision": (remade("strength", lambda t: t.half()), "strength of type"),
+    "a missing column": (lambda t: t.pop("usage"), "does not match its checksum"),
+    "one column more": (lambda t: t.update(more=torch.zeros(1)), "does not match its checksum"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_path):
+    change, sentence = FORGED[case]
+    tensors = {name: value.clone() for name, value in memory._tensors().items()}
+    forge(tmp_path / "m", tensors, fingerprint=model.stamp)
+    assert MemoryState.load(tmp_path / "m", model=model).num_slots == 20
+    change(tensors)
+    forge(tmp_path / "m", tensors, fingerprint=model.stamp)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        MemoryState.load(tmp_path / "m", model=model)
+    assert str(tmp_path / "m") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ({"num_slots": -5}, "num_slots -5, which is no whole number above 0"),
+        ({"num_slots": 0}, "num_slots 0"),
+        ({"num_slots": 1e99}, "num_slots 1e"),
+        ({"num_slots": "many"}, "num_slots 'many'"),
+        ({"num_slots": True}, "num_slots True"),
+        ({"num_slots": 7}, "slots in use and room for 7"),
+        ({"num_slots": ...}, "does not say what it is"),
+        ({"version": ...}, "does not say what it is"),
+        ({"version": "3"}, "does not say what it is"),
+        ({"version": None}, "does not say what it is"),
+        ({"version": 9}, "memory format version 9; this memformer reads version 3"),
+        ({"format": "other"}, "not a memory saved by memformer"),
+        ({"fingerprint": ...}, "does not say what it is"),
+        ({"fingerprint": "llama"}, "does not say what it is"),
+        ({"fingerprint": {"architecture": 3}}, "a fingerprint that is not text"),
+        ({"fingerprint": {}}, "was written by another model: architecture is 'unknown' there"),
+    ],
+)
+def test_forged_headers_are_refused_with_a_sentence(header, sentence, model, memory, tmp_path):
+    header = {"fingerprint": model.stamp} | header
+    forge(tmp_path / "m", memory._tensors(), **header)
+    with pytest.raises(ValueError, match=sentence):
+        MemoryState.load(tmp_path / "m", model=model)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{", '"x"', "null", "[" * 100_000])
+def test_headers_that_are_no_table_are_refused(text, memory, tmp_path):
+    save_file(memory._tensors(), tmp_path / "m", {"memformer": text})
+    with pytest.raises(ValueError, match="damaged or not a memory: it has .*header|not a memory"):
+        load_memory(tmp_path / "m")
+    save_file(memory._tensors(), tmp_path / "m", {"other": text})
+    with pytest.raises(ValueError, match="damaged or not a memory: it has no header"):
+        load_memory(tmp_path / "m")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**30, 2**62, 2**64 - 1])
+def test_a_length_that_lies_is_refused_at_once(size, tmp_path):
+    (tmp_path / "m").write_bytes(size.to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="damaged or not a memory: it has no header"):
+        load_memory(tmp_path / "m")
+
+
+@pytest.mark.parametrize("bits", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_any_bit_that_differs_is_noticed(bits, model, memory, tmp_path):
+    memory.save(tmp_path / "m")
+    data = (tmp_path / "m").read_bytes()
+    draw = random.Random(0)
+    for _ in range(bits):
+        place = draw.randrange(len(data))
+        changed = bytes([data[place] ^ (1 << draw.randrange(8))])
+        (tmp_path / "changed").write_bytes(data[:place] + changed + data[place + 1 :])
+        with pytest.raises(ValueError):
+            MemoryState.load(tmp_path / "changed", model=model)
+
+
+def test_what_happens_to_the_file_later_changes_nothing(model, memory, tmp_path):
+    memory.save(tmp_path / "m")
+    loaded = MemoryState.load(tmp_path / "m", model=model)
+    data = bytearray((tmp_path / "m").read_bytes())
+    for fate in (lambda file: file.write(b"\xff" * len(data)), lambda file: file.truncate(10)):
+        with (tmp_path / "m").open("rb+") as file:
+            fate(file)
+        assert float(loaded.keys.sum()) == float(memory.keys.sum())
+        for name, tensor in memory._tensors().items():
+            assert torch.equal(tensor, getattr(loaded, name))
+
+
+def test_a_file_that_may_not_be_read_says_so(model, memory, tmp_path, monkeypatch):
+    memory.save(tmp_path / "m")
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(PermissionError, match="m can't be read: you have no permission"):
+        MemoryState.load(tmp_path / "m", model=model)
+
+
+def test_a_flawed_memory_is_not_saved_and_the_old_file_stays(model, memory, tmp_path):
+    memory.save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    spoilt = memory.clone()
+    spoilt.values[0, 0, 0, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match="not saved, because it has values that are not finite"):
+        spoilt.save(tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_killed_save_leaves_nothing_once_the_next_is_done(model, memory, tmp_path):
+    beside = tmp_path / ".m.writing"
+    beside.mkdir()
+    (beside / ".tmp123").write_bytes(b"a memory")
+    (beside / "m").write_bytes(b"a memory")
+    memory.save(tmp_path / "m")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("call", ["forward", "long", "memorize", "generate", "laid out"])
+def test_a_turn_that_is_not_finite_fails_and_changes_nothing(call, poison):
+    model = attached(num_slots=20)
+    memory = model.memorize(random_ids(1, 21))
+    before = memory.clone()
+    value = next(
+        module for name, module in model.backbone.named_modules() if name.endswith("2.mlp.up_proj")
+    )
+
+    def spoil(module, args, output):
+        output = output.clone()
+        output[0, -1, 0] = poison
+        return output
+
+    handle = value.register_forward_hook(spoil)
+    ids, long = random_ids(1, 7, seed=4), random_ids(1, 19, seed=4)
+    calls = {
+        "forward": lambda: model(ids, memory=memory),
+        "long": lambda: model(long, memory=memory),
+        "memorize": lambda: model.memorize(ids, memory=memory),
+        "generate": lambda: model.generate(
+            ids, memory=memory, return_memory=True, do_sample=False, max_new_tokens=2
+        ),
+        "laid out": lambda: model(ids, memory=memory, segment_ids=ids * 0, labels=ids),
+    }
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="can't be remembered: .* not finite"):
+            calls[call]()
+        handle.remove()
+        calls[call]()
+    for name, tensor in before._tensors().items():
+        assert torch.equal(tensor, getattr(memory, name))
+
+
+def test_a_memory_is_converted_to_the_models_dtype(tmp_path):
+    model = attached()
+    model.save_pretrained(tmp_path / "model")
+    memory = model.memorize(random_ids(1, 21))
+    memory.save(tmp_path / "m")
+    half = MemformerForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    loaded = MemoryState.load(tmp_path / "m", model=half)
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded.keys, memory.keys.bfloat16())
+    large = memory.clone()
+    large.keys[0, 0, 0, 0, 0] = 3.4e38
+    large.save(tmp_path / "m")
+    with pytest.raises(IncompatibleMemory, match="numbers that torch.bfloat16 can't hold"):
+        MemoryState.load(tmp_path / "m", model=half)
+
+
+ACTIONS = ("memorize", "continue", "forward", "forget", "close", "generate", "select", "ungated")
+
+
+@given(
+    actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 20)), max_size=6),
+    selective=st.booleans(),
+)
+@settings(deadline=None, max_examples=30)
+def test_no_memory_that_memformer_makes_has_a_flaw(actions, selective):
+    model = _shared(selective)
+    memory = model.init_memory(2)
+    for number, (action, size) in enumerate(actions):
+        ids = random_ids(2, size, seed=number)
+        mask = torch.ones_like(ids)
+        mask[0, : size // 3] = 0
+        with torch.no_grad():
+            if action == "memorize":
+                memory = model.memorize(ids, attention_mask=mask, memory=memory)
+            elif action == "continue":
+                memory = model.memorize(ids, memory=memory, segments_per_chunk=2)
+            elif action == "ungated":
+                memory = model.memorize(ids, memory=memory, gated=False)
+            elif action == "forward":
+                memory = model(ids, memory=memory).memory
+            elif action == "forget":
+                memory = memory.clone()
+                memory.forget(size % 3)
+            elif action == "close":
+                memory = memory.closed()
+            elif action == "select":
+                memory = memory.select([1, 0])
+            else:
+                options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+                _, memory = model.generate(ids, memory=memory, return_memory=True, **options)
+        assert flaw(memory) is None
+
+
+_MODELS: dict[bool, MemformerForCausalLM] = {}
+
+
+def _shared(selective):
+    if selective not in _MODELS:
+        _MODELS[selective] = attached(
+            num_slots=12, segment_tokens=7, memory_layers=(1, 3), selective=selective, dnc=True
+        )
+    return _MODELS[selective]
+
+
+def test_a_checkpoint_with_wrong_weights_is_refused_with_a_sentence(tmp_path):
+    from safetensors.torch import load_file
+
+    model = attached()
+    model.save_pretrained(tmp_path)
+    place = tmp_path / "model.safetensors"
+    weights = load_file(place)
+    name = "memory.0.null_logit"
+    for wrong, sentence in (
+        (weights | {name: torch.full((4,), float("nan"))}, "null_logit holds NaN or infinity"),
+        (weights | {name: torch.zeros(5)}, r"null_logit is of shape \(5,\) and not \(4,\)"),
+        (weights | {"memory.9.x": torch.zeros(5)}, "1 names differ, memory.9.x among them"),
+    ):
+        save_file(wrong, place)
+        with pytest.raises(ValueError, match=f"{sentence}; the checkpoint is damaged"):
+            MemformerForCausalLM.from_pretrained(tmp_path)
+    save_file(weights, place)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"backbone": "x"}))
+    with pytest.raises(ValueError, match="backbone must be a table with name.*got 'x'"):
+        MemformerForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    place = tmp_path / "backbone" / "model.safetensors"
+    weights = load_file(place)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    for wrong, sentence in (
+        (
+            torch.full_like(weights[name], float("nan")),
+            "The backbone's weights .*holds NaN|fingerp",
+        ),
+        (weights[name][:, 1:].contiguous(), "can't be loaded .*; its files are damaged"),
+    ):
+        save_file(weights | {name: wrong}, place, {"format": "pt"})
+        with pytest.raises(ValueError, match=sentence):
+            MemformerForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_backbone_that_computes_nan_gets_no_memory():
+    backbone = tiny_backbone()
+    with torch.no_grad():
+        backbone.model.embed_tokens.weight[5] = float("nan")
+        backbone.model.layers[1].self_attn.v_proj.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        MemformerForCausalLM.from_backbone(backbone, MemoryConfig())
+
+
+def test_only_its_user_opens_a_file_that_says_whose_it_is(memory, tmp_path):
+    save_memory(memory, tmp_path / "m", user="alice")
+    assert load_memory(tmp_path / "m").num_slots == 20
+    assert load_memory(tmp_path / "m", user="alice").num_slots == 20
+    with pytest.raises(ValueError, match="not the memory of user 'bob'"):
+        load_memory(tmp_path / "m", user="bob")
