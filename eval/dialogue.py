@@ -29,7 +29,7 @@ AGO = (1, 4, 16)
 # an update replaces what was told so many sessions before
 SINCE = 3
 INSTRUCTION = "Answer in a few words. If I have not told you, say that you don't know."
-_UNKNOWN = re.compile(
+UNKNOWN = re.compile(
     r"\b(not|dont|didnt|havent|hasnt|wasnt|never|unknown|unsure|nothing|no idea)\b"
 )
 _TALK = (
@@ -56,7 +56,7 @@ def score(question: Question, output: str) -> Mapping[str, float]:
     if contains(output, others):
         return {"right": 0.0}
     if question.at["kind"] == "never":
-        return {"right": float(_UNKNOWN.search(normal(output)) is not None)}
+        return {"right": float(UNKNOWN.search(normal(output)) is not None)}
     return {"right": contains(output, question.answers)}
 
 
@@ -102,13 +102,7 @@ def dialogue(
 
 def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Document:
     """One user, all sessions, and what is asked after them."""
-    said: list[list[str]] = [
-        [
-            line.format(day=rng.choice(_DAYS), number=rng.choice(_NUMBERS))
-            for line in rng.sample(_TALK, min(talk, len(_TALK)))
-        ]
-        for _ in range(sessions)
-    ]
+    said = [idle_talk(rng, talk) for _ in range(sessions)]
     names = iter(rng.sample(NAMES, len(KINDS_OF_QUESTION) * len(AGO)))
     questions = []
     for ago in AGO:
@@ -120,6 +114,14 @@ def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Do
             at = {"kind": sort, "sessions ago": str(ago)}
             questions.append(Question(f"{sort}/{ago}", asked, answers, at))
     return Document.of(name, [" ".join(lines) for lines in said], questions)
+
+
+def idle_talk(rng: random.Random, sentences: int) -> list[str]:
+    """Sentences about nothing."""
+    return [
+        line.format(day=rng.choice(_DAYS), number=rng.choice(_NUMBERS))
+        for line in rng.sample(_TALK, min(sentences, len(_TALK)))
+    ]
 
 
 def _facts(

@@ -1,21 +1,31 @@
 """Talking to a model that remembers: :class:`ChatSession`.
 
 Inside a session and across sessions the memory is the only thing that links turns: no earlier turn
-is ever sent again, so a turn costs the same on the first day and on the thousandth. Knows the
-tokenizer and the store; the memory itself is `model.py`'s and `memory/`'s business.
+is ever sent again, so a turn costs the same on the first day and on the thousandth. How words
+become tokens: `template.py`; how documents are read: `reading.py`; where memories are kept:
+`store.py`.
 """
 
 from __future__ import annotations
 
-import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from memformer.store import MemoryStore
+from memformer.reading import Document, Reading, chunks, read_document
+from memformer.store import MemoryBusy, MemoryStore
+from memformer.template import (
+    ACKNOWLEDGEMENT,
+    PLAIN_NAMES,
+    PLAIN_STOP,
+    chat_ids,
+    frame,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,17 +34,22 @@ if TYPE_CHECKING:
     from memformer.memory import MemoryState
     from memformer.model import MemformerForCausalLM
 
-ACKNOWLEDGEMENT = "I will remember that."
-# how a conversation is written for a tokenizer that brings no chat template
-PLAIN_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
-PLAIN_STOP = "\nUser:"
+T = TypeVar("T")
+
+# options that mean nothing unless a reply is sampled
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+# seconds that a document which is being read waits for a turn to end, before it gives up
+DOCUMENT_PATIENCE = 600.0
 
 
 class ChatSession:
     """A conversation whose turns are remembered.
 
     With a store, every turn is one locked step: load the user's memory, answer, save. Two sessions
-    of one user therefore see each other's turns, and none is lost.
+    of one user therefore see each other's turns, and none is lost. Threads may share a session.
+
+    The system message stands before every turn and is never remembered: it would answer questions
+    about the user. It counts as seen text, so that ages are those of the conversation.
 
     Args:
         model: the model that answers.
@@ -42,10 +57,16 @@ class ChatSession:
             "User: ..." and "Assistant: ..." lines.
         store: where the memory is kept. None: it lives as long as the session.
         user: whose memory in the store.
-        max_new_tokens: longest reply.
+        system: the system message; None: that of the chat template, if it has one.
+        timeout: seconds to wait where another turn of the user is under way.
+        reply_limit: how firmly replies are remembered at most, in [0, 1]; 0: not at all.
+        **options: for `generate`, such as `max_new_tokens` (256 if left out), `temperature` or
+            `repetition_penalty`. Replies are greedy unless an option asks for sampling.
 
     Raises:
-        ValueError: a store without a user, a user without a store, or an unusable user id.
+        ValueError: a store without a user, a user without a store, an unusable user id, or a chat
+            template that takes no system message; a reply_limit out of range.
+        MemoryBusy: the user's memory can't be opened in time.
     """
 
     def __init__(
@@ -54,7 +75,11 @@ class ChatSession:
         tokenizer: PreTrainedTokenizerBase,
         store: MemoryStore | None = None,
         user: str | None = None,
-        max_new_tokens: int = 256,
+        *,
+        system: str | None = None,
+        timeout: float = 5.0,
+        reply_limit: float = 1.0,
+        **options: Any,
     ) -> None:
         if (store is None) != (user is None):
             given, missing = ("user", "store") if store is None else ("store", "user")
@@ -62,167 +87,320 @@ class ChatSession:
                 f"store and user belong together; got a {given} without a {missing}. "
                 "Give both, or neither for a memory that ends with the session."
             )
+        if not 0 <= reply_limit <= 1:
+            raise ValueError(f"reply_limit must be between 0 and 1; got {reply_limit}.")
         self.model = model
         self.tokenizer = tokenizer
         self.store = store
         self.user = user
-        self.max_new_tokens = max_new_tokens
-        self.memory: MemoryState = self._load()
+        self.system = system
+        self.timeout = timeout
+        self.reply_limit = reply_limit
+        self.options = options
+        self._frame = frame(tokenizer, system)
+        self._lock = threading.RLock()
+        self._changes = 0
+        self.memory: MemoryState = model.init_memory(batch_size=1)
+        self.memory = self._load()
 
-    def say(self, text: str, streamer: BaseStreamer | None = None) -> str:
-        """Answers, greedily, and remembers both sides.
+    def __repr__(self) -> str:
+        whose = "a temporary memory" if self.user is None else f"the memory of {self.user!r}"
+        return f"ChatSession({whose}, {self.memory!r})"
+
+    def say(self, text: str, streamer: BaseStreamer | None = None, **options: Any) -> str:
+        """Answers, and remembers the turn.
 
         Args:
             text: what the user says.
             streamer: gets the reply's tokens as they come.
+            **options: for this reply, over those of the session.
 
         Raises:
-            ValueError: empty text.
+            ValueError: empty text, half a character, or an option that `generate` does not know.
             MemoryBusy: another session is in the middle of a turn of this user.
         """
-        ids = self._ids([_message("user", text)], reply="")
-        plain = not self.tokenizer.chat_template
-        # without a template nothing ends the reply but the next line that the user would speak
-        stop = {"stop_strings": [PLAIN_STOP], "tokenizer": self.tokenizer} if plain else {}
-        with self._turn():
-            output, self.memory = self.model.generate(
+        ids = self._asked(text)
+        limit = torch.ones_like(ids, dtype=torch.float32)
+        limit[:, : len(self._frame.opening)] = 0
+        limit[:, ids.shape[1] - len(self._frame.reply) :] = self.reply_limit
+
+        def answer(memory: MemoryState) -> tuple[Tensor, MemoryState]:
+            output, after = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                memory=self.memory,
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
+                memory=memory,
                 return_memory=True,
+                limit=limit,
+                reply_limit=self.reply_limit,
                 streamer=streamer,
-                **stop,
+                **self._generation(options),
             )
-        reply = self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
-        return str(reply).removesuffix(PLAIN_STOP if plain else "").strip()
+            return output, after
+
+        output = self._change(answer)
+        return self._reply(output[0, ids.shape[1] :])
+
+    def ask(self, *questions: str, **options: Any) -> list[str]:
+        """Answers questions side by side, without remembering them or their answers.
+
+        Args:
+            *questions: each is asked alone.
+            **options: for these answers, over those of the session.
+
+        Raises:
+            ValueError: no question, an empty one, or an option that `generate` does not know.
+        """
+        if not questions:
+            raise ValueError("There is no question to answer.")
+        rows = [self._asked(question)[0] for question in questions]
+        width = max(map(len, rows))
+        ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+        mask = torch.arange(width, device=ids.device) >= width - lengths[:, None]
+        output = self.model.generate(
+            ids,
+            attention_mask=mask.long(),
+            memory=self._load().select([0] * len(rows)),
+            **self._generation(options),
+        )
+        return [self._reply(answer) for answer in output[:, width:]]
 
     @torch.no_grad()
     def remember(self, text: str, progress: Callable[[int, int], None] | None = None) -> int:
         """Reads a text of any length into the memory, as something the user said.
 
         All of it is written: a write gate knows the kinds of text that it was trained for, and who
-        has a text remembered wants that one.
+        has a text remembered wants that one. The user's memory is locked meanwhile; `read` is for
+        long documents.
 
         Args:
             text: what to remember.
-            progress: called with the number of tokens read so far and the number in all.
+            progress: called with the number of tokens read so far and the number in all, which is
+                an estimate until the end is in sight.
 
         Returns:
             The number of tokens read.
 
         Raises:
-            ValueError: empty text.
+            ValueError: empty text, or half a character.
             MemoryBusy: another session is in the middle of a turn of this user.
         """
-        ids = self._ids([_message("user", text), _message("assistant", ACKNOWLEDGEMENT)])
-        total = ids.shape[1]
+        _check_text(text)
 
-        def report(done: int) -> None:
-            if progress is not None:
-                progress(min(done, total), total)
+        def write(memory: MemoryState) -> tuple[int, MemoryState]:
+            turn, done = None, 0
+            for chunk in chunks(self.model, self.tokenizer, self._frame, [text], len(text)):
+                memory = chunk.write(self.model, memory, turn, self.reply_limit)
+                turn, done = int(memory.num_turns[0]) - 1, done + len(chunk.ids)
+                if progress is not None:
+                    progress(done, max(done, chunk.expected))
+            return done, memory
 
-        with self._turn():
-            self.memory = self.model.memorize(ids, memory=self.memory, gated=False, progress=report)
-        return total
+        return self._change(write)
+
+    @torch.no_grad()
+    def read(
+        self,
+        document: Document | str | Path,
+        *,
+        again: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Reading:
+        """Reads a document into the memory, a stretch at a time.
+
+        After each stretch the memory is saved and free for other turns of the user. A document
+        that was interrupted goes on where it stopped; one that is in memory already is not read
+        again. It is known by a checksum of its text.
+
+        Args:
+            document: a file of UTF-8 text, or a `Document`.
+            again: forget what is left of an earlier reading, and read it anew.
+            progress: as in `remember`.
+
+        Returns:
+            How much was read, and how much of it the memory kept.
+
+        Raises:
+            ValueError: no text in it, or it was forgotten while it was read.
+            OSError: the file can't be read.
+            MemoryBusy: another session is in the middle of a turn of this user.
+        """
+        if not isinstance(document, Document):
+            document = Document.file(document)
+        return read_document(
+            self.model,
+            self.tokenizer,
+            self._frame,
+            document,
+            load=self._marked,
+            commit=self._commit,
+            reply_limit=self.reply_limit,
+            again=again,
+            progress=progress,
+        )
 
     def forget(self, turns: int | Iterable[int] | Callable[[dict[str, Any]], bool]) -> int:
         """Removes turns, or the rows of `inspect` a function picks; returns how many tokens.
 
         Raises:
+            ValueError: `turns` is none of these.
             MemoryBusy: another session is in the middle of a turn of this user.
         """
-        with self._turn():
-            return self.memory.forget(turns)
+
+        def drop(memory: MemoryState) -> tuple[int, MemoryState]:
+            memory = memory.clone()
+            return memory.forget(turns), memory
+
+        return self._change(drop)
 
     def inspect(self) -> list[dict[str, Any]]:
         """What the memory holds now, one row per token: see `MemoryState.inspect`."""
-        self.memory = self._load()
-        return self.memory.inspect(self.tokenizer)
+        return self._load().inspect(self.tokenizer)
 
     def turns(self) -> list[dict[str, Any]]:
-        """What the memory holds now, as readable text.
+        """What the memory holds now, as text that a person recognises.
 
         Returns:
-            One dict a turn, oldest first, with keys `turn, tokens, reads, text`; evicted and
-            forgotten tokens are missing from the text.
+            One dict a turn, oldest first, with keys `turn`, `tokens`, `text` (what the user said),
+            `reply` (empty where it was not remembered) and `document` (its name, or None). What
+            was evicted or forgotten is missing from the text.
         """
-        self.memory = memory = self._load()
+        memory = self._load()
+        names = {read.turn: read.name for read in memory.documents}
         slots = memory.occupied[0].nonzero().flatten()
         slots = slots[memory.written_at[0, slots].argsort()]
         turns = []
         for turn in sorted(set(memory.turn[0, slots].tolist())):
-            mine = slots[memory.turn[0, slots] == turn]
+            mine = slots[(memory.turn[0, slots] == turn) & (memory.strength[0, slots] > 0)]
+            text, reply = self._readable(memory.token[0, mine].tolist())
             turns.append(
                 {
                     "turn": turn,
                     "tokens": len(mine),
-                    "reads": float(memory.reads[0, mine].sum()),
-                    "text": self._readable(memory.token[0, mine].tolist()),
+                    "text": text,
+                    "reply": reply,
+                    "document": names.get(turn),
                 }
             )
         return turns
 
-    def _readable(self, ids: list[int]) -> str:
-        """Text in one piece, since a character may need several tokens; a line per message."""
-        special = set(self.tokenizer.all_special_ids)
-        runs = itertools.groupby(ids, key=lambda token: token in special)
-        texts = [str(self.tokenizer.decode(list(run))).strip() for skip, run in runs if not skip]
-        return "\n".join(text for text in texts if text)
+    # ---- words and tokens ------------------------------------------------------------------
 
-    def _ids(self, messages: list[dict[str, str]], reply: str | None = None) -> Tensor:
-        return chat_ids(self.tokenizer, messages, reply=reply).to(self.model.device)
+    def _asked(self, text: str) -> Tensor:
+        """A turn of the user, up to where the reply is expected."""
+        _check_text(text)
+        start = [] if self.system is None else [{"role": "system", "content": self.system}]
+        turn = [*start, {"role": "user", "content": text}]
+        return chat_ids(self.tokenizer, turn, reply="").to(self.model.device)
+
+    def _generation(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What `generate` is told: greedy unless asked otherwise, and where a reply ends."""
+        chosen = self.options | options
+        defaults: dict[str, Any] = {
+            "max_new_tokens": 256,
+            "do_sample": not SAMPLING.isdisjoint(chosen),
+        }
+        if not self.tokenizer.chat_template:
+            # nothing ends the reply but the next line that the user would speak
+            defaults |= {"stop_strings": [PLAIN_STOP], "tokenizer": self.tokenizer}
+        return defaults | chosen
+
+    def _reply(self, ids: Tensor) -> str:
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        if not self.tokenizer.chat_template:
+            text = text.partition(PLAIN_STOP)[0]
+        return text.strip()
+
+    def _readable(self, ids: list[int]) -> tuple[str, str]:
+        """What the user said and what was replied, without what the template writes around it."""
+        said, _, replied = _split(ids, self._frame.reply)
+        for marks in (self._frame.opening, self._frame.before, self._frame.after):
+            said, replied = (_without(part, marks) for part in (said, replied))
+        texts = (self.tokenizer.decode(part, skip_special_tokens=True) for part in (said, replied))
+        text, reply = (str(part).strip() for part in texts)
+        return text, reply
+
+    # ---- the memory ------------------------------------------------------------------------
 
     def _load(self) -> MemoryState:
         if self.store is None or self.user is None:
-            kept = getattr(self, "memory", None)
-        else:
-            kept = self.store.load(self.user, self.model)
+            return self.memory
+        kept = self.store.load(self.user, self.model)
         return self.model.init_memory(batch_size=1) if kept is None else kept
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _change(self, step: Callable[[MemoryState], tuple[T, MemoryState]]) -> T:
         """One locked load-change-save; a turn that fails saves nothing."""
-        if self.store is None or self.user is None:
-            yield
+        with self._held(self.timeout):
+            result, after = step(self._load())
+            self._keep(after)
+        return result
+
+    def _keep(self, memory: MemoryState) -> None:
+        if self.store is not None and self.user is not None:
+            self.store.save(self.user, memory)
+        self.memory = memory
+        self._changes += 1
+
+    @contextmanager
+    def _held(self, timeout: float) -> Iterator[None]:
+        """Keeps other turns of the user out, in this session and in others.
+
+        Raises:
+            MemoryBusy: one was under way for too long.
+        """
+        if self.store is not None and self.user is not None:
+            with self.store.lock(self.user, timeout):
+                yield
             return
-        with self.store.lock(self.user):
-            self.memory = self._load()
+        if not self._lock.acquire(timeout=timeout):
+            raise MemoryBusy(
+                "This session is in the middle of a turn in another thread; try again when that "
+                "one has finished."
+            )
+        try:
             yield
-            self.store.save(self.user, self.memory)
+        finally:
+            self._lock.release()
+
+    def _marked(self) -> tuple[MemoryState, Any]:
+        """The memory, and a mark that differs once somebody changes it."""
+        with self._held(self.timeout):
+            return self._load(), self._mark()
+
+    def _mark(self) -> Any:
+        if self.store is None or self.user is None:
+            return self._changes
+        return self.store.version(self.user)
+
+    def _commit(self, memory: MemoryState, mark: Any) -> tuple[bool, Any]:
+        """Keeps a memory that was made from the one with this mark, unless somebody changed it."""
+        with self._held(DOCUMENT_PATIENCE):
+            is_same = self._mark() == mark
+            if is_same:
+                self._keep(memory)
+            return is_same, self._mark()
 
 
-def chat_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[dict[str, str]],
-    reply: str | None = None,
-) -> Tensor:
-    """Token ids (1, tokens) of a conversation as the model was trained to see one.
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise ValueError("There is nothing to say or to remember: the text is empty.")
 
-    Args:
-        tokenizer: with or without a chat template.
-        messages: dicts with `role` and `content`.
-        reply: None: the conversation ends here. Text, perhaps empty: the assistant's turn is open
-            and begins with it.
-    """
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=reply is not None
-        )
-        text = f"{text}{reply or ''}"
-    else:
-        lines = [f"{PLAIN_NAMES[message['role']]}: {message['content']}" for message in messages]
-        if reply is not None:
-            lines.append(f"{PLAIN_NAMES['assistant']}: {reply}".rstrip())
-        text = "\n".join(lines) + ("\n" if reply is None else "")
-    # a template writes its own special tokens
-    encoded = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")
-    ids: Tensor = encoded.input_ids
+
+def _split(ids: list[int], marks: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """Ids before the first place where all marks stand, the marks, and those after."""
+    for place in range(len(ids) - len(marks) + 1) if marks else ():
+        if ids[place : place + len(marks)] == marks:
+            return ids[:place], marks, ids[place + len(marks) :]
+    return ids, [], []
+
+
+def _without(ids: list[int], marks: list[int]) -> list[int]:
+    """The same ids without any place where all marks stand."""
+    before, found, after = _split(ids, marks)
+    while found:
+        ids = before + after
+        before, found, after = _split(ids, marks)
     return ids
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    if not content.strip():
-        raise ValueError("There is nothing to say or to remember: the text is empty.")
-    return {"role": role, "content": content}
+__all__ = ["ACKNOWLEDGEMENT", "PLAIN_NAMES", "PLAIN_STOP", "ChatSession", "chat_ids"]

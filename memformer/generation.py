@@ -28,8 +28,10 @@ def generate(
     model: MemformerForCausalLM,
     inputs: Int[Tensor, "batch tokens"] | None,
     memory: MemoryState | None,
-    return_memory: bool,
     kwargs: dict[str, Any],
+    return_memory: bool = False,
+    limit: Float[Tensor, "batch tokens"] | None = None,
+    reply_limit: float = 1.0,
 ) -> Any:
     """See `MemformerForCausalLM.generate`."""
     if inputs is None:
@@ -43,17 +45,21 @@ def generate(
         raise ValueError("Pass memory= to generate instead of past_key_values.")
     # transformers types its mixin's self as a protocol that no class of its own satisfies
     mixin: Any = GenerationMixin
-    config, _ = mixin._prepare_generation_config(model, kwargs.get("generation_config"), **kwargs)
+    others = {name: value for name, value in kwargs.items() if name != "generation_config"}
+    config, _ = mixin._prepare_generation_config(model, kwargs.get("generation_config"), **others)
     attention_mask = kwargs.get("attention_mask")
     if attention_mask is None:
         attention_mask = _guess_mask(inputs, config)
         kwargs["attention_mask"] = attention_mask
     real = model.check_input(inputs, attention_mask, memory)
+    limit = model.check_limit(limit, inputs)
+    if not 0 <= reply_limit <= 1:
+        raise ValueError(f"reply_limit must be between 0 and 1; got {reply_limit}.")
     if not bool(real.any(-1).all()):
         row = int((~real.any(-1)).nonzero()[0])
         raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
     before = (model.init_memory(inputs.shape[0]) if memory is None else memory).closed()
-    before, _ = begin_turn(before, real)
+    before, turn = begin_turn(before, real)
     # whole segments of the prompt go to memory at once; the rest is the current segment
     lengths = real.sum(-1)
     tokens = model.memory_config.segment_tokens
@@ -61,20 +67,25 @@ def generate(
     place = real.long().cumsum(-1) - 1
     finished = real & (place < (lengths - rest)[:, None])
     with torch.no_grad():
-        before = ingest(model, inputs, finished, before, same_turn=True)
+        readable = ingest(model, inputs, finished, before, turn=turn)
+        # what may be read while generating, such as a system message, need not be remembered
+        if limit is None:
+            before = readable
+        elif bool(finished.any()):
+            before = ingest(model, inputs, finished, before, turn=turn, limit=limit)
     unread = real & ~finished
     first_column = unread.long().argmax(-1)
     if config.use_cache is False:
         kwargs["memory"] = memory
     else:
-        kwargs["past_key_values"] = MemoryCache(before, int(first_column.min()), first_column)
+        kwargs["past_key_values"] = MemoryCache(readable, int(first_column.min()), first_column)
     result: Any = mixin.generate(model, inputs, **kwargs)
     structured = not isinstance(result, Tensor)
     if not (return_memory or structured):
         return result
     sequences = result.sequences if structured else result
     with torch.no_grad():
-        after = _remember(model, sequences, unread, before, config)
+        after = _remember(model, sequences, unread, before, turn, config, limit, float(reply_limit))
     if structured and result.past_key_values is not None:
         result.past_key_values.memory = after
     return (result, after) if return_memory else result
@@ -126,7 +137,10 @@ def _remember(
     sequences: Int[Tensor, "answers tokens"],
     unread: Bool[Tensor, "batch prompt"],
     memory: MemoryState,
+    turn: Int[Tensor, " batch"],
     config: Any,
+    limit: Float[Tensor, "batch prompt"] | None,
+    reply_limit: float,
 ) -> MemoryState:
     """Writes the rest of the prompt and each answer, up to and with its end-of-text token."""
     answers = sequences.shape[0] // unread.shape[0]
@@ -137,9 +151,13 @@ def _remember(
         eos = torch.as_tensor(config.eos_token_id, device=said.device).flatten()
         ends = torch.isin(said, eos)
     spoken = ends.long().cumsum(-1) - ends.long() == 0
-    return ingest(
-        model, sequences, torch.cat([unread[rows], spoken], 1), memory.select(rows), same_turn=True
-    )
+    new = torch.cat([unread[rows], spoken & (reply_limit > 0)], 1)
+    limits = None
+    if limit is not None or reply_limit < 1:
+        asked = torch.ones_like(unread, dtype=torch.float32) if limit is None else limit
+        answered = torch.full_like(said, reply_limit, dtype=torch.float32)
+        limits = torch.cat([asked[rows], answered], 1)
+    return ingest(model, sequences, new, memory.select(rows), turn=turn[rows], limit=limits)
 
 
 def _guess_mask(ids: Int[Tensor, "batch tokens"], config: Any) -> Tensor:

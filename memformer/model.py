@@ -354,6 +354,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         memory: MemoryState | None = None,
         *,
         gated: bool = True,
+        limit: Float[Tensor, "batch tokens"] | None = None,
+        turn: int | None = None,
         segments_per_chunk: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> MemoryState:
@@ -369,6 +371,11 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             memory: what is remembered so far; None: nothing.
             gated: False writes every token, whatever a trained write gate makes of it, in segments
                 of its own: the last one is closed before and after.
+            limit: how firmly each token may be written at most, in [0, 1]; 0 at tokens that are
+                context for those beside them and not remembered, such as a system message. Written
+                in segments of its own too. None: 1.
+            turn: the turn that the text belongs to, of those that there are already; None: a turn
+                of its own.
             segments_per_chunk: encode this many segments at once. By default as many as fit
                 without an eviction among them, so that the result is that of the recurrent form;
                 while training, all.
@@ -388,7 +395,9 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 input_ids,
                 real,
                 memory if gated else memory.closed(),
+                turn=self._check_turn(turn, memory),
                 gated=gated,
+                limit=self.check_limit(limit, input_ids),
                 segments_per_chunk=segments_per_chunk,
                 progress=progress,
             )
@@ -533,6 +542,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         *,
         memory: MemoryState | None = None,
         return_memory: bool = False,
+        limit: Float[Tensor, "batch tokens"] | None = None,
+        reply_limit: float = 1.0,
         **kwargs: Any,
     ) -> Any:
         """`GenerationMixin.generate`, with a memory.
@@ -546,6 +557,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 copy.
             return_memory: also return the memory in which the prompt and what was said are
                 remembered, up to and with the end-of-text token; one row an answer.
+            limit: how firmly each token of the prompt may be remembered at most; see `memorize`.
+            reply_limit: the same for all that is generated; 0: the answer is not remembered.
             **kwargs: as in transformers.
 
         Returns:
@@ -554,7 +567,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: an empty prompt, or a memory that does not fit.
         """
-        return generation.generate(self, inputs, memory, return_memory, kwargs)
+        return generation.generate(self, inputs, memory, kwargs, return_memory, limit, reply_limit)
 
     def _expand_inputs_for_generation(  # type: ignore[override]
         self, expand_size: int = 1, **kwargs: Any
@@ -616,6 +629,34 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 f"{tuple(attention_mask.shape)} for {tuple(ids.shape)}."
             )
         return attention_mask[:, -ids.shape[1] :].bool()
+
+    def check_limit(
+        self, limit: Tensor | None, ids: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch tokens"] | None:
+        """A limit of what is written, as a tensor.
+
+        Raises:
+            ValueError: its shape or a value does not fit.
+        """
+        if limit is None:
+            return None
+        limit = torch.as_tensor(limit, dtype=torch.float32, device=ids.device)
+        if limit.shape != ids.shape or not bool(((limit >= 0) & (limit <= 1)).all()):
+            raise ValueError(
+                f"limit must have the shape of input_ids, {tuple(ids.shape)}, and values between 0 "
+                f"and 1; got shape {tuple(limit.shape)}."
+            )
+        return limit
+
+    def _check_turn(self, turn: int | None, memory: MemoryState) -> Int[Tensor, " batch"] | None:
+        if turn is None:
+            return None
+        if not 0 <= turn < int(memory.num_turns.min()):
+            raise ValueError(
+                f"turn must be one that the memory has, below {int(memory.num_turns.min())}; got "
+                f"{turn}."
+            )
+        return torch.full_like(memory.clock, turn)
 
     def get_input_embeddings(self) -> nn.Module:
         """The backbone's."""

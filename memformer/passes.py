@@ -30,10 +30,10 @@ PARALLEL_TOKENS_ELSEWHERE = 8192
 
 
 def begin_turn(
-    state: MemoryState, real: Bool[Tensor, "batch tokens"], same_turn: bool = False
+    state: MemoryState, real: Bool[Tensor, "batch tokens"]
 ) -> tuple[MemoryState, Int[Tensor, " batch"]]:
     """Counts a turn in every row that has text; returns the turn of what is written now."""
-    begins = real.any(-1).long() * (0 if same_turn else 1)
+    begins = real.any(-1).long()
     after = state.replaced(num_turns=state.num_turns + begins)
     return after, (after.num_turns - 1).clamp_min(0)
 
@@ -44,8 +44,9 @@ def ingest(
     real: Bool[Tensor, "batch tokens"],
     memory: MemoryState,
     *,
-    same_turn: bool = False,
+    turn: Int[Tensor, " batch"] | None = None,
     gated: bool = True,
+    limit: Float[Tensor, "batch tokens"] | None = None,
     segments_per_chunk: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> MemoryState:
@@ -56,29 +57,39 @@ def ingest(
         ids: token ids.
         real: where they are text rather than padding.
         memory: what is remembered so far.
-        same_turn: what is written belongs to the turn that is under way.
+        turn: the turn that the text belongs to, in each row; None: one of its own.
         gated: False writes every token.
+        limit: how firmly each token may be written at most. The open segment is closed before and
+            after then, because its tokens would be encoded again without a limit.
         segments_per_chunk: so many segments in one pass.
         progress: called with the number of new tokens per row done so far.
     """
+    if limit is not None:
+        memory = memory.closed()
     state, open_ids, open_turns = memory.reopened()
-    state, turn = begin_turn(state, real, same_turn)
+    if turn is None:
+        state, turn = begin_turn(state, real)
     turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
     ids = torch.cat([open_ids.clamp_min(0), ids], 1)
     real = torch.cat([open_turns != EMPTY, real], 1)
     segments = cut(ids, real, model.memory_config.segment_tokens)
     turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
+    limits = None
+    if limit is not None:
+        limits = limit.gather(1, segments.column.flatten(1)).view(segments.ids.shape)
     begin = done = 0
     while begin < len(segments):
         end = _pass_end(model, begin, segments, state, segments_per_chunk)
         part = segments.part(begin, end)
-        part_turns = turns[:, begin:end, : part.ids.shape[2]]
-        _, state = _pass(model, part, part_turns, state, gated=gated)
+        cut_out = (slice(None), slice(begin, end), slice(part.ids.shape[2]))
+        part_limits = None if limits is None else limits[cut_out]
+        _, state = _pass(model, part, turns[cut_out], state, gated=gated, limit=part_limits)
         done += int(part.real.sum((1, 2)).max())
         if progress is not None:
             progress(max(0, done - open_ids.shape[1]))
         begin = end
-    return state.replaced(fingerprint=model.stamp)
+    state = state.replaced(fingerprint=model.stamp)
+    return state if limit is None else state.closed()
 
 
 def forward_segment(
@@ -169,6 +180,7 @@ def _pass(
     *,
     logits: bool = False,
     gated: bool = True,
+    limit: Float[Tensor, "batch segments tokens"] | None = None,
     written: list[Tensor] | None = None,
 ) -> tuple[Float[Tensor, "entries tokens vocabulary"] | None, MemoryState]:
     """The segments that hold text go through the backbone as one batch."""
@@ -181,6 +193,7 @@ def _pass(
         sequences,
         segment_tokens=model.memory_config.segment_tokens,
         gated=gated,
+        limit=limit,
         stop_after=None if logits else len(model.memory) - 1,
     )
     real = part.real[sequences]

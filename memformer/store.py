@@ -188,6 +188,20 @@ class MemoryStore:
         """
         return self._found(_checked(user)) is not None
 
+    def version(self, user: str) -> str | None:
+        """A mark of what is saved, different after every change; None where nothing is.
+
+        Raises:
+            ValueError: the user id is not usable, or the file is damaged.
+        """
+        path = self._found(_checked(user))
+        if path is None:
+            return None
+        try:
+            return str(read_header(path).get("sha256"))
+        except FileNotFoundError:  # deleted a moment ago
+            return None
+
     def memories(self) -> list[Stored]:
         """The memories in the store, by user; files that are no memories are left out."""
         stored = []

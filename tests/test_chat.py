@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from memformer import ChatSession, MemformerForCausalLM, MemoryStore
 from memformer.chat import ACKNOWLEDGEMENT, PLAIN_STOP, chat_ids
 from memformer.store import MemoryBusy
-from tests.tiny import byte_tokenizer, save_tiny
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_turn_is_templated_answered_and_remembered_whole(
     reply = session.say("My name is Ines.")
     ids = session.memory.token[session.memory.occupied].tolist()
     prompt = chat_ids(tokenizer, [{"role": "user", "content": "My name is Ines."}], reply="")[0]
-    assert ids[: len(prompt)] == prompt.tolist()
+    assert ids[: len(prompt)] == prompt.tolist()  # this template has no system message
     said = ids[len(prompt) :]
     assert 1 <= len(said) <= 5
     assert tokenizer.decode(said, skip_special_tokens=True).strip() == reply
@@ -171,11 +172,176 @@ def test_turns_are_readable_where_a_character_takes_several_tokens(
     session.remember("Инес 🌍")
     session.remember("second")
     first, second = session.turns()
-    assert first["text"] == f"user\nИнес 🌍\nassistant\n{ACKNOWLEDGEMENT}"
-    assert second["text"] == f"user\nsecond\nassistant\n{ACKNOWLEDGEMENT}"
+    assert (first["text"], first["reply"]) == ("Инес 🌍", ACKNOWLEDGEMENT)
+    assert (second["text"], second["reply"]) == ("second", ACKNOWLEDGEMENT)
     assert (first["turn"], second["turn"]) == (0, 1)
     assert first["tokens"] + second["tokens"] == len(session.inspect())
-    assert first["reads"] >= 0.0
+    assert first["document"] is None
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, None])
+def test_the_system_message_is_seen_and_not_remembered(
+    model: MemformerForCausalLM, template: str | None
+) -> None:
+    tokenizer = byte_tokenizer(template)
+    session = ChatSession(model, tokenizer, system="Be a pirate.", max_new_tokens=4)
+    session.say("My name is Ines.")
+    session.remember("I am six.")
+    text = remembered(session)
+    assert "pirate" not in text and "system" not in text.lower()
+    assert "My name is Ines." in text and "I am six." in text
+    assert [turn["text"] for turn in session.turns()] == ["My name is Ines.", "I am six."]
+    # it was seen: what is remembered was encoded after it
+    other = ChatSession(model, tokenizer, max_new_tokens=4)
+    other.say("My name is Ines.")
+    mine, theirs = session.memory.keys[:, 0], other.memory.keys[:, 0]
+    assert not torch.allclose(mine[:, 5], theirs[:, 5])
+
+
+def test_replies_are_remembered_as_firmly_as_the_limit_says(
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sessions = {
+        limit: ChatSession(model, tokenizer, reply_limit=limit, max_new_tokens=6)
+        for limit in (0.0, 0.25, 1.0)
+    }
+    replies = {session.say("Hello there.") for session in sessions.values()}
+    (reply,) = replies
+    assert reply
+    assert remembered(sessions[0.0]) == "<|start|>user\nHello there.<|end|>\n"
+    said = len(sessions[0.0].inspect())
+    for limit in (0.25, 1.0):
+        rows = sessions[limit].inspect()
+        assert len(rows) > said and sessions[limit].turns()[0]["reply"] == reply
+        for row in rows[said:]:
+            assert row["strength"] == pytest.approx(limit * rows[0]["strength"])
+    assert sessions[0.0].turns()[0]["reply"] == ""
+    with pytest.raises(ValueError, match="reply_limit must be between 0 and 1; got 2"):
+        ChatSession(model, tokenizer, reply_limit=2.0)
+
+
+def test_options_of_the_session_and_of_a_turn_reach_generate(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, Any]] = []
+    generate = model.generate
+
+    def spy(ids: torch.Tensor, **options: Any) -> Any:
+        seen.append(options)
+        return generate(ids, **options)
+
+    monkeypatch.setattr(model, "generate", spy)
+    session = ChatSession(model, tokenizer, max_new_tokens=3, repetition_penalty=1.5)
+    session.say("one")
+    session.say("two", max_new_tokens=2, temperature=0.5)
+    assert seen[0]["max_new_tokens"] == 3 and seen[0]["repetition_penalty"] == 1.5
+    assert seen[0]["do_sample"] is False
+    assert seen[1]["max_new_tokens"] == 2 and seen[1]["repetition_penalty"] == 1.5
+    assert seen[1]["do_sample"] is True
+    before = session.memory
+    with pytest.raises(ValueError, match="temprature"):
+        session.say("three", temprature=0.5)
+    assert session.memory is before
+
+
+def test_questions_are_answered_side_by_side_and_not_remembered(
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast, store: MemoryStore
+) -> None:
+    session = ChatSession(model, tokenizer, store=store, user="alice", max_new_tokens=5)
+    session.remember("Ines is six. Bo is ten.")
+    before = session.inspect()
+    questions = ("How old is Ines?", "And Bo?", "x" * 80)
+    answers = session.ask(*questions)
+    assert session.inspect() == before
+    for question, answer in zip(questions, answers, strict=True):
+        twin = ChatSession(model, tokenizer, max_new_tokens=5)
+        twin.memory = session.memory
+        assert twin.say(question) == answer == session.ask(question)[0]
+    with pytest.raises(ValueError, match="no question"):
+        session.ask()
+    with pytest.raises(ValueError, match="the text is empty"):
+        session.ask("How old is Ines?", " ")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_threads_that_share_a_session_lose_no_turn(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    store: MemoryStore,
+    stored: bool,
+) -> None:
+    options: dict[str, Any] = {"store": store, "user": "alice"} if stored else {}
+    if stored:
+        store.save("alice", model.init_memory(num_slots=None))
+    session = ChatSession(model, tokenizer, max_new_tokens=2, timeout=600, **options)
+    if not stored:
+        session.memory = model.init_memory(num_slots=None)
+    failed: list[Exception] = []
+
+    def talk(thread: int) -> None:
+        try:
+            for number in range(4):
+                session.say(f"<{thread}.{number}>")
+                session.remember(f"<{thread}/{number}>")
+                session.turns()
+        except Exception as error:  # noqa: BLE001 - handed to the test below
+            failed.append(error)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    texts = [turn["text"] for turn in session.turns()]
+    wanted = {f"<{thread}{kind}{n}>" for thread in range(3) for n in range(4) for kind in "./"}
+    assert len(texts) == 24 and set(texts) == wanted
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_busy_user_is_waited_for_and_then_refused(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    store: MemoryStore,
+    stored: bool,
+) -> None:
+    options: dict[str, Any] = {"store": store, "user": "alice"} if stored else {}
+    session = ChatSession(model, tokenizer, max_new_tokens=2, **options)
+    assert session.timeout == 5.0
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with session._held(0.0):
+            inside.set()
+            leave.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait()
+    session.timeout = 0.05
+    with pytest.raises(MemoryBusy, match="session"):
+        session.say("now")
+    session.timeout = 600.0
+    threading.Timer(0.2, leave.set).start()
+    session.say("later")
+    holder.join()
+    assert [turn["text"] for turn in session.turns()] == ["later"]
+
+
+def test_a_session_and_a_memory_say_what_they_are(
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast, store: MemoryStore
+) -> None:
+    session = ChatSession(model, tokenizer, store=store, user="alice")
+    session.remember("Ines is six.")
+    count = len(session.inspect())
+    assert repr(session) == f"ChatSession(the memory of 'alice', {session.memory!r})"
+    said = repr(session.memory)
+    assert said.startswith(f"MemoryState({count} tokens kept of {count} read, 300 slots, 0.0 MiB")
+    assert "\n" not in said and said.endswith("torch.float32 on cpu)")
+    assert "a temporary memory" in repr(ChatSession(model, tokenizer))
+    assert repr(model.init_memory(3)).startswith("MemoryState(3 rows, each 0 to 0 tokens kept")
 
 
 def test_streamed_pieces_are_the_reply(

@@ -7,6 +7,8 @@ memory fits one is `model.check_memory`'s business.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,10 @@ def _form(state: MemoryState) -> str | None:
     names, values = state.fingerprint.keys(), state.fingerprint.values()
     if not all(isinstance(text, str) for text in (*names, *values)):
         return "has a fingerprint that is not text"
+    for read in state.documents:
+        kinds = [type(value) for value in dataclasses.astuple(read)]
+        if kinds != [str, str, int, int, bool] or read.turn < 0 or read.tokens < 0:
+            return f"has a document that can't be one: {read!r:.200}"
     if slots.dim() != 2 or slots.shape[0] < 1:
         return f"has tokens of shape {tuple(slots.shape)} instead of [batch, slots]"
     batch, count = slots.shape

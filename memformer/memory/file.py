@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +18,14 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from memformer.memory.check import flaw
-from memformer.memory.state import CONTENTS, ROW, TABLE, IncompatibleMemory, MemoryState
+from memformer.memory.state import (
+    CONTENTS,
+    ROW,
+    TABLE,
+    IncompatibleMemory,
+    MemoryState,
+    ReadDocument,
+)
 
 try:
     import fcntl
@@ -51,6 +59,8 @@ def save_memory(state: MemoryState, path: str | Path, user: str | None = None) -
         "fingerprint": state.fingerprint,
         "num_slots": state.num_slots,
     }
+    if state.documents:
+        header["documents"] = [dataclasses.asdict(read) for read in state.documents]
     if user is not None:
         header["user"] = user
     header["sha256"] = _digest(header, tensors)
@@ -96,7 +106,13 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
     fingerprint = header.get("fingerprint")
     if version != VERSION or "num_slots" not in header or not isinstance(fingerprint, dict):
         raise _damaged(source, "has a header that does not say what it is")
-    state = MemoryState(**tensors, num_slots=header["num_slots"], fingerprint=fingerprint)
+    try:
+        documents = tuple(ReadDocument(**read) for read in header.get("documents", ()))
+    except TypeError:
+        raise _damaged(source, "has documents that are none") from None
+    state = MemoryState(
+        **tensors, num_slots=header["num_slots"], fingerprint=fingerprint, documents=documents
+    )
     if (found := flaw(state)) is not None:
         raise _damaged(source, found)
     if user is not None and header.get("user") != user:

@@ -64,6 +64,8 @@ class MemoryPass:
             is row i.
         writes: whether memory layers shall write. A decoding step only reads.
         gated: False writes every token.
+        limit: how firmly each token may be written at most, in [0, 1]; 0: it is context for the
+            tokens beside it, and not written. None: 1.
         stop_after: the layer after whose write the rest of the backbone is not needed.
         until: text clock at which each segment reads the memory as it was then, and not what the
             segments before it in the chunk hold. For segments that write nothing.
@@ -81,6 +83,7 @@ class MemoryPass:
         segment_tokens: int = 0,
         writes: bool = True,
         gated: bool = True,
+        limit: Float[Tensor, "batch segments tokens"] | None = None,
         stop_after: int | None = None,
         until: Int[Tensor, "batch segments"] | None = None,
         closes: Bool[Tensor, "batch segments"] | None = None,
@@ -95,6 +98,7 @@ class MemoryPass:
         self.segment_tokens = segment_tokens
         self.writes = writes
         self.gated = gated
+        self.limit = limit
         self.stop_after = stop_after
         self.strength: Float[Tensor, "batch new"] | None = None
         self.kept: Float[Tensor, "batch new"] | None = None
@@ -169,6 +173,9 @@ class MemoryPass:
         gates = (near / count.clamp_min(1.0 / around)).sigmoid()
         self.strength = torch.where(self.real, gates, 0.0).flatten(1, 2)
         self.kept = hard_gate(self.strength)
+        if self.limit is not None:
+            self.strength = self.strength * self.limit.flatten(1)
+            self.kept = self.kept * (self.limit.flatten(1) > 0)
         written = self.real.flatten(1) & (self.kept > 0)
         self._gated = self.kept.requires_grad and bool((self.real.flatten(1) & ~written).any())
         after = self.state.writes[:, None] + written.long().cumsum(-1)

@@ -68,7 +68,26 @@ def neighbours(
     return link.scatter_(-1, order, shifted.masked_fill(~inside, EMPTY))
 
 
-@dataclass
+@dataclass(frozen=True)
+class ReadDocument:
+    """A document that was read into a memory of one row, whole or up to where it was interrupted.
+
+    Attributes:
+        checksum: of its text.
+        name: what a person calls it.
+        turn: that its slots belong to.
+        tokens: read so far.
+        whole: nothing of it is left to read.
+    """
+
+    checksum: str
+    name: str
+    turn: int
+    tokens: int
+    whole: bool
+
+
+@dataclass(repr=False)
 class MemoryState:
     """A batch of memories: slot contents per memory layer, one slot table, one clock a row.
 
@@ -98,6 +117,7 @@ class MemoryState:
     num_turns: Int[Tensor, " batch"]  # calls that wrote something
     num_slots: int | None = None
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
+    documents: tuple[ReadDocument, ...] = ()
 
     @classmethod
     def empty(
@@ -143,6 +163,7 @@ class MemoryState:
             **row,
             num_slots=num_slots,
             fingerprint=dict(fingerprint or {}),
+            documents=(),
         )
 
     # ---- what is in it -------------------------------------------------------------------
@@ -192,6 +213,21 @@ class MemoryState:
         """Tokens ever taken in, per row; gates, forgetting and eviction do not lower it."""
         return self.clock
 
+    def kept_of(self, turn: int) -> int:
+        """How many tokens of a turn can be read, in all rows."""
+        return int(((self.turn == turn) & self.occupied & (self.strength > 0)).sum())
+
+    def document(self, checksum: str) -> ReadDocument | None:
+        """The document with this checksum, as far as it was read; None where nothing is left."""
+        known = (read for read in self.documents if read.checksum == checksum)
+        return next((read for read in known if self.kept_of(read.turn)), None)
+
+    def with_document(self, read: ReadDocument) -> MemoryState:
+        """The same memory that knows of a document; of those it knew, what is left is kept."""
+        others = (one for one in self.documents if one.checksum != read.checksum)
+        left = tuple(one for one in others if self.kept_of(one.turn))
+        return self.replaced(documents=(*left, read))
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -212,6 +248,16 @@ class MemoryState:
 
     def _neighbour(self, step: int) -> Int[Tensor, "batch slots"]:
         return neighbours(self.written_at, self.occupied & (self.strength > 0), step)
+
+    def __repr__(self) -> str:
+        room = "unbounded" if self.num_slots is None else f"{self.num_slots:,} slots"
+        used = self.occupied.sum(-1).tolist()
+        kept = f"{used[0]:,}" if len(used) == 1 else f"each {min(used):,} to {max(used):,}"
+        rows = "" if len(used) == 1 else f"{len(used)} rows, "
+        return (
+            f"MemoryState({rows}{kept} tokens kept of {int(self.clock.max()):,} read, {room}, "
+            f"{self.nbytes / 2**20:.1f} MiB, {self.dtype} on {self.device})"
+        )
 
     def inspect(self, tokenizer: Any) -> list[dict[str, Any]]:
         """The slot table as rows in the order of writing.
@@ -330,6 +376,7 @@ class MemoryState:
         self._erase(gone)
         for name in ROW:
             setattr(self, name, getattr(self, name).index_fill(0, index, 0))
+        self.documents = tuple(read for read in self.documents if self.kept_of(read.turn))
         return self
 
     def forget(self, what: int | Iterable[int] | Callable[[dict[str, Any]], bool]) -> int:
@@ -366,6 +413,7 @@ class MemoryState:
         # where nothing is left of the open segment, nothing replaces what is older any more
         is_open = self.is_open.any(-1, keepdim=True)
         self.strength = torch.where(is_open, self.strength, self.settled)
+        self.documents = tuple(read for read in self.documents if self.kept_of(read.turn))
         return count
 
     def _erase(self, gone: Bool[Tensor, "batch slots"]) -> None:

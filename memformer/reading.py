@@ -1,0 +1,304 @@
+"""Reading documents of any length into a memory: flat in space, saved on the way, resumed.
+
+A document is cut into text pieces, tokens and chunks of whole segments as it is read; nothing holds
+all of it. After each stretch the memory is offered to whoever keeps it (`chat.py`); where somebody
+changed that memory meanwhile, the stretch is read again on top of the change.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from memformer.memory.state import MemoryState, ReadDocument
+from memformer.template import PIECE, Frame, text_ids, text_pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from memformer.model import MemformerForCausalLM
+
+# segments read in one call
+SEGMENTS = 4
+# seconds between two moments at which a memory is saved and free for others
+STRETCH = 60.0
+BYTES = 2**20
+# formats that would pass as text and hold none that a person would recognise
+NOT_TEXT = {b"%PDF-": "a PDF", b"{\\rtf": "a rich text file", b"%!PS": "a PostScript file"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that can be read from the beginning, any number of times.
+
+    Args:
+        name: what a person calls it.
+        checksum: of the text.
+        characters: how long it is.
+        texts: gives the text in parts of any size.
+    """
+
+    name: str
+    checksum: str
+    characters: int
+    texts: Callable[[], Iterator[str]]
+
+    @classmethod
+    def of(cls, text: str, name: str) -> Document:
+        """A text that is there already.
+
+        Raises:
+            ValueError: there is nothing in it, or half a character.
+        """
+        if not text.strip():
+            raise ValueError(f"{name} is empty; there is nothing to read.")
+        checksum = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return cls(name, checksum, len(text), lambda: iter([text]))
+
+    @classmethod
+    def file(cls, path: str | Path) -> Document:
+        """A file of UTF-8 text, checked to its end before any of it is read into memory.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it can't be read.
+            ValueError: it is no text, or there is nothing in it.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give one text file.")
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")
+        digest, characters, blank = hashlib.sha256(), 0, True
+        try:
+            for text in _decoded(path):
+                digest.update(text.encode())
+                characters += len(text)
+                blank = blank and not text.strip()
+        except OSError as error:
+            raise type(error)(f"{path} can't be read: {error.strerror}.") from error
+        if blank:
+            raise ValueError(f"{path} is empty; there is nothing to read.")
+        return cls(path.name, digest.hexdigest(), characters, lambda: _decoded(path))
+
+    def expected_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """About how many tokens it has, told from its beginning."""
+        begin = ""
+        for text in self.texts():
+            begin += text[:PIECE]
+            if len(begin) >= PIECE:
+                break
+        begin = begin[:PIECE]
+        return round(len(text_ids(tokenizer, begin)) / len(begin) * self.characters)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a reading went.
+
+    Attributes:
+        tokens: read by this call; 0 where the document was in memory already.
+        total: tokens of the document, with what the chat template puts around it.
+        kept: tokens of it that the memory holds now.
+    """
+
+    tokens: int
+    total: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some segments of what is read: the words of a user, and the thanks for them.
+
+    Attributes:
+        ids: token ids.
+        opening: how many at the beginning are context, and not written.
+        thanks: how many at the end are a reply.
+        expected: about how many tokens there are in all.
+        is_last: nothing follows.
+    """
+
+    ids: list[int]
+    opening: int
+    thanks: int
+    expected: int
+    is_last: bool
+
+    def write(
+        self,
+        model: MemformerForCausalLM,
+        memory: MemoryState,
+        turn: int | None,
+        reply_limit: float,
+    ) -> MemoryState:
+        """The memory after the chunk, all of which belongs to one turn."""
+        ids = torch.tensor([self.ids], device=model.device)
+        limit = torch.ones_like(ids, dtype=torch.float32)
+        limit[:, : self.opening] = 0
+        limit[:, len(self.ids) - self.thanks :] = reply_limit
+        return model.memorize(ids, memory=memory, gated=False, limit=limit, turn=turn)
+
+
+def chunks(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    frame: Frame,
+    texts: Iterable[str],
+    characters: int,
+) -> Iterator[Chunk]:
+    """What is read as a user's turn, in chunks of whole segments but for the last."""
+    size = SEGMENTS * model.memory_config.segment_tokens
+    opening, thanks = len(frame.opening), len(frame.thanks)
+    begin, end = [*frame.opening, *frame.before], [*frame.after, *frame.thanks]
+    seen = made = 0
+    waiting: list[int] = list(begin)
+    first = True
+    pieces = chain(text_pieces(tokenizer, texts), [(end, 0)])
+    for ids, length in pieces:
+        waiting += ids
+        seen, made = seen + length, made + (len(ids) if length else 0)
+        expected = len(begin) + len(end) + round(made / max(seen, 1) * max(characters, seen))
+        # the last chunk holds all of the thanks
+        while len(waiting) > size + thanks:
+            yield Chunk(waiting[:size], opening if first else 0, 0, expected, is_last=False)
+            waiting, first = waiting[size:], False
+    yield Chunk(waiting, opening if first else 0, thanks, expected, is_last=True)
+
+
+def read_document(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    frame: Frame,
+    document: Document,
+    *,
+    load: Callable[[], tuple[MemoryState, Any]],
+    commit: Callable[[MemoryState, Any], tuple[bool, Any]],
+    reply_limit: float,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Reading:
+    """See `ChatSession.read`.
+
+    Args:
+        model: reads.
+        tokenizer: its tokenizer.
+        frame: what its chat template writes around a turn.
+        document: what is read.
+        load: gives the memory, and a mark that differs once somebody else changes it.
+        commit: keeps a memory made from the one of a mark; says whether it did, which it does not
+            where that one was changed, and gives the new mark.
+        reply_limit: how firmly the thanks at the end are remembered at most.
+        again: read anew what is known.
+        progress: called with the tokens read so far, and about how many there are.
+
+    Raises:
+        ValueError: it was forgotten while it was read, or another session reads it too.
+    """
+    memory, mark = load()
+    known = memory.document(document.checksum)
+    if known is not None and again:
+        memory = memory.clone()
+        memory.forget(known.turn)
+        known = None
+    if known is not None and known.whole:
+        return Reading(0, known.tokens, memory.kept_of(known.turn))
+    # tokens in memory, those of them that are kept, and those that were there before this call
+    done = committed = before = 0 if known is None else known.tokens
+    turn = None if known is None else known.turn
+    stretch, since, pending = STRETCH, time.monotonic(), list[Chunk]()
+
+    def write(chunk: Chunk) -> None:
+        nonlocal memory, turn, done
+        after = chunk.write(model, memory, turn, reply_limit)
+        turn = int(after.num_turns[0]) - 1 if turn is None else turn
+        done += len(chunk.ids)
+        read = ReadDocument(document.checksum, document.name, turn, done, chunk.is_last)
+        memory = after.with_document(read)
+
+    def offer() -> None:
+        """Commits what is pending, on top of whatever others did."""
+        nonlocal memory, mark, turn, done, committed, stretch, since
+        while True:
+            kept, mark = commit(memory, mark)
+            if kept:
+                break
+            # read a little at a time while somebody else is busy with this memory
+            stretch = max(1.0, stretch / 4)
+            memory, mark = load()
+            known = memory.document(document.checksum)
+            if (0 if known is None else known.tokens) != committed:
+                how = "forgotten while it was read" if known is None else "read by two sessions"
+                raise ValueError(f"{document.name} was {how}; read it again.")
+            turn, done = None if known is None else known.turn, committed
+            for chunk in pending:
+                write(chunk)
+        committed = done
+        pending.clear()
+        stretch, since = min(STRETCH, stretch * 2), time.monotonic()
+
+    passed = 0
+    try:
+        for chunk in chunks(model, tokenizer, frame, document.texts(), document.characters):
+            passed += len(chunk.ids)
+            if passed <= before:
+                continue  # in memory since an earlier call
+            if progress is not None and passed == before + len(chunk.ids):
+                progress(done, max(done, chunk.expected))
+            write(chunk)
+            pending.append(chunk)
+            if progress is not None:
+                progress(done, max(done, chunk.expected))
+            if chunk.is_last or time.monotonic() - since > stretch:
+                offer()
+    except KeyboardInterrupt:
+        # what was read until now is kept, if nobody changed the memory meanwhile
+        if pending:
+            commit(memory, mark)
+        raise
+    assert turn is not None
+    return Reading(done - before, done, memory.kept_of(turn))
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The text of a file in parts.
+
+    Raises:
+        ValueError: it is not UTF-8 text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    with path.open("rb") as file:
+        while data := file.read(BYTES):
+            if offset == 0:
+                for begin, kind in NOT_TEXT.items():
+                    if data.startswith(begin):
+                        raise ValueError(f"{path} is {kind}, not a text file; convert it first.")
+                data = data.removeprefix(codecs.BOM_UTF8)
+                offset = file.tell() - len(data)
+            if (place := data.find(b"\0")) >= 0:
+                raise ValueError(
+                    f"{path} is not text: byte {offset + place} is zero; give a text file."
+                )
+            waiting = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(data)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset - waiting + error.start) from None
+            offset += len(data)
+            yield text
+    waiting = len(decoder.getstate()[0])
+    if waiting:
+        raise _not_utf8(path, offset - waiting)
+
+
+def _not_utf8(path: Path, place: int) -> ValueError:
+    return ValueError(f"{path} is not UTF-8 text: byte {place} can't be decoded; convert it first.")

@@ -1,0 +1,279 @@
+"""Documents: the memory of one call, in flat space, saved on the way, resumed, known again."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import byte_tokenizer, open_lively, save_tiny
+
+from memformer import ChatSession, MemoryStore
+from memformer.reading import Document, Reading
+from memformer.template import ACKNOWLEDGEMENT, chat_ids
+
+BOOK = "".join(f"Line {number} is about the number {number * 7}.\n" for number in range(40))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return open_lively(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def tokenizer():
+    return byte_tokenizer()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return MemoryStore(tmp_path / "store")
+
+
+@pytest.fixture
+def book(tmp_path):
+    (tmp_path / "book.txt").write_text(BOOK)
+    return tmp_path / "book.txt"
+
+
+def whole(model, tokenizer, text=BOOK, memory=None):
+    """What one call makes of a document."""
+    turns = [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": ACKNOWLEDGEMENT},
+    ]
+    return model.memorize(chat_ids(tokenizer, turns), memory=memory, gated=False)
+
+
+def same(one, other):
+    return all(torch.equal(tensor, getattr(other, name)) for name, tensor in one._tensors().items())
+
+
+def test_a_document_read_in_stretches_gives_the_memory_of_one_call(
+    model, tokenizer, store, book, monkeypatch
+):
+    monkeypatch.setattr("memformer.template.PIECE", 90)
+    wanted = whole(model, tokenizer)
+    reading = ChatSession(model, tokenizer).read(book)
+    count = int(wanted.clock[0])
+    assert reading == Reading(tokens=count, total=count, kept=300)
+    monkeypatch.setattr("memformer.reading.STRETCH", 0.0)
+    for place in ({}, {"store": store, "user": "alice"}):
+        session = ChatSession(model, tokenizer, **place)
+        assert session.read(book) == reading
+        assert same(session.memory, wanted)
+        assert session.turns()[0]["document"] == "book.txt"
+    session = ChatSession(model, tokenizer)
+    session.remember(BOOK)
+    assert same(session.memory, wanted)
+
+
+def test_a_known_document_is_not_read_again_unless_it_is_wanted(model, tokenizer, store, tmp_path):
+    text = "Ines is six. Bo is ten."
+    (tmp_path / "a.txt").write_text(text)
+    session = ChatSession(model, tokenizer, store=store, user="alice")
+    first = session.read(tmp_path / "a.txt")
+    assert first.tokens == first.total == first.kept > len(text)
+    (tmp_path / "b.txt").write_text(text)
+    session = ChatSession(model, tokenizer, store=store, user="alice")  # another process, say
+    assert session.read(tmp_path / "b.txt") == Reading(0, first.total, first.kept)
+    assert session.read(Document.of(text, "c")) == Reading(0, first.total, first.kept)
+    assert session.read(Document.of(text + " ", "c")).tokens == first.tokens + 1
+    assert len(session.turns()) == 2
+    again = session.read(tmp_path / "a.txt", again=True)
+    assert again.tokens == first.tokens
+    texts = [turn["text"] for turn in session.turns()]
+    assert texts == [text, text]  # the other one, and this one anew
+    assert [turn["turn"] for turn in session.turns()] == [1, 2]
+    # what was forgotten is not known
+    session.forget(2)
+    assert session.read(tmp_path / "a.txt").tokens == first.tokens
+    # nor what was evicted
+    session.read(Document.of(BOOK, "book"))
+    assert session.read(tmp_path / "a.txt").tokens == first.tokens
+
+
+class Halt(KeyboardInterrupt):
+    """The user interrupts."""
+
+
+def test_an_interrupted_document_goes_on_where_it_stopped(model, tokenizer, store, book):
+    wanted = whole(model, tokenizer)
+
+    def stop(done, total):
+        if done > 400:
+            raise Halt
+
+    session = ChatSession(model, tokenizer, store=store, user="alice")
+    with pytest.raises(Halt):
+        session.read(book, progress=stop)
+    (known,) = store.load("alice", model).documents
+    assert 256 <= known.tokens <= 512 and not known.whole and known.name == "book.txt"
+    steps = []
+    session = ChatSession(model, tokenizer, store=store, user="alice")
+    reading = session.read(book, progress=lambda done, total: steps.append(done))
+    assert steps[0] == known.tokens
+    assert reading.total == int(wanted.clock[0]) and reading.tokens == reading.total - known.tokens
+    assert same(session.memory, wanted)
+    assert session.memory.documents[0].whole
+
+
+def test_progress_is_told_from_the_start_with_an_estimate_of_all(model, tokenizer, book):
+    steps = []
+    session = ChatSession(model, tokenizer)
+    session.read(book, progress=lambda done, total: steps.append((done, total)))
+    count = int(session.memory.clock[0])
+    assert steps[0][0] == 0 and steps[-1] == (count, count)
+    assert all(abs(total - count) <= 2 for _, total in steps)
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert len(steps) > count / 256
+
+
+def test_the_user_may_talk_while_a_document_is_read(model, tokenizer, store, book, monkeypatch):
+    monkeypatch.setattr("memformer.reading.STRETCH", 0.0)
+    session = ChatSession(model, tokenizer, store=store, user="alice", max_new_tokens=2)
+    other = ChatSession(model, tokenizer, store=store, user="alice", max_new_tokens=2)
+    said = []
+
+    def talk(done, total):
+        # in the midst of a stretch: what is read must not overwrite what is said
+        if done in (512, 1024):
+            other.say(f"at {done}")
+            said.append(done)
+
+    reading = session.read(book, progress=talk)
+    assert said == [512, 1024]
+    memory = store.load("alice", model)
+    assert int(memory.num_turns[0]) == 3
+    # every token of the document was seen once, and the turns beside it
+    turns = [other._asked(f"at {done}").shape[1] for done in said]
+    assert reading.total + sum(turns) < int(memory.clock[0]) <= reading.total + sum(turns) + 4
+    assert memory.documents[0].whole and memory.documents[0].turn == 0
+    text = session.turns()[0]["text"]
+    assert BOOK.strip().endswith(text[-60:].strip())
+
+
+def test_a_document_forgotten_while_it_is_read_stops(model, tokenizer, store, book, monkeypatch):
+    monkeypatch.setattr("memformer.reading.STRETCH", 0.0)
+    session = ChatSession(model, tokenizer, store=store, user="alice")
+    other = ChatSession(model, tokenizer, store=store, user="alice")
+
+    def forget(done, total):
+        if done == 512:
+            other.forget(0)
+
+    with pytest.raises(ValueError, match="book.txt was forgotten while it was read"):
+        session.read(book, progress=forget)
+    assert store.load("alice", model).documents == ()
+
+
+def test_two_sessions_do_not_read_one_document_into_each_other(
+    model, tokenizer, store, book, monkeypatch
+):
+    monkeypatch.setattr("memformer.reading.STRETCH", 0.0)
+    session = ChatSession(model, tokenizer, store=store, user="alice")
+    other = ChatSession(model, tokenizer, store=store, user="alice")
+
+    def too(done, total):
+        if done == 512:
+            other.read(book)
+
+    with pytest.raises(ValueError, match="book.txt was read by two sessions"):
+        session.read(book, progress=too)
+    assert same(store.load("alice", model), whole(model, tokenizer))
+
+
+def test_reading_in_a_thread_beside_a_chat_loses_nothing(
+    model, tokenizer, store, book, monkeypatch
+):
+    monkeypatch.setattr("memformer.reading.STRETCH", 0.02)
+    store.save("alice", model.init_memory(num_slots=None))
+    session = ChatSession(
+        model, tokenizer, store=store, user="alice", max_new_tokens=2, timeout=600
+    )
+    failed = []
+
+    def read():
+        try:
+            session.read(book)
+        except Exception as error:  # noqa: BLE001 - handed to the test below
+            failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(5):
+        session.say(f"turn {number}")
+    reader.join()
+    assert not failed
+    turns = session.turns()
+    assert len(turns) == 6
+    (document,) = (turn for turn in turns if turn["document"])
+    assert document["text"] == BOOK.strip()
+    assert {turn["text"] for turn in turns} == {BOOK.strip(), *(f"turn {n}" for n in range(5))}
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "is empty; there is nothing to read"),
+        (b" \n\t\n", "is empty; there is nothing to read"),
+        (b"abc\xff", "is not UTF-8 text: byte 3 can't be decoded"),
+        (b"\xef\xbb\xbfabc\xff", "is not UTF-8 text: byte 6 can't be decoded"),
+        (b"abc\xe2\x82", "is not UTF-8 text: byte 3 can't be decoded"),
+        (b"ab\0c", "is not text: byte 2 is zero"),
+        (b"%PDF-1.4\nplain ASCII\n", "is a PDF, not a text file; convert it first"),
+        (b"{\\rtf1 Hello}", "is a rich text file, not a text file"),
+        (b"x" * (2**20 - 1) + "é".encode() + b"\xff", r"byte 1048577 can't be decoded"),
+    ],
+)
+def test_files_that_are_no_text_are_refused_before_anything_is_read(data, sentence, tmp_path):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ValueError, match=sentence):
+        Document.file(tmp_path / "file")
+
+
+def test_missing_files_and_folders_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="There is no file .*nothing"):
+        Document.file(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="is a folder; give one text file"):
+        Document.file(tmp_path)
+    (tmp_path / "file").write_text("x")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match="file can't be read: Permission denied"):
+        Document.file(tmp_path / "file")
+
+
+def test_a_document_is_its_text(tmp_path):
+    text = "Ünïcode 🌍 and a character that two parts share: é" * 30_000
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    document = Document.file(tmp_path / "file")
+    assert "".join(document.texts()) == text
+    assert document.characters == len(text) and document.name == "file"
+    assert document.checksum == Document.of(text, "other").checksum
+    tokenizer = byte_tokenizer()
+    expected = document.expected_tokens(tokenizer)
+    assert expected == pytest.approx(len(text.encode()), rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_space_of_tokenizing_does_not_grow_with_a_document(tmp_path):
+    """What the tokens of 20 MB need beyond those of 2 MB."""
+    import tracemalloc
+
+    from memformer.template import text_pieces
+
+    tokenizer, peaks = byte_tokenizer(), []
+    for size in (2, 20):
+        (tmp_path / "file").write_text("The quick brown fox.\n" * (size * 2**20 // 21))
+        document = Document.file(tmp_path / "file")
+        tracemalloc.start()
+        for _ in text_pieces(tokenizer, document.texts()):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] < 2**27
