@@ -11,6 +11,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from memformer.template import text_pieces
+
 BOOK = Path(__file__).parent / "data" / "thursday.txt"
 
 
@@ -45,9 +47,8 @@ class Haystack:
     """
 
     def __init__(self, tokenizer: Any, path: Path | None = None) -> None:
-        self.ids: list[int] = tokenizer(
-            read_book(path), add_special_tokens=False, verbose=False
-        ).input_ids
+        pieces = text_pieces(tokenizer, [read_book(path)], after="")
+        self.ids: list[int] = [one for ids, _ in pieces for one in ids]
 
     def tokens(self, count: int, seed: str | None = None) -> list[int]:
         """So many tokens of the book, from a start that the seed draws (None: the beginning).

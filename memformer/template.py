@@ -66,6 +66,16 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, after: str = "") -> 
     return list(ids)
 
 
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that only a template writes: special ones, and others that it is made of."""
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    return frozenset(
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content in template and not token.content.isspace())
+    )
+
+
 def text_pieces(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], after: str = "\n"
 ) -> Iterator[tuple[list[int], int]]:

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eval.stories import SENTENCE_END
-from memformer.chat import ACKNOWLEDGEMENT, chat_ids
 from memformer.layout import IGNORED_LABEL
+from memformer.template import ACKNOWLEDGEMENT, chat_ids, control_ids, text_ids
 from training.data.records import Record
 
 # how a document and its questions are written. "chat": as ChatSession does. "plain": without roles
@@ -96,20 +96,14 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
         first = len(ids)
         if first:
             begins.append(first)
-        encoded = tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        stops = [int(stop) for _, stop in encoded["offset_mapping"]]
-        ids.extend(encoded["input_ids"])
+        spans = _spans(text, contents)
+        new, stops = encoded(text, spans, tokenizer)
+        ids.extend(new)
         # a sentence's end is the space after it, and tokens begin with spaces
         sentence_ends = {match.start() for match in SENTENCE_END.finditer(text)}
         sentence_ends |= {match.start() for match in re.finditer(r"\n", text)}
         ends.update(first + place + 1 for place, stop in enumerate(stops) if stop in sentence_ends)
-        cursor = 0
-        for content in contents:
-            # a template may leave out the spaces around a content
-            begin = text.index(content.strip(), cursor) - (len(content) - len(content.lstrip()))
-            cursor = begin + len(content.rstrip())
+        for content, (begin, _) in zip(contents, spans, strict=True):
             while waiting and waiting[0].after <= seen + len(content):
                 asked = waiting.pop(0)
                 reached = begin + asked.after - seen
@@ -120,6 +114,38 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
                 asides.append(_aside(asked.question, asked.answer, after, tokenizer, style))
             seen += len(content)
     return Document(record.id, tuple(ids), frozenset(ends), tuple(begins), tuple(asides))
+
+
+def encoded(
+    text: str, spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[int]]:
+    """Token ids of a text, and the characters before the end of each.
+
+    Args:
+        text: with the control tokens that a template writes.
+        spans: where somebody speaks: what looks like a control token there is text.
+        tokenizer: a fast one.
+    """
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    control = control_ids(tokenizer)
+    ids: list[int] = []
+    stops: list[int] = []
+    for token, (start, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        inside = token in control and any(begin <= start and stop <= end for begin, end in spans)
+        new = text_ids(tokenizer, text[start:stop]) if inside else [token]
+        ids += new
+        stops += [stop] * len(new)
+    return ids, stops
+
+
+def _spans(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each content stands; its beginning counts spaces that a template left out."""
+    spans, cursor = [], 0
+    for content in contents:
+        begin = text.index(content.strip(), cursor) - (len(content) - len(content.lstrip()))
+        cursor = begin + len(content.rstrip())
+        spans.append((begin, cursor))
+    return spans
 
 
 def _pieces(
@@ -154,10 +180,10 @@ def _aside(
 ) -> Aside:
     if style == "chat":
         asked = chat_ids(tokenizer, [{"role": "user", "content": question}], reply="")[0].tolist()
-        told = tokenizer(answer, add_special_tokens=False).input_ids
+        told = text_ids(tokenizer, answer)
     else:
-        asked = tokenizer(QUESTION.format(question), add_special_tokens=False).input_ids
-        told = tokenizer(ANSWER.format(answer), add_special_tokens=False).input_ids
+        asked = text_ids(tokenizer, QUESTION.format(question))
+        told = text_ids(tokenizer, ANSWER.format(answer))
     told = [*told, tokenizer.eos_token_id]
     return Aside(after, (*asked, *told), len(told))
 

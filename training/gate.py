@@ -47,7 +47,7 @@ from memformer import MemformerForCausalLM
 from memformer.memory.segment import GATE_REACH, OPEN
 from training.data import records
 from training.data.records import Record
-from training.documents import tokenised
+from training.documents import encoded, tokenised
 from training.inputs import lowest_inputs
 from training.kinds import MORE_KINDS
 from training.parts import NewFolder, save
@@ -122,13 +122,13 @@ def strew(asker: Asker, record: Record, book: Background, rng: random.Random) ->
     statements = [part for part in SENTENCE_END.split(record.text.strip()) if part]
     between = book.sentences(round(model.memory_config.segment_tokens * rng.uniform(*STREWN)), rng)
     text, ends = strewn(statements, between, rng)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    stops = torch.tensor([stop for _, stop in encoded.offset_mapping])
+    ids, ends_of = encoded(text, [(0, len(text))], tokenizer)
+    stops = torch.tensor(ends_of)
     told = torch.zeros(len(stops), dtype=torch.bool)
     for statement, end in zip(statements, ends, strict=True):
         told |= (end - len(statement) < stops) & (stops <= end)
     read = MOST_READ * told
-    return Example(_inputs(model, encoded.input_ids), read, told, _around(read) == 0)
+    return Example(_inputs(model, ids), read, told, _around(read) == 0)
 
 
 def _inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, "tokens hidden"]:

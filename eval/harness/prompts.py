@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from memformer.chat import ACKNOWLEDGEMENT, PLAIN_NAMES, chat_ids
+from memformer.template import ACKNOWLEDGEMENT, PLAIN_NAMES, Frame, chat_ids, frame, text_ids
 
 from eval.harness.benchmark import Question
 
@@ -39,7 +40,7 @@ class Plain:
 
     def text(self, parts: Sequence[str]) -> list[int]:
         """A document."""
-        return _ids(self.tokenizer, "\n".join(parts))
+        return text_ids(self.tokenizer, "\n".join(parts))
 
     def remembered(self, parts: Sequence[str]) -> list[int]:
         """A document as a memory reads it."""
@@ -54,7 +55,7 @@ class Plain:
         """
         begun = f" {question.begun}" if question.begun else ""
         text = f"Question: {question.text}\nAnswer:{begun}"
-        return _ids(self.tokenizer, text if alone else f"\n{text}")
+        return text_ids(self.tokenizer, text if alone else f"\n{text}")
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,24 @@ class Chat:
     marks: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
-        if _DOCUMENT not in self._turn(_DOCUMENT):
-            raise ValueError("The chat template of the tokenizer drops what the user says.")
+        self._frame  # noqa: B018 - a template that can't be used is refused at once
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return frame(self.tokenizer)
 
     def head(self, question: Question) -> list[int]:
         """What comes before a document: the system message, if any, the user's name, the lead."""
-        before = _joined(question.lead, f"{self.marks[0]}{_DOCUMENT}")
-        text = self._turn(before).partition(_DOCUMENT)[0]
-        ids: list[int] = self.tokenizer(
-            text, add_special_tokens=not self.tokenizer.chat_template
-        ).input_ids
-        return ids
+        said = _joined(question.lead, f"{self.marks[0]}{_DOCUMENT}").removesuffix(_DOCUMENT)
+        if self.tokenizer.chat_template:
+            around = self._frame
+            return [*around.opening, *around.before, *text_ids(self.tokenizer, said, after="\n")]
+        begin: list[int] = self.tokenizer("").input_ids
+        return [*begin, *text_ids(self.tokenizer, f"{PLAIN_NAMES['user']}: {said}")]
 
     def text(self, parts: Sequence[str]) -> list[int]:
         """A document."""
-        return _ids(self.tokenizer, BREAK.join(parts))
+        return text_ids(self.tokenizer, BREAK.join(parts))
 
     def remembered(self, parts: Sequence[str]) -> list[int]:
         """A document as `ChatSession.remember` reads it: said by the user, and acknowledged."""
@@ -107,19 +111,14 @@ class Chat:
             turn = [{"role": "user", "content": _joined(question.lead, said)}]
             ids: list[int] = chat_ids(self.tokenizer, turn, reply=question.begun)[0].tolist()
             return ids
-        after = _joined(f"{_DOCUMENT}{self.marks[1]}", said)
-        text = self._turn(after).partition(_DOCUMENT)[2]
-        return _ids(self.tokenizer, f"{text}{question.begun}".rstrip(" "))
-
-    def _turn(self, content: str) -> str:
-        """A chat of one turn, up to where the reply is expected, as `chat_ids` writes it."""
+        after = _joined(f"{_DOCUMENT}{self.marks[1]}", said).removeprefix(_DOCUMENT)
+        begun = question.begun.rstrip(" ")
         if not self.tokenizer.chat_template:
-            user, assistant = PLAIN_NAMES["user"], PLAIN_NAMES["assistant"]
-            return f"{user}: {content}\n{assistant}: "
-        rendered: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        return rendered
+            begun = f"\n{PLAIN_NAMES['assistant']}: {begun}".rstrip(" ")
+            return text_ids(self.tokenizer, f"{after}{begun}")
+        around = self._frame
+        reply = text_ids(self.tokenizer, begun, after="\n")
+        return [*text_ids(self.tokenizer, after), *around.after, *around.reply, *reply]
 
 
 def wording(prompts: Prompts, question: Question) -> str:
@@ -137,11 +136,6 @@ def wording(prompts: Prompts, question: Question) -> str:
 
 def _joined(*texts: str) -> str:
     return BREAK.join(text for text in texts if text)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
 
 
 Prompts = Plain | Chat
