@@ -66,7 +66,7 @@ class Backbone:
         Raises:
             ValueError: the family is not known; the sentence lists those that are.
         """
-        if hasattr(model, "peft_config"):
+        if hasattr(model, "get_base_model"):
             model = cast(Any, model).get_base_model()
         config: Any = getattr(model, "config", None)
         model_type = getattr(config, "model_type", type(model).__name__)

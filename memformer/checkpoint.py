@@ -26,7 +26,9 @@ from transformers import (
 )
 
 from memformer.backbone import Backbone
+from memformer.card import card
 from memformer.config import MemformerConfig, MemoryConfig
+from memformer.conventions import check_adapter, is_adapted
 from memformer.memory.check import all_finite
 from memformer.memory.file import write_atomically
 from memformer.memory.state import IncompatibleMemory
@@ -57,7 +59,7 @@ def save_model(
     push_to_hub: bool = False,
     **_: Any,
 ) -> None:
-    """Writes a checkpoint.
+    """Writes a checkpoint, with a model card where there is none yet.
 
     Args:
         model: to be saved.
@@ -85,7 +87,8 @@ def save_model(
     reference = dict(model.config.backbone or {})
     reference.pop("adapter", None)
     backbone: Any = model.backbone
-    adapter = hasattr(backbone, "peft_config")
+    check_adapter(backbone)
+    adapter = is_adapted(backbone)
     prefix = "backbone.base_model.model." if adapter else "backbone."
     own = {
         name.removeprefix(prefix).replace(".base_layer.", "."): value
@@ -110,10 +113,11 @@ def save_model(
         backbone.save_pretrained(target / ADAPTER, state_dict=lora, save_embedding_layers=False)
         _in_order(target / ADAPTER / "adapter_config.json")
     model.config.backbone = reference
+    # the adapter here too, by the names that transformers' Trainer resumes with
     weights = {
         name: value.to(dtype or value.dtype)
         for name, value in everything.items()
-        if name.startswith("memory.")
+        if name.startswith("memory.") or "lora_" in name
     }
     write_atomically(
         target / WEIGHTS, lambda beside: save_file(weights, beside, metadata={"format": "pt"})
@@ -122,6 +126,9 @@ def save_model(
         model.generation_config.save_pretrained(target)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(target)
+    readme = target / "README.md"
+    if not readme.exists():
+        readme.write_text(card(model), encoding="utf-8")
 
 
 def _in_order(path: Path) -> None:
@@ -238,7 +245,8 @@ def _open(
     model = cls(config, backbone)
     if reference.get("adapter"):
         model.backbone = _adapted(backbone, folder, source, kwargs)
-    weights = _weights(folder, source, WEIGHTS, kwargs)
+    everything = _weights(folder, source, WEIGHTS, kwargs)
+    weights = {name: value for name, value in everything.items() if "lora_" not in name}
     own = {name: value for name, value in model.state_dict().items() if name.startswith("memory.")}
     _check_weights(weights, own, "memory", source)
     model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)

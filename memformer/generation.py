@@ -36,6 +36,8 @@ def generate(
     """See `MemformerForCausalLM.generate`."""
     if inputs is None:
         inputs = kwargs.pop("input_ids", None)
+    if inputs is not None and not isinstance(inputs, Tensor):
+        model.check_input(inputs, None, None)
     if inputs is None or inputs.dim() != 2 or inputs.shape[1] == 0:
         raise ValueError(
             "The prompt is empty: generate needs input_ids of shape [batch, tokens] with at "
@@ -47,6 +49,12 @@ def generate(
     mixin: Any = GenerationMixin
     others = {name: value for name, value in kwargs.items() if name != "generation_config"}
     config, _ = mixin._prepare_generation_config(model, kwargs.get("generation_config"), **others)
+    if kwargs.get("cache_implementation") is not None:
+        raise ValueError(
+            "A memory brings its own cache; leave cache_implementation out of the call."
+        )
+    if config.cache_implementation is not None:
+        kwargs["cache_implementation"] = None
     attention_mask = kwargs.get("attention_mask")
     if attention_mask is None:
         attention_mask = _guess_mask(inputs, config)
@@ -96,18 +104,24 @@ def forward_cached(
     ids: Int[Tensor, "batch tokens"],
     real: Bool[Tensor, "batch tokens"],
     cache: MemoryCache,
-    logits_to_keep: int,
-) -> Float[Tensor, "batch tokens vocabulary"]:
-    """Feeds new columns to the current segments, turning pages where rows are full."""
+    **backbone_arguments: Any,
+) -> list[Float[Tensor, "batch tokens _"]]:
+    """Feeds new columns to the current segments, turning pages where rows are full.
+
+    Returns:
+        Logits and, if the arguments ask for them, the hidden states of every layer.
+    """
     tokens = model.memory_config.segment_tokens
     columns = torch.arange(ids.shape[1], device=ids.device) + cache.num_seen
     real = real & (columns[None] >= cache.first_column[:, None])
-    logits = []
+    pieces: list[list[Tensor]] = []
     begin = 0
     while begin < ids.shape[1]:
         full = (cache.lengths >= tokens).nonzero().flatten()
         if full.numel():
-            memory = ingest(model, cache.ids[full], cache.real[full], cache.memory.select(full))
+            before = cache.memory.select(full)
+            turn = (before.num_turns - 1).clamp_min(0)
+            memory = ingest(model, cache.ids[full], cache.real[full], before, turn=turn)
             cache.turn_page(full, memory.closed())
         fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
         end = begin + int(fits.long().cumprod(0).sum())
@@ -123,13 +137,19 @@ def forward_cached(
             position_ids=positions,
             past_key_values=cache.segment,
             use_cache=True,
-            logits_to_keep=logits_to_keep,
             memory_pass=memory_pass,
+            **backbone_arguments,
         )
         cache.append(new, new_real)
-        logits.append(outputs.logits)
+        pieces.append([outputs.logits, *(outputs.hidden_states or ())])
         begin = end
-    return torch.cat(logits, 1)[:, -logits_to_keep:]
+    return [torch.cat(parts, 1) for parts in zip(*pieces, strict=True)]
+
+
+def memory_after(model: MemformerForCausalLM, cache: MemoryCache) -> MemoryState:
+    """See `MemformerForCausalLM.memory_after`."""
+    turn = (cache.memory.num_turns - 1).clamp_min(0)
+    return ingest(model, cache.ids, cache.real, cache.memory, turn=turn)
 
 
 def _remember(

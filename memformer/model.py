@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from memformer import calibrate, generation, mixing, passes
 from memformer.backbone import Backbone
 from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
+from memformer.conventions import Conventions, check_adapter
 from memformer.layers import MemoryLayer, drop_memory_argument
 from memformer.layout import IGNORED_LABEL, forward_laid_out
 from memformer.memory.check import all_finite
@@ -54,7 +55,12 @@ class MemformerOutput(CausalLMOutputWithPast):
     entropy: Float[Tensor, " asides"] | None = None
 
 
-class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
+def _kept(logits: Tensor, places: int | Tensor) -> Tensor:
+    """Logits of the last positions, of all (0), or of those that are named."""
+    return logits[:, -places:] if isinstance(places, int) else logits[:, places]
+
+
+class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A causal language model that reads and writes an explicit memory.
 
     Make one with `from_pretrained` or `from_backbone`. The backbone's weights are frozen and never
@@ -164,6 +170,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: unknown family, or a memory layer that the backbone does not have.
         """
+        check_adapter(backbone)
         wanted = memory_config or MemoryConfig()
         view = Backbone.of(backbone)
         measured = None
@@ -388,6 +395,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             ValueError: shapes, token ids or memory that do not fit.
         """
         real = self.check_input(input_ids, attention_mask, memory)
+        if self.is_memory_disabled:
+            return self.init_memory(input_ids.shape[0]) if memory is None else memory
         memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
             after = passes.ingest(
@@ -413,7 +422,7 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: MemoryCache | None = None,
         labels: Int[Tensor, "batch tokens"] | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         memory: MemoryState | None = None,
         segments_per_chunk: int | None = None,
         segment_ids: Int[Tensor, "batch tokens"] | None = None,
@@ -442,7 +451,8 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 ignored too. Shifted over the whole text: no target is lost at a segment border. In
                 training mode the loss also holds the write gate to its budget, if it has one.
             use_cache: in generation: start a `MemoryCache`.
-            logits_to_keep: compute logits for the last so many positions only; 0: all.
+            logits_to_keep: compute logits for the last so many positions only, or for those that a
+                tensor names; 0: all.
             memory: what is remembered so far; None: nothing.
             segments_per_chunk: see `memorize`; 1 is the recurrent form.
             segment_ids: which segment each token is in; a segment begins where the number changes.
@@ -454,9 +464,16 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 not go from one part to another.
             return_dict: False returns a tuple.
             **kwargs: handed to the backbone (text of at most one segment) and to the loss.
+                `output_hidden_states` works for text of any length, `output_attentions` for text
+                of one segment.
+
+        Returns:
+            Its `memory` holds all that was remembered before and the whole text. With a cache it
+            is None: the cache carries the memory, and `memory_after(cache)` gives it.
 
         Raises:
-            ValueError: shapes, token ids or memory that do not fit.
+            ValueError: shapes, token ids or memory that do not fit, an argument that means nothing
+                for this text, or a loss from which nothing can be learnt.
         """
         if input_ids is None:
             raise ValueError(
@@ -467,6 +484,18 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"past_key_values must be a MemoryCache; got {type(past_key_values).__name__}. "
                 "Pass memory= instead, and generate makes the cache itself."
+            )
+        if self.is_memory_disabled:
+            return self._without_memory(
+                memory,
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                labels=labels,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                return_dict=return_dict,
+                **kwargs,
             )
         carried = past_key_values.memory if past_key_values is not None else memory
         items = kwargs.pop("num_items_in_batch", None)
@@ -484,11 +513,18 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         elif past_key_values is not None or (use_cache and labels is None):
             cache = past_key_values
             if cache is None:  # an empty cache is falsy
-                cache = MemoryCache(
-                    self.init_memory(input_ids.shape[0]) if memory is None else memory
-                )
-            logits = generation.forward_cached(self, input_ids, real, cache, logits_to_keep)
-            output = MemformerOutput(logits=logits, past_key_values=cache, memory=cache.memory)
+                state = self.init_memory(input_ids.shape[0]) if memory is None else memory
+                cache = MemoryCache(passes.begin_turn(state.closed(), real)[0])
+            # a decoding step keeps logits of its last tokens; a tensor names places
+            few = logits_to_keep if isinstance(logits_to_keep, int) else 0
+            logits, *hidden = generation.forward_cached(
+                self, input_ids, real, cache, logits_to_keep=few, **self._wanted(kwargs)
+            )
+            output = MemformerOutput(
+                logits=_kept(logits, logits_to_keep),
+                past_key_values=cache,
+                hidden_states=tuple(hidden) or None,
+            )
         else:
             if not bool(real.any()):
                 raise ValueError("There is no text: attention_mask is 0 everywhere.")
@@ -514,10 +550,29 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                     memory=state,
                 )
             else:
-                logits, state = passes.forward_long(
-                    self, input_ids, real, state, turn, written, segments_per_chunk
+                # transformers itself counts tokens where it generates without a cache
+                counted = real.long().cumsum(-1) - 1
+                if position_ids is not None and bool((position_ids != counted)[real].any()):
+                    raise ValueError(
+                        f"position_ids can be given for text of one segment, "
+                        f"{self.memory_config.segment_tokens} tokens; in longer text positions "
+                        "start anew in every segment. Leave them out."
+                    )
+                (logits, *hidden), state = passes.forward_long(
+                    self,
+                    input_ids,
+                    real,
+                    state,
+                    turn,
+                    written,
+                    segments_per_chunk,
+                    **self._wanted(kwargs),
                 )
-                output = MemformerOutput(logits=logits[:, -logits_to_keep:], memory=state)
+                output = MemformerOutput(
+                    logits=_kept(logits, logits_to_keep),
+                    memory=state,
+                    hidden_states=tuple(hidden) or None,
+                )
         if labels is not None and output.logits is not None:
             labels = labels.masked_fill(~real, IGNORED_LABEL)
             if segment_ids is None:
@@ -532,6 +587,32 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
             if self.training and (budget := self.memory_config.write_budget) is not None:
                 share = torch.cat(written).mean()
                 output.loss = output.loss + BUDGET_WEIGHT * (share - budget).square()
+            self._check_learnable(output.loss)
+        return output.to_tuple() if return_dict is False else output
+
+    def _wanted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the backbone can be asked for where it sees a text in parts."""
+        if arguments.get("output_attentions"):
+            raise ValueError(
+                "output_attentions works for text of one segment without a cache: attention never "
+                "crosses a segment border. Leave it out, or hand segments over one by one."
+            )
+        wanted = arguments.get("output_hidden_states")
+        return {"output_hidden_states": True} if wanted else {}
+
+    def _check_learnable(self, loss: Tensor) -> None:
+        if self.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError(
+                "Nothing can be learnt from this text: it is one segment, which reads no memory, "
+                "and the backbone is frozen. Give longer texts, or attach with smaller "
+                "segment_tokens, or unfreeze the backbone."
+            )
+
+    def _without_memory(
+        self, memory: MemoryState | None, *, return_dict: bool | None, **arguments: Any
+    ) -> MemformerOutput | tuple[Any, ...]:
+        """The backbone's own output, and the memory as it was."""
+        output = MemformerOutput(**self.backbone(**arguments), memory=memory)
         return output.to_tuple() if return_dict is False else output
 
     # ---- generation ------------------------------------------------------------------------
@@ -567,7 +648,22 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: an empty prompt, or a memory that does not fit.
         """
+        if self.is_memory_disabled:
+            backbone: Any = self.backbone
+            said = backbone.generate(inputs, **kwargs)
+            return (said, memory) if return_memory else said
         return generation.generate(self, inputs, memory, kwargs, return_memory, limit, reply_limit)
+
+    @torch.no_grad()
+    def memory_after(self, past_key_values: MemoryCache) -> MemoryState:
+        """The memory once all that a cache has seen is in it, the open segment too.
+
+        For decoding loops of your own; `generate` returns it with `return_memory`.
+
+        Args:
+            past_key_values: from `forward` with `use_cache=True`. It can be used on.
+        """
+        return generation.memory_after(self, past_key_values)
 
     def _expand_inputs_for_generation(  # type: ignore[override]
         self, expand_size: int = 1, **kwargs: Any
@@ -597,6 +693,14 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: shapes, token ids or memory that do not fit.
         """
+        if not isinstance(ids, Tensor):
+            kind = type(ids).__name__
+            how = (
+                "unpack it, as in model.generate(**inputs)"
+                if isinstance(ids, Mapping)
+                else ("tokenize text first, with tokenizer(text, return_tensors='pt')")
+            )
+            raise ValueError(f"input_ids must be a tensor of token ids; got {kind}: {how}.")
         if ids.dim() != 2 or ids.numel() == 0:
             raise ValueError(
                 "input_ids must be of shape [batch, tokens] with at least one row and one token; "
@@ -657,22 +761,6 @@ class MemformerForCausalLM(PreTrainedModel, GenerationMixin):
                 f"{turn}."
             )
         return torch.full_like(memory.clock, turn)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The backbone's."""
-        return self.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """The backbone's."""
-        self.backbone.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The backbone's."""
-        return self.backbone.get_output_embeddings()
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """The backbone's."""
-        self.backbone.set_output_embeddings(new_embeddings)
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, **kwargs: Any

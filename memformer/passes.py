@@ -124,28 +124,35 @@ def forward_long(
     turn: Int[Tensor, " batch"],
     written: list[Tensor],
     segments_per_chunk: int | None,
-) -> tuple[Float[Tensor, "batch tokens vocabulary"], MemoryState]:
+    **backbone_arguments: Any,
+) -> tuple[list[Float[Tensor, "batch tokens _"]], MemoryState]:
     """Logits for text of more than one segment, zero at padding, and the memory afterwards.
 
+    The logits are followed by the hidden states of every layer, if the arguments ask for them.
     `written` is given what the write gate let through, one tensor a pass.
     """
     segments = cut(ids, real, model.memory_config.segment_tokens)
-    logits = torch.zeros(0)
+    whole: list[Tensor] = []
     begin = 0
     while begin < len(segments):
         end = _pass_end(model, begin, segments, state, segments_per_chunk)
         part = segments.part(begin, end)
         turns = turn[:, None, None].expand_as(part.ids)
-        outputs, state = _pass(model, part, turns, state, logits=True, written=written)
+        outputs, state = _pass(
+            model, part, turns, state, logits=True, written=written, **backbone_arguments
+        )
         if outputs is not None:
-            if logits.numel() == 0:
-                logits = outputs.new_zeros(*ids.shape, outputs.shape[-1])
+            found = [outputs.logits, *(outputs.hidden_states or ())]
+            whole = whole or [one.new_zeros(*ids.shape, one.shape[-1]) for one in found]
             rows, numbers = part.sequences
             entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
             columns = part.column[rows, numbers][entry, place]
-            logits = logits.index_put((rows[entry], columns), outputs[entry, place])
+            whole = [
+                all_of_it.index_put((rows[entry], columns), one[entry, place])
+                for all_of_it, one in zip(whole, found, strict=True)
+            ]
         begin = end
-    return logits, state.replaced(fingerprint=model.stamp)
+    return whole, state.replaced(fingerprint=model.stamp)
 
 
 def _pass_end(
@@ -182,8 +189,9 @@ def _pass(
     gated: bool = True,
     limit: Float[Tensor, "batch segments tokens"] | None = None,
     written: list[Tensor] | None = None,
-) -> tuple[Float[Tensor, "entries tokens vocabulary"] | None, MemoryState]:
-    """The segments that hold text go through the backbone as one batch."""
+    **backbone_arguments: Any,
+) -> tuple[Any, MemoryState]:
+    """The segments that hold text go through the backbone as one batch; its output, if wanted."""
     sequences = part.sequences
     if sequences[0].numel() == 0:
         return None, state
@@ -205,7 +213,8 @@ def _pass(
             attention_mask=mask,
             use_cache=False,
             memory_pass=memory_pass,
-        ).logits
+            **backbone_arguments,
+        )
     except StopBackbone:
         pass
     if written is not None:
