@@ -2,33 +2,90 @@
 
 Reading order: `memory/dnc.py`, `memory/addressing.py`, `memory/read.py`, `memory/state.py`,
 `memory/segment.py`, `layers.py`, `backbone.py`, `model.py`.
+
+Names are imported when they are first used: torch and transformers take seconds, and the command
+line needs neither to show its help.
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from memformer.backbone import Family, register_backbone
-from memformer.cache import MemoryCache
-from memformer.chat import ChatSession
-from memformer.config import MemformerConfig, MemoryConfig
-from memformer.memory import IncompatibleMemory, MemoryState
-from memformer.model import MemformerForCausalLM
-from memformer.store import MemoryStore
+import wrapt
+
+if TYPE_CHECKING:
+    from memformer.backbone import Family, register_backbone
+    from memformer.cache import MemoryCache
+    from memformer.chat import ChatSession
+    from memformer.config import MemformerConfig, MemoryConfig
+    from memformer.memory import IncompatibleMemory, MemoryState
+    from memformer.model import MemformerForCausalLM
+    from memformer.pretrained import TRAINED, fetch
+    from memformer.store import MemoryBusy, MemoryStore
+    from memformer.template import chat_ids
 
 __version__ = "0.1.0"
 
-AutoConfig.register("memformer", MemformerConfig, exist_ok=True)
-AutoModelForCausalLM.register(MemformerConfig, MemformerForCausalLM, exist_ok=True)
+_HOME = {
+    "ChatSession": "chat",
+    "Family": "backbone",
+    "IncompatibleMemory": "memory",
+    "MemformerConfig": "config",
+    "MemformerForCausalLM": "model",
+    "MemoryBusy": "store",
+    "MemoryCache": "cache",
+    "MemoryConfig": "config",
+    "MemoryState": "memory",
+    "MemoryStore": "store",
+    "TRAINED": "pretrained",
+    "chat_ids": "template",
+    "fetch": "pretrained",
+    "register_backbone": "backbone",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'memformer' has no attribute {name!r}")
+    value = getattr(import_module(f"memformer.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+def _teach(name: str) -> None:
+    """Imports a module that registers itself with transformers' Auto classes at its end."""
+    if name not in sys.modules:  # else it is what imports them, and is not at its end yet
+        import_module(name)
+
+
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _teach_config(_: Any) -> None:
+    _teach("memformer.config")
+
+
+@wrapt.when_imported("transformers.models.auto.modeling_auto")
+def _teach_model(_: Any) -> None:
+    _teach("memformer.model")
+
 
 __all__ = [
+    "TRAINED",
     "ChatSession",
     "Family",
     "IncompatibleMemory",
     "MemformerConfig",
     "MemformerForCausalLM",
+    "MemoryBusy",
     "MemoryCache",
     "MemoryConfig",
     "MemoryState",
     "MemoryStore",
     "__version__",
+    "chat_ids",
+    "fetch",
     "register_backbone",
 ]

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from memformer.reading import Document, Reading, chunks, read_document
+from memformer.reading import Document, Reading, begun, chunks, read_document
 from memformer.store import MemoryBusy, MemoryStore
 from memformer.template import (
     ACKNOWLEDGEMENT,
     PLAIN_NAMES,
     PLAIN_STOP,
+    Frame,
     chat_ids,
     frame,
 )
@@ -49,7 +50,7 @@ class ChatSession:
     of one user therefore see each other's turns, and none is lost. Threads may share a session.
 
     The system message stands before every turn and is never remembered: it would answer questions
-    about the user. It counts as seen text, so that ages are those of the conversation.
+    about the user. Nor are replies, unless `reply_limit` says so.
 
     Args:
         model: the model that answers.
@@ -59,7 +60,8 @@ class ChatSession:
         user: whose memory in the store.
         system: the system message; None: that of the chat template, if it has one.
         timeout: seconds to wait where another turn of the user is under way.
-        reply_limit: how firmly replies are remembered at most, in [0, 1]; 0: not at all.
+        reply_limit: how firmly replies are remembered at most, in [0, 1]; 0: not at all, because
+            a model's own mistakes come back from its memory (docs/results.md, "Replies").
         **options: for `generate`, such as `max_new_tokens` (256 if left out), `temperature` or
             `repetition_penalty`. Replies are greedy unless an option asks for sampling.
 
@@ -78,7 +80,7 @@ class ChatSession:
         *,
         system: str | None = None,
         timeout: float = 5.0,
-        reply_limit: float = 1.0,
+        reply_limit: float = 0.0,
         **options: Any,
     ) -> None:
         if (store is None) != (user is None):
@@ -121,14 +123,14 @@ class ChatSession:
         """
         ids = self._asked(text)
         limit = torch.ones_like(ids, dtype=torch.float32)
-        limit[:, : len(self._frame.opening)] = 0
+        limit[:, : self._frame.unwritten] = 0
         limit[:, ids.shape[1] - len(self._frame.reply) :] = self.reply_limit
 
         def answer(memory: MemoryState) -> tuple[Tensor, MemoryState]:
             output, after = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                memory=memory,
+                memory=begun(self.model, self._frame, memory),
                 return_memory=True,
                 limit=limit,
                 reply_limit=self.reply_limit,
@@ -189,7 +191,10 @@ class ChatSession:
 
         def write(memory: MemoryState) -> tuple[int, MemoryState]:
             turn, done = None, 0
-            for chunk in chunks(self.model, self.tokenizer, self._frame, [text], len(text)):
+            memory = begun(self.model, self._frame, memory)
+            for chunk in chunks(
+                self.model, self.tokenizer, self._frame, [text], len(text), self.reply_limit
+            ):
                 memory = chunk.write(self.model, memory, turn, self.reply_limit)
                 turn, done = int(memory.num_turns[0]) - 1, done + len(chunk.ids)
                 if progress is not None:
@@ -265,24 +270,7 @@ class ChatSession:
             `reply` (empty where it was not remembered) and `document` (its name, or None). What
             was evicted or forgotten is missing from the text.
         """
-        memory = self._load()
-        names = {read.turn: read.name for read in memory.documents}
-        slots = memory.occupied[0].nonzero().flatten()
-        slots = slots[memory.written_at[0, slots].argsort()]
-        turns = []
-        for turn in sorted(set(memory.turn[0, slots].tolist())):
-            mine = slots[(memory.turn[0, slots] == turn) & (memory.strength[0, slots] > 0)]
-            text, reply = self._readable(memory.token[0, mine].tolist())
-            turns.append(
-                {
-                    "turn": turn,
-                    "tokens": len(mine),
-                    "text": text,
-                    "reply": reply,
-                    "document": names.get(turn),
-                }
-            )
-        return turns
+        return readable_turns(self._load(), self.tokenizer, self._frame)
 
     # ---- words and tokens ------------------------------------------------------------------
 
@@ -310,15 +298,6 @@ class ChatSession:
         if not self.tokenizer.chat_template:
             text = text.partition(PLAIN_STOP)[0]
         return text.strip()
-
-    def _readable(self, ids: list[int]) -> tuple[str, str]:
-        """What the user said and what was replied, without what the template writes around it."""
-        said, _, replied = _split(ids, self._frame.reply)
-        for marks in (self._frame.opening, self._frame.before, self._frame.after):
-            said, replied = (_without(part, marks) for part in (said, replied))
-        texts = (self.tokenizer.decode(part, skip_special_tokens=True) for part in (said, replied))
-        text, reply = (str(part).strip() for part in texts)
-        return text, reply
 
     # ---- the memory ------------------------------------------------------------------------
 
@@ -379,6 +358,42 @@ class ChatSession:
             if is_same:
                 self._keep(memory)
             return is_same, self._mark()
+
+
+def readable_turns(
+    memory: MemoryState, tokenizer: PreTrainedTokenizerBase, marks: Frame
+) -> list[dict[str, Any]]:
+    """The turns of a memory of one row; see `ChatSession.turns`.
+
+    Args:
+        memory: what is remembered.
+        tokenizer: of the model that wrote it.
+        marks: what its template writes around a turn, which is left out.
+    """
+    names = {read.turn: read.name for read in memory.documents}
+    slots = memory.occupied[0].nonzero().flatten()
+    slots = slots[memory.written_at[0, slots].argsort()]
+    turns = []
+    for turn in sorted(set(memory.turn[0, slots].tolist())):
+        mine = slots[(memory.turn[0, slots] == turn) & (memory.strength[0, slots] > 0)]
+        if memory.token[0, mine].tolist() == [marks.first]:
+            continue  # where every text begins; see `Frame.first`
+        said, _, replied = _split(memory.token[0, mine].tolist(), marks.reply)
+        for part in (marks.opening, marks.before, marks.before[1:], marks.after):
+            said, replied = _without(said, part), _without(replied, part)
+        text, reply = (
+            str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in (said, replied)
+        )
+        turns.append(
+            {
+                "turn": turn,
+                "tokens": len(mine),
+                "text": text,
+                "reply": reply,
+                "document": names.get(turn),
+            }
+        )
+    return turns
 
 
 def _check_text(text: str) -> None:

@@ -32,7 +32,7 @@ from memformer.conventions import check_adapter, is_adapted
 from memformer.memory.check import all_finite
 from memformer.memory.file import write_atomically
 from memformer.memory.state import IncompatibleMemory
-from memformer.pretrained import DEFAULT_MODEL, local_path
+from memformer.pretrained import DEFAULT_MODEL, HUB_REVISION, local_path
 
 if TYPE_CHECKING:
     from memformer.model import MemformerForCausalLM
@@ -169,6 +169,8 @@ def load_model(
     """
     folder = Path(local_path(str(name)) or name)
     source = str(folder) if folder.exists() else str(name)
+    check_place(source)
+    kwargs = _pinned(source) | kwargs
     if config is None and "gguf_file" not in kwargs:
         try:
             config = AutoConfig.from_pretrained(source, **_chosen(SAFE | kwargs, *LOOKUP, TRUST))
@@ -220,6 +222,7 @@ def _open(
         else:
             place = str(backbone or reference["name"])
             place = str(local_path(place) or place)
+            options = _pinned(place) | options
             if backbone is None and reference.get("revision"):
                 options["revision"] = reference["revision"]
         try:
@@ -227,7 +230,8 @@ def _open(
         except OSError as error:
             raise OSError(
                 f"The backbone of {source} was expected at {place} but could not be loaded "
-                f"({_gist(error)}); pass backbone= with another place."
+                f"({_gist(error)}); pass backbone= with another place, or --backbone on the "
+                "command line."
             ) from None
     if by_name and not reference.get("name"):
         saved = dict(backbone.named_parameters())
@@ -254,25 +258,53 @@ def _open(
     return model.eval()
 
 
-def load_tokenizer(name: str, model: MemformerForCausalLM) -> PreTrainedTokenizerBase:
+def check_place(name: str) -> None:
+    """Refuses the name of a folder that is not there, before the hub is asked for it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    path = Path(name)
+    is_folder = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+    # a hub id has one slash too, but no folder of this machine before it
+    is_folder = is_folder or ("/" in name and path.parent.is_dir())
+    if is_folder and not path.is_dir():
+        raise FileNotFoundError(f"There is no model folder {name}.")
+
+
+def _pinned(place: str) -> dict[str, Any]:
+    """The revision of the default model where it comes from the hub."""
+    return {"revision": HUB_REVISION} if place == DEFAULT_MODEL else {}
+
+
+def load_tokenizer(
+    name: str, model: MemformerForCausalLM, backbone: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model or, where there is none, that of its backbone.
 
     Args:
         name: hub id or folder that the model was loaded from.
         model: the model.
+        backbone: where its backbone was loaded from, if not from where the checkpoint says.
 
     Raises:
         OSError, ValueError: neither place has one.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(local_path(name) or name, **{TRUST: False})
-    except (OSError, ValueError):
-        backbone = (model.config.backbone or {}).get("name") or name
-        tokenizer = AutoTokenizer.from_pretrained(
-            local_path(backbone) or backbone, **{TRUST: False}
-        )
-    loaded: PreTrainedTokenizerBase = tokenizer
-    return loaded
+    places = [name, backbone, (model.config.backbone or {}).get("name")]
+    for place in filter(None, places[:-1]):
+        try:
+            return _load_tokenizer(place)
+        except (OSError, ValueError):
+            continue
+    return _load_tokenizer(places[-1] or name)
+
+
+def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    options = {TRUST: False} | (_pinned(place) if local_path(place) is None else {})
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        local_path(place) or place, **options
+    )
+    return tokenizer
 
 
 def _decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:

@@ -177,3 +177,7 @@ def _check_layers(layers: Any) -> str | float | tuple[int, ...]:
         "memory_layers must be 'auto', 'all', a list of layer numbers or a fraction in (0, 1]; "
         f"got {layers!r}."
     )
+
+
+# transformers' AutoConfig opens checkpoints once this module is imported
+AutoConfig.register("memformer", MemformerConfig, exist_ok=True)

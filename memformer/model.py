@@ -783,4 +783,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         return load_model(cls, pretrained_model_name_or_path, **kwargs)
 
 
+# transformers' AutoModelForCausalLM opens checkpoints once this module is imported
+AutoModelForCausalLM.register(MemformerConfig, MemformerForCausalLM, exist_ok=True)
+
 __all__ = ["IncompatibleMemory", "MemformerForCausalLM", "MemformerOutput"]

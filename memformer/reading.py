@@ -106,8 +106,8 @@ class Reading:
 
     Attributes:
         tokens: read by this call; 0 where the document was in memory already.
-        total: tokens of the document, with what the chat template puts around it.
-        kept: tokens of it that the memory holds now.
+        total: tokens of the document, as a turn of the user.
+        kept: how many of them the memory holds now.
     """
 
     tokens: int
@@ -121,14 +121,14 @@ class Chunk:
 
     Attributes:
         ids: token ids.
-        opening: how many at the beginning are context, and not written.
+        unwritten: how many at the beginning are context, and not written.
         thanks: how many at the end are a reply.
         expected: about how many tokens there are in all.
         is_last: nothing follows.
     """
 
     ids: list[int]
-    opening: int
+    unwritten: int
     thanks: int
     expected: int
     is_last: bool
@@ -143,9 +143,21 @@ class Chunk:
         """The memory after the chunk, all of which belongs to one turn."""
         ids = torch.tensor([self.ids], device=model.device)
         limit = torch.ones_like(ids, dtype=torch.float32)
-        limit[:, : self.opening] = 0
+        limit[:, : self.unwritten] = 0
         limit[:, len(self.ids) - self.thanks :] = reply_limit
         return model.memorize(ids, memory=memory, gated=False, limit=limit, turn=turn)
+
+
+def begun(model: MemformerForCausalLM, frame: Frame, memory: MemoryState) -> MemoryState:
+    """A memory of one row in which the token is that every text begins with; see `Frame.first`.
+
+    It is turn 0, so that what is said begins with turn 1.
+    """
+    if bool(((memory.token == frame.first) & (memory.turn == 0)).any()):
+        return memory
+    first = torch.tensor([[frame.first]], device=model.device)
+    turn = 0 if int(memory.num_turns[0]) else None
+    return model.memorize(first, memory=memory, gated=False, turn=turn)
 
 
 def chunks(
@@ -154,11 +166,16 @@ def chunks(
     frame: Frame,
     texts: Iterable[str],
     characters: int,
+    reply_limit: float,
 ) -> Iterator[Chunk]:
-    """What is read as a user's turn, in chunks of whole segments but for the last."""
+    """What is read as a user's turn, in chunks of whole segments but for the last.
+
+    Thanks follow, unless replies are not remembered.
+    """
     size = SEGMENTS * model.memory_config.segment_tokens
-    opening, thanks = len(frame.opening), len(frame.thanks)
-    begin, end = [*frame.opening, *frame.before], [*frame.after, *frame.thanks]
+    reply = frame.thanks if reply_limit > 0 else []
+    unwritten, thanks = frame.unwritten, len(reply)
+    begin, end = [*frame.opening, *frame.before], [*frame.after, *reply]
     seen = made = 0
     waiting: list[int] = list(begin)
     first = True
@@ -169,9 +186,9 @@ def chunks(
         expected = len(begin) + len(end) + round(made / max(seen, 1) * max(characters, seen))
         # the last chunk holds all of the thanks
         while len(waiting) > size + thanks:
-            yield Chunk(waiting[:size], opening if first else 0, 0, expected, is_last=False)
+            yield Chunk(waiting[:size], unwritten if first else 0, 0, expected, is_last=False)
             waiting, first = waiting[size:], False
-    yield Chunk(waiting, opening if first else 0, thanks, expected, is_last=True)
+    yield Chunk(waiting, unwritten if first else 0, thanks, expected, is_last=True)
 
 
 def read_document(
@@ -210,7 +227,8 @@ def read_document(
         memory.forget(known.turn)
         known = None
     if known is not None and known.whole:
-        return Reading(0, known.tokens, memory.kept_of(known.turn))
+        return Reading(0, known.tokens - frame.unwritten, memory.kept_of(known.turn))
+    memory = begun(model, frame, memory)
     # tokens in memory, those of them that are kept, and those that were there before this call
     done = committed = before = 0 if known is None else known.tokens
     turn = None if known is None else known.turn
@@ -234,6 +252,7 @@ def read_document(
             # read a little at a time while somebody else is busy with this memory
             stretch = max(1.0, stretch / 4)
             memory, mark = load()
+            memory = begun(model, frame, memory)
             known = memory.document(document.checksum)
             if (0 if known is None else known.tokens) != committed:
                 how = "forgotten while it was read" if known is None else "read by two sessions"
@@ -247,7 +266,8 @@ def read_document(
 
     passed = 0
     try:
-        for chunk in chunks(model, tokenizer, frame, document.texts(), document.characters):
+        parts = chunks(model, tokenizer, frame, document.texts(), document.characters, reply_limit)
+        for chunk in parts:
             passed += len(chunk.ids)
             if passed <= before:
                 continue  # in memory since an earlier call
@@ -265,7 +285,8 @@ def read_document(
             commit(memory, mark)
         raise
     assert turn is not None
-    return Reading(done - before, done, memory.kept_of(turn))
+    total, already = done - frame.unwritten, max(0, before - frame.unwritten)
+    return Reading(total - already, total, memory.kept_of(turn))
 
 
 def _decoded(path: Path) -> Iterator[str]:

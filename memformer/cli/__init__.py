@@ -1,5 +1,12 @@
-"""The `memformer` command; `commands.py` has its subcommands."""
+"""The `memformer` command; `application.py` is where it starts."""
 
-from memformer.cli.commands import app, main
+from memformer.cli import commands, memories, talk
+from memformer.cli.application import app
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Entry point of the `memformer` command."""
+    app()
+
+
+__all__ = ["app", "commands", "main", "memories", "talk"]

@@ -1,53 +1,123 @@
-"""One line of `memformer chat`: something said, or a command such as `/memory`."""
+"""One turn of `memformer chat`: something said, or a command such as `/memory`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from io import TextIOWrapper
+from typing import Any, TextIO
+
 import typer
 from rich.table import Table
-from rich.text import Text
 from transformers import TextStreamer
 
 from memformer.chat import ChatSession
-from memformer.cli.output import one_line, show
+from memformer.cli.output import cell, note, show, visible
+from memformer.reading import Document
 
 PASSAGE_CHARACTERS = 400
+# turns have smaller numbers; larger ones fit into no tensor
+MOST_DIGITS = 18
 CHAT_HELP = """\
 /memory        what is remembered, by turn
 /forget TURN   remove a turn from memory
+/read FILE     read a text file into memory
 /help          this list
-/quit          leave (so do Ctrl-C and Ctrl-D)"""
+/quit          leave (so do Ctrl-C and Ctrl-D)
+
+Pasted text of several lines is one turn. A line that begins with a space is said, not obeyed:
+so is one that begins with a slash then. Ctrl-C stops a reply."""
+
+
+def lines(stdin: TextIO) -> Iterator[str]:
+    """What is typed, a turn at a time, until it ends or Ctrl-C is pressed at the prompt."""
+    ask: Callable[[str], str] = input
+    if stdin.isatty():
+        from prompt_toolkit import PromptSession
+
+        ask = PromptSession[str]().prompt
+    elif isinstance(stdin, TextIOWrapper):
+        # a byte that is not UTF-8 is refused with the turn it is in
+        stdin.reconfigure(errors="surrogateescape")
+    while True:
+        try:
+            yield ask("> ")
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            return
 
 
 def take_turn(session: ChatSession, line: str) -> None:
     """Does what a line says; an error is a sentence on stderr, and the conversation goes on."""
-    command, _, argument = line.partition(" ")
+    is_said = line[0].isspace() or "\n" in line.strip() or not line.startswith("/")
+    command, _, argument = line.strip().partition(" ")
     try:
-        if command == "/help":
-            typer.echo(CHAT_HELP)
-        elif command == "/memory":
-            show(_memory_table(session))
-        elif command == "/forget":
-            if not argument.strip().isdecimal():
-                raise ValueError("Which turn? /memory shows their numbers; then: /forget TURN")
-            count = session.forget(int(argument))
-            typer.echo(f"{count:,} tokens forgotten" if count else "no such turn in memory")
-        elif command.startswith("/"):
-            raise ValueError(f"There is no command {command}; /help lists them.")
+        if is_said:
+            session.say(line.strip(), streamer=VisibleStreamer(session.tokenizer))
         else:
-            streamer = TextStreamer(session.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            session.say(line, streamer=streamer)
+            _obey(session, command, argument.strip())
+    except KeyboardInterrupt:
+        typer.echo()
+        kept = "what was read is kept; /read it again to go on" if command == "/read" else None
+        note(f"stopped; {kept or 'this turn is not remembered'}.")
     except (ValueError, OSError) as error:
-        typer.echo(f"error: {one_line(str(error))}", err=True)
+        note(f"error: {error}")
 
 
-def _memory_table(session: ChatSession) -> Table:
+def _obey(session: ChatSession, command: str, argument: str) -> None:
+    match command:
+        case "/help":
+            typer.echo(CHAT_HELP)
+        case "/memory":
+            show(memory_table(session.turns()))
+        case "/forget":
+            if not (argument.isascii() and argument.isdecimal()):
+                raise ValueError("Which turn? /memory shows their numbers; then: /forget TURN")
+            count = session.forget(int(argument)) if len(argument) <= MOST_DIGITS else 0
+            typer.echo(f"{count:,} tokens forgotten" if count else "no such turn in memory")
+        case "/read":
+            from memformer.cli.talk import read
+
+            if not argument:
+                raise ValueError("Which file? /read FILE")
+            found = read(session, Document.file(argument), again=False, shown=True)
+            if found.tokens:
+                typer.echo(f"{found.tokens:,} tokens read, {found.kept:,} kept")
+        case _:
+            raise ValueError(
+                f"There is no command {command}; /help lists them. To say a line that begins with "
+                "a slash, begin it with a space."
+            )
+
+
+class VisibleStreamer(TextStreamer):
+    """Prints a reply as it comes, with its control characters shown."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Prints what is finished of the reply."""
+        typer.echo(visible(text), nl=stream_end)
+
+
+def memory_table(turns: list[dict[str, Any]]) -> Table:
+    """What a memory holds, a row a turn; see `ChatSession.turns`."""
     table = Table(show_lines=True)
-    for name in ("turn", "tokens", "reads"):
+    for name in ("turn", "tokens"):
         table.add_column(name, justify="right")
     table.add_column("remembered")
-    for turn in session.turns():
-        text = turn["text"]
-        if len(text) > PASSAGE_CHARACTERS:
-            text = text[:PASSAGE_CHARACTERS].rstrip() + " ..."
-        table.add_row(str(turn["turn"]), f"{turn['tokens']:,}", f"{turn['reads']:.1f}", Text(text))
+    for turn in turns:
+        parts = [turn["text"]]
+        if turn["document"] is not None:
+            parts.insert(0, f"[{turn['document']}]")
+        if turn["reply"]:
+            parts.append(f"→ {turn['reply']}")
+        shortened = "\n".join(_short(part) for part in parts if part)
+        table.add_row(str(turn["turn"]), f"{turn['tokens']:,}", cell(shortened))
     return table
+
+
+def _short(text: str) -> str:
+    if len(text) <= PASSAGE_CHARACTERS:
+        return text
+    return text[:PASSAGE_CHARACTERS].rstrip() + " ..."

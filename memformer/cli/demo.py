@@ -97,15 +97,20 @@ def _answer(
     return re.split(r"[.,;:!?\n]", str(text).strip(), maxsplit=1)[0].strip()
 
 
-def recall_elsewhere(path: Path, model: str | None) -> list[dict[str, Any]]:
+def recall_elsewhere(
+    path: Path, model: str | None, backbone: str | None = None
+) -> list[dict[str, Any]]:
     """What `recall` returns, from a process of its own.
 
     Raises:
         ChildProcessError: with the last thing it said.
     """
-    command = [sys.executable, "-m", "memformer", "demo-recall", str(path)]
+    # -P: what lies in the current folder is not imported
+    command = [sys.executable, "-P", "-m", "memformer", "demo-recall", str(path)]
     if model is not None:
         command += ["--model", model]
+    if backbone is not None:
+        command += ["--backbone", backbone]
     ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if ended.returncode != 0:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]

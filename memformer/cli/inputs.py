@@ -1,20 +1,27 @@
-"""What the commands are given: layers, slots, a document, a model."""
+"""What the commands are given: layers, slots, documents, a model."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import typer
-from transformers import PreTrainedTokenizerBase, logging
 
 from memformer import pretrained
-from memformer.checkpoint import load_tokenizer
 from memformer.cli.output import status
-from memformer.model import MemformerForCausalLM
 from memformer.pretrained import DEFAULT_MODEL, TRAINED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from memformer.model import MemformerForCausalLM
+    from memformer.reading import Document
 
 
 def parse_layers(text: str) -> str | float | tuple[int, ...]:
@@ -55,58 +62,64 @@ def parse_slots(text: str) -> int | None:
     )
 
 
-def read_document(path: Path) -> str:
-    """The text of a file.
+@contextmanager
+def open_documents(paths: list[Path]) -> Iterator[list[Document]]:
+    """Documents to be read, each checked to its end; `-` is standard input, kept in a file.
 
     Raises:
-        ValueError: it can't be read, is empty, or is not UTF-8 text.
+        OSError: one can't be read.
+        ValueError: one is no text, or empty.
     """
-    try:
-        data = path.read_bytes()
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; give one text file.") from None
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}.") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # utf-8-sig counts from behind the byte order mark
-        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        raise ValueError(
-            f"{path} is not UTF-8 text: byte {offset} can't be decoded; convert it first."
-        ) from error
-    if (offset := data.find(b"\0")) >= 0:
-        raise ValueError(f"{path} is not text: byte {offset} is zero; give a text file.")
-    if not text.strip():
-        raise ValueError(f"{path} is empty; there is nothing to read.")
-    return text
+    from memformer.reading import Document
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "standard input"
+        if any(str(path) == "-" for path in paths):
+            with given.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        yield [Document.file(given if str(path) == "-" else path) for path in paths]
 
 
 def open_model(
-    name: str | None, memory_config: Any = None
+    name: str | None,
+    memory_config: Any = None,
+    *,
+    backbone: str | None = None,
+    gguf_file: str | None = None,
 ) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer, quietly, on a GPU where there is one.
+
+    Args:
+        name: a checkpoint, or a decoder; None: the default.
+        memory_config: for a decoder.
+        backbone: for a checkpoint: where its decoder is.
+        gguf_file: for a decoder: the file of that format in its folder.
 
     Raises:
         FileNotFoundError: there is no such folder, or the default model was not fetched.
     """
-    if name is None and pretrained.local_path(DEFAULT_MODEL) is None:
+    if name is None and backbone is None and pretrained.local_path(DEFAULT_MODEL) is None:
         raise FileNotFoundError(
             f"The default model {DEFAULT_MODEL} is not on this machine; run `memformer fetch`."
         )
     where = name or str(TRAINED)
-    if _looks_like_path(where) and not Path(where).is_dir():
-        raise FileNotFoundError(f"There is no model folder {where}.")
     with status("loading the model", shown=True):
+        import torch
+        from transformers import AutoTokenizer, logging
+
+        from memformer.checkpoint import load_tokenizer
+        from memformer.model import MemformerForCausalLM
+
         logging.disable_progress_bar()
-        options = {} if memory_config is None else {"memory_config": memory_config}
-        model = MemformerForCausalLM.from_pretrained(where, **options)
+        options: dict[str, Any] = {
+            "memory_config": memory_config,
+            "backbone": backbone,
+            "gguf_file": gguf_file,
+        }
+        given = {option: value for option, value in options.items() if value is not None}
+        model = MemformerForCausalLM.from_pretrained(where, **given)
         if torch.cuda.is_available():
             model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it wrongly
-        return model, load_tokenizer(where, model)
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+        if gguf_file is not None:
+            return model, AutoTokenizer.from_pretrained(where, gguf_file=gguf_file)
+        return model, load_tokenizer(where, model, backbone)

@@ -1,32 +1,73 @@
-"""What the commands show: text, tables and JSON on stdout, progress on stderr."""
+"""What the commands show: text, tables and JSON on stdout, progress on stderr.
+
+What documents, memories and replies hold is shown, not executed: control characters are replaced
+by pictures of themselves before they reach the terminal.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+# what moves the cursor, writes to the clipboard, turns text around or can't be encoded
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """The same text with its control characters shown: ESC as ␛, others by their numbers."""
+    return CONTROL.sub(lambda match: _picture(match[0]), text)
+
+
+def _picture(character: str) -> str:
+    number = ord(character)
+    if number < 0x20:
+        return chr(0x2400 + number)
+    return "␡" if number == 0x7F else f"\\u{number:04x}"
 
 
 def one_line(text: str) -> str:
-    """The same without line breaks."""
-    return " ".join(text.split())
+    """The same without line breaks, and with control characters shown."""
+    return visible(" ".join(text.split()))
 
 
 def show(what: Any) -> None:
     """Prints text as it is, or something of rich."""
-    Console().print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
+    is_text = isinstance(what, str)
+    Console().print(Text(visible(what)) if is_text else what, soft_wrap=is_text)
+
+
+def cell(text: str) -> Text:
+    """What a table shows of a text."""
+    return Text(visible(text))
+
+
+def say(text: str) -> None:
+    """Prints text to stdout as it is, but for its control characters."""
+    typer.echo(visible(text))
+
+
+def note(text: str) -> None:
+    """Prints a line to stderr."""
+    typer.echo(one_line(text), err=True)
 
 
 def print_json(value: Any) -> None:
     """Prints one JSON object."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # JSON itself escapes what is below a space; the others may stand in its texts only
+    escaped = re.sub("(?![\n])" + CONTROL.pattern, lambda found: f"\\u{ord(found[0]):04x}", text)
+    typer.echo(escaped)
 
 
 @contextlib.contextmanager
@@ -41,22 +82,27 @@ def status(text: str, *, shown: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+def reading(name: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, where that is a terminal; yields the function to call with (done, total)."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("reading"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[counted]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
-    start = time.monotonic()
+    begun: list[tuple[float, int]] = []
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("", total=None, counted="")
+        task = bar.add_task(f"reading {visible(name)}", total=None, counted="")
 
         def report(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            counted = f"{done:,} of {total:,} tokens, {rate:,.0f} tokens/s"
+            now = time.monotonic()
+            begun.append((now, done)) if not begun else None
+            rate = (done - begun[0][1]) / max(now - begun[0][0], 1e-9)
+            speed = f", {rate:,.0f} tokens/s" if done > begun[0][1] else ""
+            counted = f"{done:,} of about {total:,} tokens{speed}"
             bar.update(task, completed=done, total=total, counted=counted)
 
         yield report

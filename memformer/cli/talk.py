@@ -1,0 +1,196 @@
+"""`memformer ask` and `memformer chat`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memformer.cli.application import (
+    BackboneOption,
+    DocumentsOption,
+    JsonOption,
+    ModelOption,
+    TokensOption,
+    app,
+)
+from memformer.cli.output import note, print_json, reading, say, show
+
+if TYPE_CHECKING:
+    from memformer.chat import ChatSession
+    from memformer.reading import Document, Reading
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Whose memory. Without it: one for this question only."),
+    ] = None,
+    document: DocumentsOption = None,
+    model: ModelOption = None,
+    backbone: BackboneOption = None,
+    max_new_tokens: TokensOption = 128,
+    save: Annotated[bool, typer.Option("--save/--no-save", help="Keep what was read.")] = True,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append/--replace",
+            help="Add the documents to what the user's memory holds, or start it anew with them.",
+        ),
+    ] = True,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read anew what is in memory already.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read documents into memory and answer a question.
+
+    A document needs to be read once: later questions of the same user can leave it out. Questions
+    and answers are not remembered, so that they don't mix with what was read; `memformer chat` is
+    for talking. Reading saves on the way: after an interruption the same command goes on.
+
+    Example: `memformer ask --user alice --document book.txt "Who is the captain?"`
+    """
+    if user is None and not document:
+        raise typer.BadParameter("give --document, or --user for a memory that is there already.")
+    if not append and (user is None or not document):
+        raise typer.BadParameter("--replace needs --user and --document.")
+    if not question.strip():
+        raise typer.BadParameter("the question is empty.")
+    from memformer.chat import ChatSession
+    from memformer.cli.inputs import open_documents, open_model
+    from memformer.store import MemoryStore
+
+    with open_documents(document or []) as documents:
+        store = MemoryStore()
+        if user is not None and not documents and not store.exists(user):
+            raise ValueError(f"User {user!r} has no memory yet; give one with --document.")
+        brain, tokenizer = open_model(model, backbone=backbone)
+        saved = save and user is not None
+        if not append and saved and user is not None:
+            store.delete(user, timeout=5.0)
+        session = ChatSession(
+            brain,
+            tokenizer,
+            store=store if saved else None,
+            user=user if saved else None,
+            max_new_tokens=max_new_tokens,
+        )
+        if user is not None and not saved and append:
+            kept = store.load(user, brain)
+            session.memory = session.memory if kept is None else kept
+        start = time.monotonic()
+        readings = [
+            read(session, one, again=again, shown=not as_json, quiet=as_json) for one in documents
+        ]
+    read_seconds = time.monotonic() - start
+    start = time.monotonic()
+    [answer] = session.ask(question)
+    if not as_json:
+        say(answer)
+        return
+    print_json(
+        {
+            "user": user,
+            "question": question,
+            "answer": answer,
+            "document_tokens": sum(one.tokens for one in readings),
+            "kept_tokens": sum(one.kept for one in readings),
+            "memory_tokens": int(session.memory.num_written[0]),
+            "memory_bytes": session.memory.nbytes,
+            "read_seconds": round(read_seconds, 2),
+            "answer_seconds": round(time.monotonic() - start, 2),
+            "saved": saved,
+        }
+    )
+
+
+def read(
+    session: ChatSession, document: Document, *, again: bool, shown: bool, quiet: bool = False
+) -> Reading:
+    """Reads a document with a bar, and says before and after what a full memory loses.
+
+    Args:
+        session: reads it.
+        document: what is read.
+        again: although it is known.
+        shown: with a bar.
+        quiet: say nothing beside it.
+    """
+    slots = session.memory.num_slots
+    expected = document.expected_tokens(session.tokenizer)
+    if slots is not None and expected > slots and not quiet:
+        note(
+            f"{document.name} has about {expected:,} tokens and the memory keeps {slots:,}: about "
+            f"{expected - slots:,} of them will be evicted on the way, and what was there before, "
+            "the least used first. `memformer attach --slots` makes a memory that keeps more."
+        )
+    with reading(document.name, shown=shown) as report:
+        found = session.read(document, again=again, progress=report)
+    if quiet:
+        return found
+    if found.tokens == 0:
+        note(f"{document.name} is in memory already; --again reads it anew.")
+    elif found.kept < found.total:
+        note(f"{document.name}: {found.total:,} tokens read, {found.kept:,} of them kept.")
+    return found
+
+
+@app.command()
+def chat(
+    user: Annotated[str | None, typer.Option(metavar="NAME", help="Whose memory.")] = None,
+    model: ModelOption = None,
+    backbone: BackboneOption = None,
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="Start empty and keep nothing.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="The system message, before every turn; not remembered.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Above 0, replies are sampled.")
+    ] = 0.0,
+    max_new_tokens: TokensOption = 256,
+) -> None:
+    """Talk in the terminal; what was said is there the next time.
+
+    The memory is saved after every turn. `/memory` shows it, `/forget TURN` removes a turn,
+    `/read FILE` reads a document, `/help` lists the commands, `/quit` leaves.
+
+    Example: `memformer chat --user alice`
+    """
+    if temporary == (user is not None):
+        raise typer.BadParameter("give either --user NAME or --temporary.")
+    from memformer.chat import ChatSession
+    from memformer.cli.conversation import lines, take_turn
+    from memformer.cli.inputs import open_model
+    from memformer.store import MemoryStore
+
+    store = None
+    if user is not None:
+        store = MemoryStore()
+        store.exists(user)  # an unusable id is refused before the model is loaded
+    brain, tokenizer = open_model(model, backbone=backbone)
+    options: dict[str, Any] = {"temperature": temperature} if temperature > 0 else {}
+    session = ChatSession(
+        brain,
+        tokenizer,
+        store=store,
+        user=user,
+        system=system,
+        max_new_tokens=max_new_tokens,
+        **options,
+    )
+    remembered = int(session.memory.num_written[0])
+    whose = "a temporary memory" if temporary else f"the memory of {user}"
+    show(f"{whose}: {remembered:,} tokens so far. /help lists the commands.")
+    for line in lines(sys.stdin):
+        if line.strip() in ("/quit", "/exit"):
+            break
+        if line.strip():
+            take_turn(session, line)
+    show("nothing was kept." if temporary else f"the memory of {user} is saved.")
