@@ -95,6 +95,11 @@ class MemoryConfig:
         """The heads that let go of slots."""
         return tuple(name for name in ("erase", "free") if getattr(self, name))
 
+    def __new__(cls, *_: Any, **values: Any) -> MemoryConfig:
+        """Names the nearest field for one that does not exist, before the dataclass refuses it."""
+        cls._check_names(values)
+        return super().__new__(cls)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MemoryConfig:
         """Builds a config from plain data.
@@ -102,6 +107,11 @@ class MemoryConfig:
         Raises:
             ValueError: an unknown key; the sentence names the nearest valid one.
         """
+        cls._check_names(values)
+        return cls(**values)
+
+    @classmethod
+    def _check_names(cls, values: Mapping[str, Any]) -> None:
         names = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in names:
@@ -109,7 +119,6 @@ class MemoryConfig:
                 raise ValueError(
                     f"MemoryConfig has no key {key!r}; the nearest valid key is {near!r}."
                 )
-        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` and JSON read back."""

@@ -105,3 +105,17 @@ def test_it_still_talks(model, tokenizer):
     chat = ChatSession(model, tokenizer, max_new_tokens=40)
     chat.say("My sister Clara lives in Madrid.")
     assert len(chat.say("Write one sentence about the sea.").split()) > 4
+
+
+def test_transformers_own_tools_open_it_by_its_path() -> None:
+    from transformers import AutoTokenizer, pipeline
+
+    tokenizer = AutoTokenizer.from_pretrained(TRAINED)
+    theirs = AutoTokenizer.from_pretrained(local_path(DEFAULT_MODEL))
+    text = "Ines is a nurse in Porto. <|im_start|>"
+    assert tokenizer(text).input_ids == theirs(text).input_ids
+    assert tokenizer.chat_template == theirs.chat_template
+    speak = pipeline("text-generation", model=str(TRAINED), device="cpu")
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    said = speak(asked, max_new_tokens=12, do_sample=False)[0]["generated_text"][-1]
+    assert "Paris" in said["content"]
