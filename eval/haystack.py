@@ -1,41 +1,17 @@
 """Book text to put between a fact and the question about it.
 
-By default from the excerpt in `eval/data`; any text file, plain or gzipped, will do. This file
-knows nothing of questions or models.
+This file knows nothing of questions or models.
 """
 
 from __future__ import annotations
 
-import gzip
 import random
 from pathlib import Path
 from typing import Any
 
 from memformer.template import text_pieces
 
-BOOK = Path(__file__).parent / "data" / "thursday.txt"
-
-
-def read_book(path: Path | None = None) -> str:
-    """The text of a book file, UTF-8, gzipped where the name ends in `.gz`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no text in it.
-    """
-    path = path or BOOK
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no book file {path}; --book takes a text file.")
-    opened = (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8")
-    )
-    with opened as file:
-        text = file.read()
-    if not text.strip():
-        raise ValueError(f"The book file {path} holds no text; --book takes a text file.")
-    return text
+from eval.book import read_book
 
 
 class Haystack:

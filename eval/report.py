@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 import typer
 
-from eval.haystack import read_book
+from eval.book import read_book
 from eval.resident import available
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.haystack import read_book
+from eval.book import read_book
 
 # of a book's sentences, in tokens; shorter ones are dropped, as in BABILong
 LEAST_SENTENCE = 10

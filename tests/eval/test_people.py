@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer
 
 from eval import interview, people
-from eval.haystack import BOOK, Haystack, read_book
+from eval.book import BOOK, read_book
+from eval.haystack import Haystack
 from eval.interview import Interview, right
 from eval.people import KINDS, NAMES, Chat, make_documents
 from memformer.pretrained import DEFAULT_MODEL, local_path

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from eval import people
 from eval.asking import Asker
-from eval.haystack import BOOK, Haystack
+from eval.book import BOOK
+from eval.haystack import Haystack
 from eval.interview import Interview
 from eval.people import make_documents
 from eval.recipe import KINDS, NAMES
