@@ -149,13 +149,18 @@ class Chunk:
 
 
 def begun(model: MemformerForCausalLM, frame: Frame, memory: MemoryState) -> MemoryState:
-    """A memory of one row in which the token is that every text begins with; see `Frame.first`.
+    """A memory in which each row has the token that every text begins with; see `Frame.first`.
 
     It is turn 0, so that what is said begins with turn 1.
+
+    Args:
+        model: writes it.
+        frame: says which token it is.
+        memory: rows that all begin alike.
     """
     if bool(((memory.token == frame.first) & (memory.turn == 0)).any()):
         return memory
-    first = torch.tensor([[frame.first]], device=model.device)
+    first = torch.full((memory.batch_size, 1), frame.first, device=model.device)
     turn = 0 if int(memory.num_turns[0]) else None
     return model.memorize(first, memory=memory, gated=False, turn=turn)
 

@@ -33,6 +33,7 @@ class Plain:
     tokenizer: Any
     instruction: str
     marks: tuple[str, str] = ("", "")
+    frame: None = None
 
     def head(self, question: Question) -> list[int]:
         """What comes before a document: nothing."""
@@ -44,6 +45,10 @@ class Plain:
 
     def remembered(self, parts: Sequence[str]) -> list[int]:
         """A document as a memory reads it."""
+        return self.text(parts)
+
+    def said(self, parts: Sequence[str]) -> list[int]:
+        """A document as somebody says it: there are no roles, so it is the text."""
         return self.text(parts)
 
     def asked(self, question: Question, *, alone: bool) -> list[int]:
@@ -71,17 +76,18 @@ class Chat:
     marks: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
-        self._frame  # noqa: B018 - a template that can't be used is refused at once
+        self.frame  # noqa: B018 - a template that can't be used is refused at once
 
     @cached_property
-    def _frame(self) -> Frame:
+    def frame(self) -> Frame:
+        """What the chat template writes around a turn."""
         return frame(self.tokenizer)
 
     def head(self, question: Question) -> list[int]:
         """What comes before a document: the system message, if any, the user's name, the lead."""
         said = _joined(question.lead, f"{self.marks[0]}{_DOCUMENT}").removesuffix(_DOCUMENT)
         if self.tokenizer.chat_template:
-            around = self._frame
+            around = self.frame
             return [*around.opening, *around.before, *text_ids(self.tokenizer, said, after="\n")]
         begin: list[int] = self.tokenizer("").input_ids
         return [*begin, *text_ids(self.tokenizer, f"{PLAIN_NAMES['user']}: {said}")]
@@ -91,12 +97,18 @@ class Chat:
         return text_ids(self.tokenizer, BREAK.join(parts))
 
     def remembered(self, parts: Sequence[str]) -> list[int]:
-        """A document as `ChatSession.remember` reads it: said by the user, and acknowledged."""
+        """A document as a memory reads it: said by the user, and acknowledged."""
         turns = [
             {"role": "user", "content": BREAK.join(parts)},
             {"role": "assistant", "content": ACKNOWLEDGEMENT},
         ]
         ids: list[int] = chat_ids(self.tokenizer, turns)[0].tolist()
+        return ids
+
+    def said(self, parts: Sequence[str]) -> list[int]:
+        """A document as somebody says it to a `ChatSession`: a turn, and no thanks for it."""
+        turn = [{"role": "user", "content": BREAK.join(parts)}]
+        ids: list[int] = chat_ids(self.tokenizer, turn)[0].tolist()
         return ids
 
     def asked(self, question: Question, *, alone: bool) -> list[int]:
@@ -116,7 +128,7 @@ class Chat:
         if not self.tokenizer.chat_template:
             begun = f"\n{PLAIN_NAMES['assistant']}: {begun}".rstrip(" ")
             return text_ids(self.tokenizer, f"{after}{begun}")
-        around = self._frame
+        around = self.frame
         reply = text_ids(self.tokenizer, begun, after="\n")
         return [*text_ids(self.tokenizer, after), *around.after, *around.reply, *reply]
 

@@ -3,11 +3,11 @@
     NAME[:NUMBER][/STYLE][@MODEL]
 
 NUMBER is a window in tokens (`truncated`, `sliding`), how many passages (`bm25`, `dense`), or how
-many slots (`memformer`, `ungated`). STYLE is `chat` or `plain`. Without a MODEL, `memformer` and
-`ungated` are the run's model, and the others its backbone as it was released; `attached` is that
-backbone with an untrained memory. With a MODEL, it is that model as it stands, adapter and all.
-NAME may also be `package.module:Class`, a class that is called with a `Desk` of the run's model,
-the NUMBER or None, and the MODEL or None, to open it in a way of its own.
+many slots (`memformer`, `ungated`, `session`). STYLE is `chat` or `plain`. Without a
+MODEL, these three are the run's model, and the others its backbone as it was released; `attached`
+is that backbone with an untrained memory. With a MODEL, it is that model as it stands, adapter and
+all. NAME may also be `package.module:Class`, a class that is called with a `Desk` of the run's
+model, the NUMBER or None, and the MODEL or None, to open it in a way of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from eval.harness.systems import (
     Memory,
     Nothing,
     Retrieval,
+    Session,
     Sliding,
     System,
     Truncated,
@@ -42,7 +43,7 @@ from eval.report import open_model
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # of the model that the run is about; all others see its backbone as it was released
-TRAINED = ("memformer", "ungated")
+TRAINED = ("memformer", "ungated", "session")
 NAMES = ("nothing", "truncated", "sliding", "full", "bm25", "dense", "attached", *TRAINED)
 _SPEC = re.compile(
     r"(?P<name>[\w.]+(?::[A-Za-z_]\w*)?)(?::(?P<number>\d+))?(?:/(?P<style>\w+))?(?:@(?P<model>.+))?"
@@ -192,6 +193,8 @@ class Roster:
                 return Memory(desk, spec.number)
             case "ungated":
                 return Memory(desk, spec.number, gated=False)
+            case "session":
+                return Session(desk, spec.number)
         try:
             return _own(spec)(desk, spec.number, spec.model)
         except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ and then answers any number of questions about them; what it keeps in between is
 - `bm25`, `dense`: the passages that look most like the question, found by words or by an encoder
 - `memformer`: the document was memorized, the question stands in a segment of its own
 - `ungated`: the same with a trained write gate held open: every token is written
+- `session`: the same as `memformer`, told as a `ChatSession` tells
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from memformer import MemoryState
+from memformer.reading import begun
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -240,15 +243,21 @@ class Memory:
         """Memorizes the parts of each document one after the other."""
         model = self.desk.model
         slots = self.slots or model.memory_config.num_slots
-        memory = model.init_memory(len(documents), num_slots=slots)
+        memory = self._begun(model.init_memory(len(documents), num_slots=slots))
         read = [0] * len(documents)
         texts = [document.parts() for document in documents]
         for place in range(max(map(len, texts))):
             parts = [text[place : place + 1] for text in texts]
-            rows = [self.desk.prompts.remembered(part) if part else [] for part in parts]
+            rows = [self._told(part) if part else [] for part in parts]
             read = [before + len(ids) for before, ids in zip(read, rows, strict=True)]
+            ids, mask = self.desk.padded(rows)
             memory = model.memorize(
-                *self.desk.padded(rows), memory=memory, gated=self.gated, progress=self._meter(rows)
+                ids,
+                mask,
+                memory=memory,
+                gated=self.gated,
+                limit=self._limit(ids),
+                progress=self._meter(rows),
             )
         return Reading(memory, read, memory.nbytes // len(documents))
 
@@ -266,6 +275,18 @@ class Memory:
             self.desk.advance(sum(map(len, prompts)))
         return found
 
+    def _begun(self, memory: MemoryState) -> MemoryState:
+        """A memory before the first part is told."""
+        return memory
+
+    def _told(self, parts: Sequence[str]) -> list[int]:
+        """Token ids of what is told at once."""
+        return self.desk.prompts.remembered(parts)
+
+    def _limit(self, ids: Tensor) -> Tensor | None:
+        """How firmly these ids are written at most."""
+        return None
+
     def _meter(self, rows: Sequence[list[int]]) -> Callable[[int], None]:
         """Passes on how many tokens of all rows are done."""
         before = 0
@@ -277,3 +298,25 @@ class Memory:
             before = now
 
         return progress
+
+
+@dataclass
+class Session(Memory):
+    """The same, told as `ChatSession` tells: each part is a turn of the user without thanks, the
+    system message stands before it and is not written, and the first token is written once.
+    """
+
+    def _begun(self, memory: MemoryState) -> MemoryState:
+        frame = self.desk.prompts.frame
+        return memory if frame is None else begun(self.desk.model, frame, memory)
+
+    def _told(self, parts: Sequence[str]) -> list[int]:
+        return self.desk.prompts.said(parts)
+
+    def _limit(self, ids: Tensor) -> Tensor | None:
+        frame = self.desk.prompts.frame
+        if frame is None:
+            return None
+        limit = torch.ones_like(ids, dtype=torch.float32)
+        limit[:, : frame.unwritten] = 0
+        return limit

@@ -22,11 +22,12 @@ from eval.harness.systems import (
     Memory,
     Nothing,
     Retrieval,
+    Session,
     Sliding,
     System,
     Truncated,
 )
-from memformer.chat import ACKNOWLEDGEMENT, chat_ids
+from memformer.chat import ACKNOWLEDGEMENT, ChatSession, chat_ids
 from tests.tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer, open_lively, save_tiny
 
 FEW = 5
@@ -92,6 +93,7 @@ def all_systems(desk: Desk, encoder: Path) -> list[System]:
         Memory(desk),
         Memory(desk, 40),
         Memory(desk, gated=False),
+        Session(desk),
     ]
 
 
@@ -142,12 +144,25 @@ def test_in_a_chat_a_document_and_its_question_are_one_turn(template: str | None
     assert chat.head(ASKED) + text + chat.asked(ASKED, alone=False) == whole
     turn = [{"role": "user", "content": "Say it. Who?"}]
     assert chat.asked(ASKED, alone=True) == chat_ids(tokenizer, turn, "It was")[0].tolist()
-    # a memory is told as ChatSession.remember tells it
     turns = [
         {"role": "user", "content": "One."},
         {"role": "assistant", "content": ACKNOWLEDGEMENT},
     ]
     assert chat.remembered(["One."]) == chat_ids(tokenizer, turns)[0].tolist()
+
+
+def test_a_session_is_told_as_a_chat_session_tells(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    desk = Desk(open_lively(folder), tokenizer, Chat(tokenizer, INSTRUCTION), FEW)
+    told = [Document.of("0", ["One.", "Two is two."], [ASKED]), Document.of("1", ["3."], [ASKED])]
+    memory = Session(desk).read(told).kept
+    for row, document in enumerate(told):
+        session = ChatSession(desk.model, tokenizer)
+        for part in document.parts():
+            session.remember(part)
+        for name in ("token", "turn", "strength"):
+            kept = getattr(session.memory, name)[0][session.memory.occupied[0]]
+            assert torch.equal(getattr(memory, name)[row][memory.occupied[row]], kept), name
 
 
 @pytest.mark.parametrize("style", [Chat, Plain])
