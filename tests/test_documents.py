@@ -46,22 +46,14 @@ def wrong(words: list[str]) -> str | None:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
             return None if re.search(rf"^{target}:", makefile, re.MULTILINE) else target
         case ["memformer", name, *arguments]:
-            found = getattr(get_command(cli.app), "commands")  # noqa: B009 - not in click's type
-            return wrong_option(found[name], arguments) if name in found else name
+            return wrong_command(get_command(cli.app), [name, *arguments])
         case ["python", "-m", "eval.lm_harness", *_]:  # its arguments are lm_eval's
             return None
         case ["python", "-m", module, *arguments]:
             if importlib.util.find_spec(module) is None:
                 return module
             if module.startswith(("eval.", "training.")):
-                command = get_command(importlib.import_module(module).app)
-                inner = getattr(command, "commands", None)
-                if inner is not None and arguments:
-                    name, *arguments = arguments
-                    if name not in inner:
-                        return name
-                    command = inner[name]
-                return wrong_option(command, arguments)
+                return wrong_command(get_command(importlib.import_module(module).app), arguments)
             return None
         case ["accelerate", "launch", *arguments] if "training.finetune" in arguments:
             config, *overrides = arguments[arguments.index("training.finetune") + 1 :]
@@ -74,6 +66,14 @@ def wrong(words: list[str]) -> str | None:
         case ["accelerate", "launch", "--cpu"]:  # named to say what it does not do
             return None
     return " ".join(words)
+
+
+def wrong_command(command: object, arguments: list[str]) -> str | None:
+    inner = getattr(command, "commands", None)
+    if inner is None or not arguments:
+        return wrong_option(command, arguments)
+    name, *rest = arguments
+    return wrong_command(inner[name], rest) if name in inner else name
 
 
 def wrong_option(command: object, arguments: list[str]) -> str | None:
@@ -169,6 +169,8 @@ def test_every_command_in_the_documents_exists(words: list[str]) -> None:
         ("make coffee", "coffee"),
         ("memformer sing", "sing"),
         ("memformer chat --loudly", "--loudly"),
+        ("memformer memory shout", "shout"),
+        ("memformer memory show --quickly", "--quickly"),
         ("python -m eval.nothing", "eval.nothing"),
         ("python -m eval.recall --quickly", "--quickly"),
         ("python -m training.classic --quickly", "--quickly"),
