@@ -8,7 +8,7 @@ whole, so a memory does not depend on how its text came about.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,24 @@ from memformer.passes import begin_turn, ingest
 
 if TYPE_CHECKING:
     from memformer.model import MemformerForCausalLM
+
+
+class Generated(NamedTuple):
+    """What `generate` returns with `return_memory`; unpacks as a pair.
+
+    Attributes:
+        output: what transformers returns.
+        memory: in which the prompt and what was said are remembered.
+    """
+
+    output: Any
+    memory: MemoryState | None
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            "With return_memory, generate returns the output and the memory, which have no "
+            f"{name!r}. A pipeline can't pass a memory on: call model.generate yourself."
+        )
 
 
 def generate(
@@ -96,7 +114,7 @@ def generate(
         after = _remember(model, sequences, unread, before, turn, config, limit, float(reply_limit))
     if structured and result.past_key_values is not None:
         result.past_key_values.memory = after
-    return (result, after) if return_memory else result
+    return Generated(result, after) if return_memory else result
 
 
 def forward_cached(

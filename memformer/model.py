@@ -643,7 +643,8 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             **kwargs: as in transformers.
 
         Returns:
-            What transformers returns; with `return_memory`, a pair of that and the memory.
+            What transformers returns; with `return_memory`, a pair of that and the memory: see
+            `Generated`.
 
         Raises:
             ValueError: an empty prompt, or a memory that does not fit.
@@ -651,7 +652,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         if self.is_memory_disabled:
             backbone: Any = self.backbone
             said = backbone.generate(inputs, **kwargs)
-            return (said, memory) if return_memory else said
+            return generation.Generated(said, memory) if return_memory else said
         return generation.generate(self, inputs, memory, kwargs, return_memory, limit, reply_limit)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers import (
     GenerationConfig,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
 from memformer import MemformerForCausalLM, MemoryConfig
@@ -367,3 +368,14 @@ def test_a_card_is_not_written_over_and_names_no_folder_of_this_machine(tmp_path
     (tmp_path / "out" / "README.md").write_text("Mine.")
     model.save_pretrained(tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "Mine."
+
+
+def test_a_pipeline_that_asks_for_the_memory_says_what_to_do():
+    model = attached()
+    made = pipeline("text-generation", model=model, tokenizer=byte_tokenizer())
+    with pytest.raises(AttributeError, match="A pipeline can't pass a memory on"):
+        made("hello", max_new_tokens=2, return_memory=True)
+    ids = torch.tensor([[1, 2, 3]])
+    found = model.generate(ids, max_new_tokens=2, return_memory=True)
+    output, memory = found
+    assert output is found.output and memory is found.memory
