@@ -17,11 +17,12 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny
+from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from memformer import MemformerForCausalLM
-from training import finetune, resume
-from training.config import read_config
+from training import finetune, preparation, resume
+from training.config import BadConfig, read_config
 from training.data.records import Question, Record, write
 from training.settings import TRAINED, Optim, Settings
 from training.thaw import grouped, rate
@@ -369,6 +370,26 @@ def other_backbone(place: Path) -> str:
         (lambda p: "stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments"),
         (lambda p: f"model.name={p / 'nowhere'}", "nowhere"),
         (lambda p: f"model.name={other_backbone(p)}", "made for a backbone with fingerprint"),
+        (lambda p: "lora.rank=0", "lora.rank must be 1 or more; got 0"),
+        (lambda p: "save_every=0", "save_every must be 1 or more; got 0"),
+        (lambda p: "stages=[{steps: 0, segments: 1, segment_tokens: 9}]", "steps of stage 1 must"),
+        (lambda p: f"data=[{{path: {p / 'train.jsonl'}, limit: 0}}]", "train.jsonl must be 1 or"),
+        (
+            lambda p: [
+                f"validation.sources=[{{path: {p / 'valid.jsonl.gz'}}}]",
+                "validation.segment_tokens=65",
+            ],
+            "validation.segment_tokens is 65, and the model's segments have 64 tokens at most",
+        ),
+        (
+            lambda p: [
+                f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true, limit: 1}}]",
+                "validation.by=loss",
+            ],
+            "one segment of 64 tokens and no questions",
+        ),
+        (lambda p: f"out={p / 'train.jsonl'}", "train.jsonl is a file, and a folder is needed"),
+        (lambda p: f"out={p / 'train.jsonl' / 'x'}", "can't be written, as"),
         (lambda p: "model.memory={slots: 3}", "model.memory: MemoryConfig has no key 'slots'"),
         (lambda p: "model.memory={projection_rank: 3}", "projection_rank of a model that has a"),
         (lambda p: "--resume", "There is no checkpoint in"),
@@ -381,6 +402,71 @@ def test_mistakes_get_a_sentence_and_leave_nothing(place, change, sentence):
     assert sentence in flat(result.output)
     assert "Traceback" not in result.output
     assert not (place / "mistake").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: f"data=[{{path: {p / 'none.jsonl'}}}]", "none.jsonl can't be read"),
+        (lambda p: f"data=[{{path: {bad_file(p)}}}]", "broken.jsonl, line 7"),
+        (lambda p: f"data=[{{path: {p / 'text.jsonl'}}}]", "it has no questions"),
+        (
+            lambda p: f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true}}]",
+            "has no questions; set validation.by: loss",
+        ),
+        (
+            lambda p: f"validation.sources=[{{dataset: {p / 'rows2'}, streaming: true}}]",
+            "it can't be streamed",
+        ),
+        (
+            lambda p: f"data=[{{path: {p / 'train.jsonl'}, teacher: true}}]",
+            "which a teacher is no use for",
+        ),
+        (lambda p: f"out={p / 'rows2'}", "rows2 is not empty; go on with --resume, or name anoth"),
+        (lambda p: "--resume", "There is no checkpoint in"),
+        (lambda p: "model.memory={slots: 3}", "MemoryConfig has no key 'slots'"),
+        (lambda p: "seed=1.5", "seed"),
+    ],
+)
+def test_a_mistake_in_options_or_data_is_told_before_the_model_is_looked_for(
+    place, change, sentence
+):
+    result = run(place, "mistake", "model.name=nowhere/at-all", change(place))
+    assert result.exit_code == 2 and sentence in flat(result.output)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments of 16"),
+        (SHORT.format(1).replace("24", "65"), "segments of 65 tokens, and the model's have 64"),
+    ],
+)
+def test_documents_that_do_not_fit_are_told_of_before_the_model_is_opened(
+    place, change, sentence, monkeypatch
+):
+    def opened(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(MemformerForCausalLM, "from_pretrained", opened)
+    result = run(place, "mistake", change)
+    assert result.exit_code == 2 and sentence in flat(result.output)
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_at_the_hub(place, monkeypatch):
+    monkeypatch.setattr(AutoConfig, "from_pretrained", None)
+    result = run(place, "mistake", "model.name=./runs/nothing")
+    assert result.exit_code == 2
+    assert "There is no model folder ./runs/nothing." in flat(result.output)
+
+
+def test_processes_share_the_documents_of_a_step_alike(place):
+    class Three:
+        num_processes = 3
+
+    settings = read_config(Settings, place / "config.yaml")
+    with pytest.raises(BadConfig, match="must be a multiple of the 3 processes; got 4"):
+        preparation.prepare(settings, Three())
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(place, monkeypatch):
@@ -503,7 +589,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
 
 
 def test_tensorboard_has_to_be_there_if_it_is_asked_for(place, monkeypatch):
-    monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(preparation.importlib.util, "find_spec", lambda name: None)
     result = run(place, "logged", "tensorboard=true")
     assert result.exit_code == 2 and "pip install tensorboard" in flat(result.output)
 
