@@ -1,9 +1,12 @@
 """Fine-tunes a model with a memory on documents with questions.
 
-    accelerate launch -m training.finetune configs/finetune/NAME.yaml KEY=VALUE ...
+    python -m training.finetune configs/finetune/NAME.yaml KEY=VALUE ...
+    python -m training.finetune configs/finetune/NAME.yaml --launch configs/accelerate/ddp.yaml
 
-One process needs no launcher: `python -m training.finetune ...`. A run that was interrupted goes
-on with `--resume` as if it had not been; `--minutes 9` ends it in time, to be resumed later.
+`--launch` starts the processes that an accelerate config asks for; `accelerate launch -m
+training.finetune ...` and `torchrun` do so too, but put a traceback below what an error says. A run
+that was interrupted goes on with `--resume` as if it had not been; `--minutes 9` ends it in time,
+to be resumed later.
 
 A step takes documents of one source (`sources.py`), lays them out with their questions
 (`documents.py`), sends each batch through the model in one forward, all segments at once, and
@@ -25,13 +28,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, logging
@@ -45,6 +49,7 @@ from training.attention import in_float32
 from training.config import BadConfig, read_config
 from training.documents import Document, collate, laid_out, windowed
 from training.health import Health
+from training.launch import LaunchFailed, hand_over, launch
 from training.objective import Batch, budget_penalty, exact, predicted, sums
 from training.preparation import Prepared, check, prepare, weights
 from training.settings import Settings, Stage
@@ -502,6 +507,14 @@ class Run:
 app = typer.Typer(add_completion=False)
 
 
+def fail(error: Exception, console: Console, status: int = 2) -> NoReturn:
+    """Ends the command with one sentence; a process that was launched hands it over instead."""
+    sentence = " ".join(str(error).split())
+    if not hand_over(sentence):
+        console.print(f"[red]error:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(status) from None
+
+
 @app.command(help=__doc__)
 def main(
     config: Annotated[Path, typer.Argument(help="YAML; see configs/finetune.")],
@@ -515,6 +528,12 @@ def main(
         float | None, typer.Option(min=0.1, help="Stop after this time, to be resumed.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch threads.")] = None,
+    launched: Annotated[
+        Path | None,
+        typer.Option(
+            "--launch", help="An accelerate config: in how many processes; see configs/accelerate."
+        ),
+    ] = None,
 ) -> None:
     console = Console(stderr=True)
     logging.disable_progress_bar()
@@ -527,6 +546,14 @@ def main(
     try:
         settings = read_config(Settings, config, overrides or [])
         check(settings)
+        if launched is not None:
+            options = [
+                *(["--resume"] if resumed else []),
+                *([f"--minutes={minutes}"] if minutes else []),
+                *([f"--threads={threads}"] if threads else []),
+            ]
+            launch(launched, "training.finetune", [str(config), *(overrides or []), *options])
+            return
         accelerator = Accelerator(
             log_with="tensorboard" if settings.tensorboard else None, project_dir=settings.out
         )
@@ -545,9 +572,10 @@ def main(
             run.finish()
             run.tell(f"saved {settings.out}")
         accelerator.end_training()
+    except LaunchFailed as error:
+        fail(error, console, error.status)
     except (BadConfig, BadRecord, resume.BadCheckpoint, OSError, ValueError) as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
-        raise typer.Exit(2) from None
+        fail(error, console)
 
 
 if __name__ == "__main__":

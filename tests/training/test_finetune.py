@@ -24,6 +24,7 @@ from memformer import MemformerForCausalLM
 from training import finetune, preparation, resume
 from training.config import BadConfig, read_config
 from training.data.records import Question, Record, write
+from training.launch import LaunchFailed, launch
 from training.settings import TRAINED, Optim, Settings
 from training.thaw import grouped, rate
 
@@ -624,6 +625,80 @@ def test_the_configs_can_be_read(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=str)
 def test_accelerate_takes_its_configs(path):
     assert load_config_from_file(str(path)).num_machines == 1
+
+
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it, on the CPU."""
+    return subprocess.run(
+        [sys.executable, "-m", "training.finetune", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("processes", [None, 1, 2])
+def test_a_run_that_fails_ends_with_its_sentence_in_any_number_of_processes(place, processes):
+    options = [str(place / "config.yaml"), f"out={place / 'rows2'}"]
+    if processes:
+        text = (ROOT / "configs" / "accelerate" / "cpu.yaml").read_text()
+        config = place / f"cpu{processes}.yaml"
+        config.write_text(text.replace("num_processes: 2", f"num_processes: {processes}"))
+        options += ["--launch", str(config)]
+    ended = started(*options)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stdout + ended.stderr
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last == (
+        f"error: {place / 'rows2'} is not empty; go on with --resume, or name another out."
+    )
+    assert ended.stderr.count("is not empty") == 1
+
+
+def test_a_mistake_in_the_options_is_told_before_any_process_is_launched(place, monkeypatch):
+    monkeypatch.setattr(finetune, "launch", None)
+    result = run(place, "mistake", "save_every=0", "--launch", "configs/accelerate/cpu.yaml")
+    assert result.exit_code == 2 and "save_every must be 1 or more" in flat(result.output)
+
+
+def test_a_launch_trains_and_goes_on(place):
+    options = [str(place / "config.yaml"), f"out={place / 'launched'}", SHORT.format(2)]
+    options += ["--threads=1", "--launch", str(ROOT / "configs" / "accelerate" / "cpu.yaml")]
+    ended = started(*options)
+    assert ended.returncode == 0, ended.stderr
+    assert "saved" in ended.stderr and (place / "launched" / "model.safetensors").exists()
+    ended = started(*options, "--resume")
+    assert ended.returncode == 2 and "There is no checkpoint in" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_that_breaks_without_a_sentence_gives_its_status(tmp_path, processes, capfd):
+    text = (ROOT / "configs" / "accelerate" / "cpu.yaml").read_text()
+    config = tmp_path / "cpu.yaml"
+    config.write_text(text.replace("num_processes: 2", f"num_processes: {processes}"))
+    with pytest.raises(LaunchFailed, match="ended with status 1; look above") as failed:
+        launch(config, "training.nothing", [])
+    assert failed.value.status == 1
+    assert "No module named training.nothing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "no config of accelerate"),
+        ("out: x\n", "no config of accelerate"),
+        ("[", "no config of accelerate"),
+        ((ROOT / "configs/accelerate/ddp.yaml").read_text(), "asks for 4 processes with a GPU"),
+    ],
+)
+def test_a_config_that_can_not_be_launched_is_one_sentence(tmp_path, text, sentence, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    config = tmp_path / "some.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(BadConfig, match=sentence):
+        launch(config, "training.nothing", [])
 
 
 def test_the_units_of_sharding_are_the_decoder_layers(place):
