@@ -95,7 +95,13 @@ def launch(config: Path, module: str, arguments: Sequence[str]) -> None:
                 launch_command(parser.parse_args(["--config_file", str(config), *command]))
         except (ValueError, ImportError) as error:
             raise BadConfig(f"{config}: {' '.join(str(error).split())}") from None
-        except (CalledProcessError, ChildFailedError, SignalException) as error:
+        except SignalException as error:
+            name = signal.Signals(error.sigval).name
+            raise LaunchFailed(
+                f"The launch was stopped by {name}; go on with --resume where a step is told above.",
+                128 + int(error.sigval),
+            ) from None
+        except (CalledProcessError, ChildFailedError) as error:
             if said.is_file():
                 raise LaunchFailed(said.read_text(encoding="utf-8"), 2) from None
             status = _status(error)
@@ -137,10 +143,8 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
             child.send_signal(number)
 
 
-def _status(error: CalledProcessError | ChildFailedError | SignalException) -> int:
+def _status(error: CalledProcessError | ChildFailedError) -> int:
     """What a shell would call the status of a process."""
-    if isinstance(error, SignalException):
-        return 128 + int(error.sigval)
     status = (
         error.returncode
         if isinstance(error, CalledProcessError)

@@ -7,7 +7,6 @@ then the tokens. Opening and calibrating a model takes longer than all of it tog
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import PreTrainedTokenizerBase
 
-from training import resume, sources
+from training import missing, resume, sources
 from training.config import BadConfig
 from training.data.records import Record
 from training.parts import tokenizer_of
@@ -61,8 +60,8 @@ def check(settings: Settings) -> None:
         raise BadConfig(f"validation.by must be exact or loss; got {validation.by!r}.")
     if settings.save_dtype not in ("float32", "bfloat16"):
         raise BadConfig(f"save_dtype must be float32 or bfloat16; got {settings.save_dtype!r}.")
-    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise BadConfig("tensorboard: true needs tensorboard; `pip install tensorboard`.")
+    if settings.tensorboard and (lacks := missing("tensorboard")):
+        raise BadConfig(f"tensorboard: true: {lacks}")
     for name, value, least in (
         ("optim.documents", optim.documents, 1),
         ("optim.at_once", optim.at_once, 1),

@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eval.jsonl import BadRecord
+from training import missing
 from training.config import BadConfig
 from training.data.records import Record, parse, read
 from training.documents import STYLES, Document, tokenised
@@ -98,6 +99,8 @@ def check(source: Source) -> None:
             f"A source names either a path or a dataset; got path={source.path!r} and "
             f"dataset={source.dataset!r}."
         )
+    if source.dataset and (lacks := missing("datasets")):
+        raise BadConfig(f"dataset: {source.dataset}: {lacks}")
     if source.style not in STYLES:
         raise BadConfig(f"style must be one of {', '.join(STYLES)}; got {source.style!r}.")
     if source.limit is not None and source.limit < 1:
