@@ -98,7 +98,7 @@ def launch(config: Path, module: str, arguments: Sequence[str]) -> None:
         except SignalException as error:
             name = signal.Signals(error.sigval).name
             raise LaunchFailed(
-                f"The launch was stopped by {name}; go on with --resume where a step is told above.",
+                f"The launch was stopped by {name}; --resume goes on from its last checkpoint.",
                 128 + int(error.sigval),
             ) from None
         except (CalledProcessError, ChildFailedError) as error:
