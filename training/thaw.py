@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
-from memformer.backbone import Backbone
+from memformer.backbone import Backbone, family_of
 from memformer.checkpoint import load_config
 from training.config import BadConfig
 from training.parts import with_parts
@@ -56,6 +56,7 @@ def check_model(settings: Settings) -> PreTrainedConfig:
         if any(one.teacher for one in settings.data) and not (config.backbone or {}).get("name"):
             raise BadConfig("A teacher needs a backbone that was not trained; this one was.")
     else:
+        family_of(config.model_type)
         memory = _memory(MemoryConfig(), settings)
     most = memory.segment_tokens
     if (longest := max(stage.segment_tokens for stage in settings.stages)) > most:

@@ -17,7 +17,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny
-from transformers import AutoConfig
+from transformers import AutoConfig, BertConfig
 from typer.testing import CliRunner
 
 from memformer import MemformerForCausalLM
@@ -441,15 +441,15 @@ def test_a_mistake_in_options_or_data_is_told_before_the_model_is_looked_for(
     [
         ("stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments of 16"),
         (SHORT.format(1).replace("24", "65"), "segments of 65 tokens, and the model's have 64"),
+        ("model.name=./bert", "memformer does not know backbones of type 'bert'; it knows"),
     ],
 )
-def test_documents_that_do_not_fit_are_told_of_before_the_model_is_opened(
+def test_what_does_not_fit_the_model_is_told_before_it_is_opened(
     place, change, sentence, monkeypatch
 ):
-    def opened(*_, **__):
-        raise AssertionError
-
-    monkeypatch.setattr(MemformerForCausalLM, "from_pretrained", opened)
+    monkeypatch.setattr(MemformerForCausalLM, "from_pretrained", None)
+    BertConfig().save_pretrained(place / "bert")
+    monkeypatch.chdir(place)
     result = run(place, "mistake", change)
     assert result.exit_code == 2 and sentence in flat(result.output)
 
