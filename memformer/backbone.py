@@ -70,13 +70,7 @@ class Backbone:
             model = cast(Any, model).get_base_model()
         config: Any = getattr(model, "config", None)
         model_type = getattr(config, "model_type", type(model).__name__)
-        if model_type not in _FAMILIES:
-            raise ValueError(
-                f"memformer does not know backbones of type {model_type!r}; it knows "
-                f"{', '.join(sorted(_FAMILIES))}. Another decoder can be taught with "
-                "memformer.register_backbone(model_type, Family(...))."
-            )
-        family = _FAMILIES[model_type]
+        family = family_of(model_type)
         try:
             model.get_submodule(family.layers)
         except AttributeError:
@@ -186,6 +180,21 @@ class Backbone:
             sample = value.detach().flatten()[:: max(1, value.numel() // 64)]
             digest.update(sample.to(torch.bfloat16).float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def family_of(model_type: str) -> Family:
+    """The family of decoders with this `config.model_type`.
+
+    Raises:
+        ValueError: the family is not known; the sentence lists those that are.
+    """
+    if model_type not in _FAMILIES:
+        raise ValueError(
+            f"memformer does not know backbones of type {model_type!r}; it knows "
+            f"{', '.join(sorted(_FAMILIES))}. Another decoder can be taught with "
+            "memformer.register_backbone(model_type, Family(...))."
+        )
+    return _FAMILIES[model_type]
 
 
 def register_backbone(model_type: str, family: Family) -> None:

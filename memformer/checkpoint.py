@@ -172,15 +172,7 @@ def load_model(
     check_place(source)
     kwargs = _pinned(source) | kwargs
     if config is None and "gguf_file" not in kwargs:
-        try:
-            config = AutoConfig.from_pretrained(source, **_chosen(SAFE | kwargs, *LOOKUP, TRUST))
-        except OSError as error:
-            if source != DEFAULT_MODEL:
-                raise
-            raise OSError(
-                f"The default model {DEFAULT_MODEL} is not on this machine and the hub did not "
-                "answer; fetch it with `memformer fetch`."
-            ) from error
+        config = load_config(source, **_chosen(SAFE | kwargs, *LOOKUP, TRUST))
     if isinstance(config, MemformerConfig):
         if memory_config is not None:
             raise ValueError(
@@ -258,6 +250,31 @@ def _open(
     return model.eval()
 
 
+def load_config(name: str, **options: Any) -> Any:
+    """The config of a decoder or of a memformer checkpoint; its weights are not looked at.
+
+    Args:
+        name: hub id or folder. The default model's id means its fetched copy, if there is one.
+        **options: of `AutoConfig.from_pretrained`.
+
+    Raises:
+        OSError: nothing to load there.
+        ValueError: no config that transformers knows.
+    """
+    source = str(local_path(name) or name)
+    check_place(source)
+    options = _pinned(source) | {TRUST: False} | options
+    try:
+        return AutoConfig.from_pretrained(source, **options)
+    except OSError as error:
+        if source != DEFAULT_MODEL:
+            raise
+        raise OSError(
+            f"The default model {DEFAULT_MODEL} is not on this machine and the hub did not "
+            "answer; fetch it with `memformer fetch`."
+        ) from error
+
+
 def check_place(name: str) -> None:
     """Refuses the name of a folder that is not there, before the hub is asked for it.
 
@@ -290,13 +307,26 @@ def load_tokenizer(
     Raises:
         OSError, ValueError: neither place has one.
     """
-    places = [name, backbone, (model.config.backbone or {}).get("name")]
-    for place in filter(None, places[:-1]):
+    return first_tokenizer(name, backbone, (model.config.backbone or {}).get("name"))
+
+
+def first_tokenizer(name: str, *others: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the first of some places that has one.
+
+    Args:
+        name: hub id or folder.
+        *others: where to look next; None is passed over.
+
+    Raises:
+        OSError, ValueError: no place has one; the message is about the last.
+    """
+    *places, last = [name, *filter(None, others)]
+    for place in places:
         try:
             return _load_tokenizer(place)
         except (OSError, ValueError):
             continue
-    return _load_tokenizer(places[-1] or name)
+    return _load_tokenizer(last)
 
 
 def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:

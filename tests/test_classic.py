@@ -362,4 +362,4 @@ def test_an_index_finds_what_was_written_also_after_it_was_written_anew(monkeypa
 def test_without_faiss_a_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'memformer-lm\[faiss\]'"):
-        made("sam", search="faiss").start(1)
+        made("sam", search="faiss")

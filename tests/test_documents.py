@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -12,10 +13,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
+from omegaconf import MISSING
 from typer.main import get_command
 
 from memformer import cli
 from memformer.backbone import _FAMILIES
+from training import finetune, settings
 from training.config import read_config
 from training.settings import Settings
 
@@ -49,17 +53,22 @@ def wrong(words: list[str]) -> str | None:
             return wrong_command(get_command(cli.app), [name, *arguments])
         case ["python", "-m", "eval.lm_harness", *_]:  # its arguments are lm_eval's
             return None
+        case ["python", "-m", "training.finetune", *arguments]:
+            given = get_command(finetune.app).make_context("", list(arguments)).params
+            launched = given["launched"]
+            if launched is not None and not (ROOT / launched).exists():
+                return str(launched)
+            if not (ROOT / given["config"]).exists():
+                return str(given["config"])
+            read_config(Settings, ROOT / given["config"], given["overrides"] or [])
+            return None
         case ["python", "-m", module, *arguments]:
             if importlib.util.find_spec(module) is None:
                 return module
             if module.startswith(("eval.", "training.")):
                 return wrong_command(get_command(importlib.import_module(module).app), arguments)
             return None
-        case ["accelerate", "launch", *arguments] if "training.finetune" in arguments:
-            config, *overrides = arguments[arguments.index("training.finetune") + 1 :]
-            if not (ROOT / config).exists():
-                return config
-            read_config(Settings, ROOT / config, overrides)
+        case ["accelerate", "launch", "-m", "training.finetune"]:  # named to say what it lacks
             return None
         case ["accelerate", "launch", "-m", *rest]:
             return wrong(["python", "-m", *rest])
@@ -95,6 +104,7 @@ def tree(text: str) -> dict[str, str]:
     return listed
 
 
+OPTIONS = PAGES["finetuning.md"].partition("## The config")[2].partition("\n## ")[0]
 TREE = tree(README.partition("## The tree")[2].split("```")[1].strip("\n"))
 
 
@@ -175,7 +185,12 @@ def test_every_command_in_the_documents_exists(words: list[str]) -> None:
         ("python -m eval.recall --quickly", "--quickly"),
         ("python -m training.classic --quickly", "--quickly"),
         ("python -m training.data.build poems out.jsonl", "poems"),
+        ("python -m training.finetune configs/none.yaml", "configs/none.yaml"),
         ("accelerate launch -m training.finetune configs/none.yaml", "configs/none.yaml"),
+        (
+            "python -m training.finetune configs/finetune/first.yaml --launch none.yaml",
+            "none.yaml",
+        ),
     ],
 )
 def test_a_command_that_does_not_exist_is_found(command: str, missing: str) -> None:
@@ -195,6 +210,46 @@ def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
     folders = ("eval", "eval/harness", "eval/peers", "training", "training/data")
     packages = {f"{name}/__init__.py" for name in folders}
     assert there - TREE.keys() <= packages
+
+
+KINDS = {
+    "str": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "dict[str, Any]": "fields",
+    "list[float]": "list of numbers",
+    "list[Source]": "list of sources",
+    "list[Stage]": "list of stages",
+}
+
+
+def options_of(section: type, name: str = "") -> dict[str, tuple[str, object]]:
+    """Type and default of every key of a config's section, by its name in full."""
+    found: dict[str, tuple[str, object]] = {}
+    for field in dataclasses.fields(section):
+        key = name + field.name
+        kind, optional, _ = str(field.type).partition(" | None")
+        if kind not in KINDS:
+            found |= options_of(getattr(settings, kind), f"{key}.")
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found[key] = (KINDS[kind] + " or null" * bool(optional), default)
+        if kind in ("list[Source]", "list[Stage]") and key != "validation.sources":
+            found |= options_of(getattr(settings, kind[5:-1]), f"{key}[].")
+    return found
+
+
+def test_the_table_of_options_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (.+?) \| (.+) \|$", OPTIONS, re.MULTILINE)
+    told = {}
+    for key, kind, default, meaning in rows:
+        assert meaning.strip() and key not in told
+        value = yaml.safe_load(default.strip("`"))
+        told[key] = (kind, MISSING if default == "needed" else value)
+    assert told == options_of(Settings)
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -27,8 +27,10 @@ from torch import Generator, Tensor, nn
 
 from eval.report import Line, Panel, draw, head, write_json
 from eval.stories import BadStory
+from training import missing
 from training.classic import MachineSection, made_machine
 from training.config import BadConfig, read_config
+from training.places import BadPlace, check_file
 from training.stories import SILENT, Story, Vocabulary, batches, read_tasks
 
 # one training story in so many is kept back, to choose by
@@ -216,6 +218,9 @@ def main(
     torch.set_num_threads(threads)
     try:
         settings = read_config(BabiConfig, config, overrides or [])
+        if lacks := missing("matplotlib"):
+            raise BadConfig(lacks)
+        check_file(Path(settings.out).with_suffix(".json"))
         folder = Path(settings.data)
         tasks = read_tasks(folder, "train", settings.think)
         tests = read_tasks(folder, "test", settings.think)
@@ -231,7 +236,7 @@ def main(
         reader = Reader(len(vocabulary), vocabulary.longest, settings.words, settings.machine)
         if settings.compile:
             reader.machine.step = torch.compile(reader.machine.step, dynamic=False)
-    except (BadConfig, BadStory) as error:
+    except (BadConfig, BadPlace, BadStory) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     report: dict[str, Any] = head("training.babi", asdict(settings))

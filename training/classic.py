@@ -28,6 +28,7 @@ from eval.report import Line, Panel, draw, head, write_json
 from memformer.classic import DNC, NTM, SAM, SegmentDNC
 from training.config import BadConfig, read_config
 from training.machine import LSTM, Machine, MemoryMachine
+from training.places import BadPlace, check_file
 from training.tasks import TASKS, Task
 from training.weights import draw_weights
 
@@ -196,7 +197,7 @@ def _made(known: dict[str, type], what: str, section: Any, **given: int) -> Any:
         )
     try:
         return known[section.name](**given, **section.options)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         raise BadConfig(f"{what}.options of {section.name}: {error}") from None
 
 
@@ -289,8 +290,11 @@ def main(
     torch.set_num_threads(threads)
     try:
         settings = read_config(ClassicConfig, config, overrides or [])
+        if not settings.task.test_sizes:
+            raise BadConfig("task.test_sizes names no size.")
+        check_file(Path(settings.out).with_suffix(".json"))
         task, machine = build(settings)
-    except BadConfig as error:
+    except (BadConfig, BadPlace) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     report = head("training.classic", asdict(settings))

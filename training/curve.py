@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from eval.report import Line, Panel, draw
+from training import missing
 
 
 def read_log(path: Path, begin: float = 0.0) -> list[dict[str, Any]]:
@@ -64,6 +65,8 @@ def main(
     out: Annotated[Path, typer.Argument(help="PNG to write.", dir_okay=False)],
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of each run, in order.")],
 ) -> None:
+    if lacks := missing("matplotlib"):
+        raise typer.BadParameter(lacks)
     runs: list[tuple[str, list[dict[str, Any]]]] = []
     seen = 0.0
     for path in logs:

@@ -1,9 +1,12 @@
 """Fine-tunes a model with a memory on documents with questions.
 
-    accelerate launch -m training.finetune configs/finetune/NAME.yaml KEY=VALUE ...
+    python -m training.finetune configs/finetune/NAME.yaml KEY=VALUE ...
+    python -m training.finetune configs/finetune/NAME.yaml --launch configs/accelerate/ddp.yaml
 
-One process needs no launcher: `python -m training.finetune ...`. A run that was interrupted goes
-on with `--resume` as if it had not been; `--minutes 9` ends it in time, to be resumed later.
+`--launch` starts the processes that an accelerate config asks for; `accelerate launch -m
+training.finetune ...` and `torchrun` do so too, but put a traceback below what an error says. A run
+that was interrupted goes on with `--resume` as if it had not been; `--minutes 9` ends it in time,
+to be resumed later.
 
 A step takes documents of one source (`sources.py`), lays them out with their questions
 (`documents.py`), sends each batch through the model in one forward, all segments at once, and
@@ -15,7 +18,6 @@ command, scores) and `log.jsonl` beside it.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 import signal
@@ -26,16 +28,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, logging
+from transformers import AutoModelForCausalLM, logging
 
 from eval.jsonl import BadRecord
 from eval.report import head, write_json
@@ -46,7 +49,9 @@ from training.attention import in_float32
 from training.config import BadConfig, read_config
 from training.documents import Document, collate, laid_out, windowed
 from training.health import Health
+from training.launch import LaunchFailed, hand_over, launch
 from training.objective import Batch, budget_penalty, exact, predicted, sums
+from training.preparation import Prepared, check, prepare, weights
 from training.settings import Settings, Stage
 from training.sources import Pool, Source
 from training.thaw import build, grouped, rate
@@ -57,14 +62,14 @@ class Run:
 
     def __init__(
         self,
-        settings: Settings,
+        prepared: Prepared,
         model: MemformerForCausalLM,
-        tokenizer: PreTrainedTokenizerBase,
         accelerator: Accelerator,
         console: Console,
     ) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
+        self.settings = settings = prepared.settings
+        self.tokenizer = tokenizer = prepared.tokenizer
+        self.pools, self.measured = prepared.pools, prepared.measured
         self.accelerator = accelerator
         self.console = console
         self.out = Path(settings.out)
@@ -72,38 +77,6 @@ class Run:
         self.inner = model
         self.padding = int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
         self.between = tokenizer("\n", add_special_tokens=False).input_ids
-        if (by := settings.validation.by) not in ("exact", "loss"):
-            raise BadConfig(f"validation.by must be exact or loss; got {by!r}.")
-        many = accelerator.num_processes
-        if settings.optim.documents % many:
-            raise BadConfig(
-                f"optim.documents must be a multiple of the {many} processes; "
-                f"got {settings.optim.documents}."
-            )
-        self.pools = [sources.load(source, tokenizer, self.tell) for source in settings.data]
-        self.measured = [
-            sources.load(source, tokenizer, self.tell) for source in settings.validation.sources
-        ]
-        for pool in self.measured:
-            if pool.stream is not None:
-                raise BadConfig(f"{pool.source.name} is to be measured: it can't be streamed.")
-            if by == "exact" and not any(document.asides for document in pool.documents):
-                raise BadConfig(f"{pool.source.name} has no questions; set validation.by: loss.")
-        for pool in self.pools:
-            if pool.source.teacher and any(document.asides for document in pool.documents):
-                raise BadConfig(
-                    f"{pool.source.name} has questions, which a teacher is no use for; set text."
-                )
-            if settings.window is not None and (pool.source.teacher or pool.source.text):
-                raise BadConfig(
-                    f"{pool.source.name} is to be learned as text, and a window only answers "
-                    "questions; leave text and teacher out."
-                )
-        for number, stage in enumerate(settings.stages, 1):
-            for pool, weight in zip(self.pools, self.weights(stage, number), strict=True):
-                if weight and (long := pool.check(stage.segments, stage.segment_tokens)):
-                    of = f"{long} of {len(pool.documents)} documents"
-                    self.tell(f"stage {number}: {of} in {pool.source.name} are longer, and wait")
         self.teacher = self._teacher() if any(p.source.teacher for p in self.pools) else None
         optimizer = torch.optim.AdamW(
             grouped(model, settings.optim), betas=(0.9, 0.99), foreach=False
@@ -111,10 +84,9 @@ class Run:
         # an engine of its own, which steps, clips and shards by itself
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         if self.deepspeed:
-            if settings.optim.at_once is not None:
-                raise BadConfig("DeepSpeed takes all documents at once; leave out optim.at_once.")
             engine = accelerator.state.deepspeed_plugin.deepspeed_config
-            engine["train_micro_batch_size_per_gpu"] = settings.optim.documents // many
+            share = settings.optim.documents // accelerator.num_processes
+            engine["train_micro_batch_size_per_gpu"] = share
             engine["gradient_clipping"] = settings.optim.clip
             engine["zero_allow_untested_optimizer"] = True
         if accelerator.device.type == "cpu" and accelerator.mixed_precision != "no":
@@ -136,9 +108,7 @@ class Run:
 
     def _teacher(self) -> nn.Module:
         """The backbone as it was, to learn from: a copy, since the student may change its own."""
-        name = (self.inner.config.backbone or {}).get("name")
-        if not name:
-            raise BadConfig("A teacher needs a backbone that was not trained; this one was.")
+        name = (self.inner.config.backbone or {})["name"]
         place = str(local_path(name) or name)
         teacher: nn.Module = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
         return teacher.requires_grad_(False).eval().to(self.accelerator.device)
@@ -154,27 +124,17 @@ class Run:
                 return stage
         return self.settings.stages[-1]
 
-    def weights(self, stage: Stage, number: int) -> list[float]:
-        """How often each source is drawn in a stage.
-
-        Raises:
-            BadConfig: not as many as there are sources, or none of them drawn.
-        """
-        found = stage.weights or [source.weight for source in self.settings.data]
-        if len(found) != len(self.settings.data) or min(found) < 0 or not sum(found):
-            raise BadConfig(
-                f"weights of stage {number} must be one for each of the {len(self.settings.data)} "
-                f"sources, and not all 0; got {found}."
-            )
-        return found
-
     def batches(self) -> tuple[Pool, list[Batch]]:
         """This process's share of the next step, in as many forwards as it takes."""
         stage, optim = self.stage(), self.settings.optim
         seed = f"{self.settings.seed}/{self.step}"
-        weights = self.weights(stage, self.settings.stages.index(stage) + 1)
         pool, documents = sources.batch(
-            self.pools, weights, optim.documents, stage.segments, stage.segment_tokens, seed
+            self.pools,
+            weights(self.settings, stage),
+            optim.documents,
+            stage.segments,
+            stage.segment_tokens,
+            seed,
         )
         mine = documents[self.accelerator.process_index :: self.accelerator.num_processes]
         at_once = optim.at_once or len(mine)
@@ -362,7 +322,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Where the run can be resumed from."""
-        return self.out / "checkpoints"
+        return self.out / resume.CHECKPOINTS
 
     def keep(self) -> None:
         """Writes a checkpoint to resume from."""
@@ -547,6 +507,14 @@ class Run:
 app = typer.Typer(add_completion=False)
 
 
+def fail(error: Exception, console: Console, status: int = 2) -> NoReturn:
+    """Ends the command with one sentence; a process that was launched hands it over instead."""
+    sentence = " ".join(str(error).split())
+    if not hand_over(sentence):
+        console.print(f"[red]error:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(status) from None
+
+
 @app.command(help=__doc__)
 def main(
     config: Annotated[Path, typer.Argument(help="YAML; see configs/finetune.")],
@@ -560,6 +528,12 @@ def main(
         float | None, typer.Option(min=0.1, help="Stop after this time, to be resumed.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch threads.")] = None,
+    launched: Annotated[
+        Path | None,
+        typer.Option(
+            "--launch", help="An accelerate config: in how many processes; see configs/accelerate."
+        ),
+    ] = None,
 ) -> None:
     console = Console(stderr=True)
     logging.disable_progress_bar()
@@ -571,32 +545,37 @@ def main(
     torch.set_flush_denormal(True)
     try:
         settings = read_config(Settings, config, overrides or [])
-        if settings.save_dtype not in ("float32", "bfloat16"):
-            raise BadConfig(f"save_dtype must be float32 or bfloat16; got {settings.save_dtype!r}.")
-        if not settings.data:
-            raise BadConfig("data names no source of documents.")
-        if not settings.stages:
-            raise BadConfig("stages names no stage.")
-        out = Path(settings.out)
-        if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
-            raise BadConfig(f"{out} is not empty; go on with --resume, or name another out.")
-        if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise BadConfig("tensorboard: true needs tensorboard; `pip install tensorboard`.")
+        check(settings)
+        if launched is not None:
+            options = [
+                *(["--resume"] if resumed else []),
+                *([f"--minutes={minutes}"] if minutes else []),
+                *([f"--threads={threads}"] if threads else []),
+            ]
+            launch(launched, "training.finetune", [str(config), *(overrides or []), *options])
+            return
         accelerator = Accelerator(
-            log_with="tensorboard" if settings.tensorboard else None, project_dir=out
+            log_with="tensorboard" if settings.tensorboard else None, project_dir=settings.out
         )
-        run = Run(settings, *build(settings), accelerator, console)
+
+        def tell(text: str) -> None:
+            if accelerator.is_main_process:
+                console.print(text, highlight=False)
+
+        prepared = prepare(settings, accelerator, tell, resumed=resumed)
+        run = Run(prepared, build(settings), accelerator, console)
         if resumed:
             run.go_on()
         if settings.tensorboard:
             accelerator.init_trackers("tensorboard")
         if run.train(minutes):
             run.finish()
-            run.tell(f"saved {out}")
+            run.tell(f"saved {settings.out}")
         accelerator.end_training()
+    except LaunchFailed as error:
+        fail(error, console, error.status)
     except (BadConfig, BadRecord, resume.BadCheckpoint, OSError, ValueError) as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
-        raise typer.Exit(2) from None
+        fail(error, console)
 
 
 if __name__ == "__main__":

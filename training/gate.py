@@ -50,7 +50,7 @@ from training.data.records import Record
 from training.documents import encoded, tokenised
 from training.inputs import lowest_inputs
 from training.kinds import MORE_KINDS
-from training.parts import NewFolder, save
+from training.parts import NewFolder, open_tokenizer, save
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
 FACTS = 6
@@ -253,20 +253,21 @@ def main(
         "least_read": LEAST_READ,
     }
     report = head("training.gate", settings) | model_name(model)
-    loaded, tokenizer = open_model(model)
-    interview = Interview(loaded, tokenizer, Haystack(tokenizer, book), seed)
     drawn = people.make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
     try:
-        background = Background([book], lambda text: len(tokenizer(text).input_ids))
         given = {file: list(islice(records.read(file), documents)) for file in data or []}
         for file, found in given.items():
             if len(found) < LEAST_DOCUMENTS:
                 raise ValueError(
                     f"{file} has {len(found)} records; a gate needs {LEAST_DOCUMENTS} or more."
                 )
+        tokenizer = open_tokenizer(model)
+        background = Background([book], lambda text: len(tokenizer(text).input_ids))
     except (BadRecord, ValueError) as error:
         console.print(str(error), soft_wrap=True)
         raise typer.Exit(2) from None
+    loaded, tokenizer = open_model(model)
+    interview = Interview(loaded, tokenizer, Haystack(tokenizer, book), seed)
     rng = random.Random(seed)
     sources = {
         "people": [observe(interview, one) for one in track(drawn, "people", console=console)]

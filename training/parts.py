@@ -1,4 +1,7 @@
-"""Parts of a memory that are trained alone: switching them on, and saving what came of it."""
+"""Parts of a memory that are trained alone: switching them on, and saving what came of it.
+
+Also what can be opened before a model is: its tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,57 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from eval.report import write_json
 from memformer import MemformerConfig, MemformerForCausalLM
+from memformer.checkpoint import first_tokenizer, load_config
+from memformer.pretrained import DEFAULT_MODEL
+from training.places import BadPlace, check_folder
 
 
 def new_folder(out: Path) -> Path:
-    """A folder that nothing is in.
+    """A folder that nothing is in, and that can be written.
 
     Raises:
-        typer.BadParameter: something is.
+        typer.BadParameter: it can't be used.
     """
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise typer.BadParameter(f"{out} is not empty; name a new folder.")
+    try:
+        check_folder(out, "name a new folder")
+    except BadPlace as error:
+        raise typer.BadParameter(str(error)) from None
     return out
+
+
+def tokenizer_of(name: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is not opened yet.
+
+    Args:
+        name: hub id or folder of the model.
+        config: its config.
+
+    Raises:
+        OSError, ValueError: it has none.
+    """
+    backbone = config.backbone or {} if isinstance(config, MemformerConfig) else {}
+    return first_tokenizer(name, backbone.get("name"))
+
+
+def open_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is not opened yet.
+
+    Args:
+        name: hub id or folder; None: the default model.
+
+    Raises:
+        typer.BadParameter: there is no such model.
+    """
+    name = name or DEFAULT_MODEL
+    try:
+        return tokenizer_of(name, load_config(name))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise typer.BadParameter(f"the model {name!r} can't be opened: {reason}") from None
 
 
 NewFolder = Annotated[Path, typer.Argument(help="Folder for the checkpoint.", callback=new_folder)]

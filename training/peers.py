@@ -39,6 +39,8 @@ from training import resume
 from training.attention import in_float32
 from training.data.records import read
 from training.documents import Aside, Document, tokenised
+from training.parts import open_tokenizer
+from training.places import BadPlace, check_folder
 
 WARMUP = 0.05  # share of the steps in which the rate rises
 FALL = 0.2  # and in which it falls to nothing again
@@ -187,22 +189,7 @@ def main(
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     if threads:
         torch.set_num_threads(threads)
-    if out.exists() and not resumed and (out.is_file() or any(out.iterdir())):
-        raise typer.BadParameter(f"{out} is not empty; go on with --resume, or name another --out.")
     torch.set_flush_denormal(True)  # gradients of what is known by heart are tiny, and slow
-    torch.manual_seed(seed)
-    released, tokenizer = open_model(model, device, dtype)
-    try:
-        known = [tokenised(one, tokenizer, "plain") for path in data for one in read(path)]
-    except BadRecord as error:
-        raise typer.BadParameter(str(error)) from None
-    groups = grouped(known, segment_tokens, segments)
-    if released.device.type == "cpu" and released.dtype == torch.bfloat16:
-        in_float32(released.backbone)
-    adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    peer = PEERS[name](get_peft_model(released.backbone, adapter)).train()
-    weights = [one for one in peer.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01)
     settings: dict[str, Any] = {
         "peer": name,
         "backbone": model_name(model)["model"],
@@ -216,11 +203,29 @@ def main(
         "seed": seed,
         "dtype": dtype,
     }
-    checkpoints = out / "checkpoints"
+    checkpoints = out / resume.CHECKPOINTS
     state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "losses": []}
+    try:
+        if resumed:
+            state = resume.newest(checkpoints, settings)
+        else:
+            check_folder(out, "go on with --resume, or name another --out")
+        records = [one for path in data for one in read(path)]
+    except (BadPlace, BadRecord, resume.BadCheckpoint) as error:
+        raise typer.BadParameter(str(error)) from None
+    tokenizer = open_tokenizer(model)
+    known = [tokenised(one, tokenizer, "plain") for one in records]
+    groups = grouped(known, segment_tokens, segments)
+    torch.manual_seed(seed)
+    released, tokenizer = open_model(model, device, dtype)
+    if released.device.type == "cpu" and released.dtype == torch.bfloat16:
+        in_float32(released.backbone)
+    adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    peer = PEERS[name](get_peft_model(released.backbone, adapter)).train()
+    weights = [one for one in peer.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01)
     if resumed:
         try:
-            state = resume.newest(checkpoints, settings)
             resume.load(checkpoints, state["step"], peer, optimizer)
         except resume.BadCheckpoint as error:
             raise typer.BadParameter(str(error)) from None

@@ -29,11 +29,13 @@ from eval.people import Fact
 from eval.recipe import KINDS, NAMES
 from eval.report import ThreadsOption
 from memformer.chat import chat_ids
-from memformer.pretrained import fetch
+from memformer.checkpoint import check_place
+from memformer.pretrained import DEFAULT_MODEL, FetchError, fetch
 from training.data.build import Documents, Out, Seed, build
 from training.data.drills import REPLIES
 from training.data.records import Record, parse
 from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.places import BadPlace, check_file
 
 ASKED = (
     "Write one sentence about {}.",
@@ -176,12 +178,18 @@ def main(
         torch.set_num_threads(threads)
     console = Console()
     try:
+        check_file(out)
         name = str(fetch()) if model is None else model
+        check_place(name)
         decoder = AutoModelForCausalLM.from_pretrained(name).eval()
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except BadPlace as error:
+        raise typer.BadParameter(str(error)) from None
+    except (FetchError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise typer.BadParameter(f"the model {model!r} can't be opened: {reason}") from None
+        raise typer.BadParameter(
+            f"the model {model or DEFAULT_MODEL!r} can't be opened: {reason}"
+        ) from None
     asked = requests()
     said: dict[str, str] = {}
     for begin in track(range(0, len(asked), AT_ONCE), "replies", console=console, transient=True):

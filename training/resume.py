@@ -32,6 +32,8 @@ from memformer.memory.file import write_atomically
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 ENGINE = "engine"
+# in the folder of a run
+CHECKPOINTS = "checkpoints"
 # whole tensors on the first process, however they are sharded
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 BEST = "best.safetensors"

@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eval.jsonl import BadRecord
+from training import missing
 from training.config import BadConfig
 from training.data.records import Record, parse, read
 from training.documents import STYLES, Document, tokenised
@@ -55,14 +56,31 @@ class Source:
         return self.path or self.dataset
 
 
-def records(source: Source) -> Iterator[Record]:
-    """The records of a source that does not stream.
+def records(source: Source) -> list[Record]:
+    """The records of a source that `check` let pass; of one that streams, none.
 
     Raises:
-        BadConfig: neither file nor dataset, or both, or it can't be loaded.
-        BadRecord: something in it is no record.
+        BadConfig: it can't be loaded, or holds nothing.
+        BadRecord: something in it is no record, or there is nothing to learn from it.
     """
-    _check(source)
+    if source.streaming:
+        return []
+    found: list[Record] = []
+    for record in _rows(source):
+        if source.limit is not None and len(found) == source.limit:
+            break
+        if not (record.questions or source.text or source.teacher):
+            raise BadRecord(
+                f"{source.name}, document {len(found) + 1}: it has no questions, so there is "
+                "nothing to learn from it; set text or teacher for this source."
+            )
+        found.append(record)
+    if not found:
+        raise BadConfig(f"{source.name} holds no documents.")
+    return found
+
+
+def _rows(source: Source) -> Iterator[Record]:
     if source.path:
         yield from read(Path(source.path))
         return
@@ -70,14 +88,23 @@ def records(source: Source) -> Iterator[Record]:
         yield parse(row, f"{source.name}, row {number}")
 
 
-def _check(source: Source) -> None:
+def check(source: Source) -> None:
+    """Refuses options that no source can have.
+
+    Raises:
+        BadConfig: neither file nor dataset, or both, or a value out of range.
+    """
     if bool(source.path) == bool(source.dataset):
         raise BadConfig(
             f"A source names either a path or a dataset; got path={source.path!r} and "
             f"dataset={source.dataset!r}."
         )
+    if source.dataset and (lacks := missing("datasets")):
+        raise BadConfig(f"dataset: {source.dataset}: {lacks}")
     if source.style not in STYLES:
         raise BadConfig(f"style must be one of {', '.join(STYLES)}; got {source.style!r}.")
+    if source.limit is not None and source.limit < 1:
+        raise BadConfig(f"limit of {source.name} must be 1 or more; got {source.limit}.")
     if source.weight <= 0:
         raise BadConfig(f"weight of {source.name} must be above 0; got {source.weight}.")
     if source.streaming and source.path:
@@ -125,19 +152,27 @@ class Pool:
             )
         return self._sizes[segment_tokens]
 
-    def check(self, segments: int, segment_tokens: int) -> int:
-        """How many documents are too long for a stage.
+    def check_taught(self, segment_tokens: int) -> None:
+        """Refuses documents from which no memory can learn.
 
         Raises:
-            BadConfig: all are.
+            BadConfig: there are no others.
         """
-        sizes = self.sizes(segment_tokens)
-        long = sum(size > segments for size, _ in sizes)
-        if self.stream is None and not sizes:
+        if self.stream is None and not self.sizes(segment_tokens):
             raise BadConfig(
                 f"All documents of {self.source.name} have one segment of {segment_tokens} tokens "
                 "and no questions: nothing can be predicted from memory. Lower segment_tokens."
             )
+
+    def check(self, segments: int, segment_tokens: int) -> int:
+        """How many documents are too long for a stage.
+
+        Raises:
+            BadConfig: all are, or there is nothing to learn from them.
+        """
+        self.check_taught(segment_tokens)
+        sizes = self.sizes(segment_tokens)
+        long = sum(size > segments for size, _ in sizes)
         if sizes and long == len(sizes):
             raise BadConfig(
                 f"All documents of {self.source.name} have more than {segments} segments of "
@@ -216,34 +251,27 @@ class Stream:
         self.rows = iter(self.dataset)
 
 
-def load(
+def pool(
     source: Source,
+    found: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
-    progress: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Pool:
-    """Reads and tokenises a source; one that streams is only opened.
+    """The documents of a source as tokens; a source that streams is opened.
+
+    Args:
+        source: where the records are from.
+        found: what `records` returned.
+        tokenizer: of the model.
+        tell: called with a line that says how many there are.
 
     Raises:
-        BadConfig: it can't be loaded, or holds nothing.
-        BadRecord: something in it is no record.
+        BadConfig: a stream can't be opened.
     """
     if source.streaming:
-        _check(source)
         return Pool(source, stream=Stream(source, tokenizer))
-    pool = Pool(source)
-    for record in records(source):
-        if source.limit is not None and len(pool.documents) == source.limit:
-            break
-        if not (record.questions or source.text or source.teacher):
-            raise BadRecord(
-                f"{source.name}, document {len(pool.documents) + 1}: it has no questions, so there "
-                "is nothing to learn from it; set text or teacher for this source."
-            )
-        pool.documents.append(tokenised(record, tokenizer, source.style))
-    if not pool.documents:
-        raise BadConfig(f"{source.name} holds no documents.")
-    progress(f"{source.name}: {len(pool.documents)} documents")
-    return pool
+    tell(f"{source.name}: {len(found)} documents")
+    return Pool(source, [tokenised(record, tokenizer, source.style) for record in found])
 
 
 def batch(

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
-from memformer.backbone import Backbone
-from memformer.checkpoint import load_tokenizer
-from memformer.pretrained import local_path
+from memformer.backbone import Backbone, family_of
+from memformer.checkpoint import load_config
 from training.config import BadConfig
 from training.parts import with_parts
 from training.settings import TARGETS, TRAINED, Lora, Optim, Settings
@@ -23,44 +22,87 @@ PROJECTIONS = ("correction", "release")
 FIXED = {"memory_layers", "projection_rank", "null_offset"}
 
 
-def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
-    """The model, with what is to be trained thawed, and its tokenizer.
+def check_options(settings: Settings) -> None:
+    """Refuses what no model can be trained with.
 
     Raises:
         BadConfig: a value that is out of range.
-        OSError, ValueError: it can't be loaded.
     """
     if settings.trained not in TRAINED:
         raise BadConfig(f"trained must be one of {', '.join(TRAINED)}; got {settings.trained!r}.")
-    place = str(local_path(settings.model.name) or settings.model.name)
-    try:
-        memory = MemoryConfig.from_dict(settings.model.memory)
-    except ValueError as error:
-        raise BadConfig(f"model.memory: {error}") from None
-    attached = isinstance(AutoConfig.from_pretrained(place), MemformerConfig)
-    model = MemformerForCausalLM.from_pretrained(
-        place, memory_config=None if attached else memory, dtype=torch.float32
-    )
-    if attached and settings.model.memory:
-        fixed = set(settings.model.memory) & FIXED
-        if fixed:
+    if (targets := settings.lora.targets) not in TARGETS:
+        raise BadConfig(f"lora.targets must be one of {', '.join(TARGETS)}; got {targets!r}.")
+    if settings.lora.rank < 1:
+        raise BadConfig(f"lora.rank must be 1 or more; got {settings.lora.rank}.")
+    if settings.window is not None and settings.trained == "memory":
+        raise BadConfig("A window leaves the memory out; set trained to lora or all.")
+    _memory(MemoryConfig(), settings)
+
+
+def check_model(settings: Settings) -> PreTrainedConfig:
+    """The config of the model that is to be trained; its weights are not looked at.
+
+    Raises:
+        BadConfig: the model can't be trained in this way.
+        OSError, ValueError: there is no such model.
+    """
+    config = load_config(settings.model.name)
+    if isinstance(config, MemformerConfig):
+        if fixed := set(settings.model.memory) & FIXED:
             raise BadConfig(
                 f"model.memory: {min(fixed)} of a model that has a memory can't be changed."
             )
-        model = with_parts(model, **settings.model.memory)
-    tokenizer = load_tokenizer(settings.model.name, model)
-    if (longest := max(stage.segment_tokens for stage in settings.stages)) > (
-        most := model.memory_config.segment_tokens
-    ):
+        memory = _memory(MemoryConfig.from_dict(config.memory_config or {}), settings)
+        if any(one.teacher for one in settings.data) and not (config.backbone or {}).get("name"):
+            raise BadConfig("A teacher needs a backbone that was not trained; this one was.")
+    else:
+        family_of(config.model_type)
+        memory = _memory(MemoryConfig(), settings)
+    most = memory.segment_tokens
+    if (longest := max(stage.segment_tokens for stage in settings.stages)) > most:
         raise BadConfig(
             f"A stage has segments of {longest} tokens, and the model's have {most} at most; set "
             "model.memory.segment_tokens."
         )
+    measured = settings.validation
+    if measured.sources and measured.segment_tokens > most:
+        raise BadConfig(
+            f"validation.segment_tokens is {measured.segment_tokens}, and the model's segments "
+            f"have {most} tokens at most; set model.memory.segment_tokens."
+        )
+    if settings.window is not None and not 2 <= settings.window <= most:
+        raise BadConfig(f"window must be from 2 to {most} tokens; got {settings.window}.")
+    return config
+
+
+def _memory(memory: MemoryConfig, settings: Settings) -> MemoryConfig:
+    """A memory's config with what the run changes.
+
+    Raises:
+        BadConfig: an unknown field, or a value out of range.
+    """
+    try:
+        return MemoryConfig.from_dict(memory.to_dict() | settings.model.memory)
+    except ValueError as error:
+        raise BadConfig(f"model.memory: {error}") from None
+
+
+def build(settings: Settings) -> MemformerForCausalLM:
+    """The model, with what is to be trained thawed.
+
+    Args:
+        settings: of a run that `check_options` and `check_model` let pass.
+
+    Raises:
+        OSError, ValueError: it can't be loaded.
+    """
+    place, changes = settings.model.name, settings.model.memory
+    attached = isinstance(load_config(place), MemformerConfig)
+    memory = None if attached else _memory(MemoryConfig(), settings)
+    model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
+    if attached and changes:
+        model = with_parts(model, **changes)
     if settings.window is not None:
-        if settings.trained == "memory":
-            raise BadConfig("A window leaves the memory out; set trained to lora or all.")
-        if not 2 <= settings.window <= most:
-            raise BadConfig(f"window must be from 2 to {most} tokens; got {settings.window}.")
         model.memory.requires_grad_(False)
     torch.manual_seed(settings.seed)
     if settings.trained == "lora" and not hasattr(model.backbone, "peft_config"):
@@ -76,16 +118,12 @@ def build(settings: Settings) -> tuple[MemformerForCausalLM, PreTrainedTokenizer
         lowest.write_gate_bias.requires_grad_(False)
     if settings.optim.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.train(), tokenizer
+    return model.train()
 
 
 def _with_lora(model: MemformerForCausalLM, settings: Lora) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    if settings.targets not in TARGETS:
-        raise BadConfig(
-            f"lora.targets must be one of {', '.join(TARGETS)}; got {settings.targets!r}."
-        )
     family = Backbone.of(model.backbone).family
     lowest = min(layer.layer for layer in model.memory_layers)
     inside = rf"{family.attention}\." if settings.targets == "attention" else r"(.+\.)?"

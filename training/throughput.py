@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from eval.haystack import Haystack
 from eval.report import ThreadsOption, head, numbers, write_json
 from memformer import MemformerForCausalLM
+from training.parts import tokenizer_of
 from training.settings import Model, Settings, Stage
-from training.thaw import build
+from training.thaw import build, check_model
 
 app = typer.Typer(add_completion=False)
 
@@ -75,12 +76,13 @@ def main(
     if model is not None:
         settings.model = Model(model)
     try:
-        built, tokenizer = build(settings)
+        tokenizer = tokenizer_of(settings.model.name, check_model(settings))
+        text = Haystack(tokenizer).tokens(max(counts) * segment_tokens)
+        built = build(settings)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise typer.BadParameter(f"the model can't be trained: {reason}") from None
     nn.Module.to(built, device)
-    text = Haystack(tokenizer).tokens(max(counts) * segment_tokens)
     rows: list[dict[str, Any]] = []
     for count in counts:
         ids = torch.tensor([text[: count * segment_tokens]], device=built.device)

@@ -6,7 +6,7 @@
 
 with `remove_unused_columns=False` and `prediction_loss_only=True` in its arguments. Memory and
 segments are inside the model, so the Trainer's own loop, accumulation and launchers serve as they
-are. `pool` is what `training.sources.load` returns; `training.thaw.grouped` makes parameter
+are. `pool` is what `training.sources.pool` returns; `training.thaw.grouped` makes parameter
 groups for `optimizers=`.
 """
 

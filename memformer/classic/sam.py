@@ -18,7 +18,7 @@ from memformer.classic.controller import (
     unroll,
 )
 from memformer.memory.addressing import content_weights, oneplus
-from memformer.memory.search import ExactSearch, FaissSearch, Search
+from memformer.memory.search import ExactSearch, FaissSearch, Search, load_faiss
 from memformer.memory.sparse import Accesses, SparseMemory
 
 # a slot counts as accessed from this weight on (SAM, section 3.2)
@@ -96,6 +96,7 @@ class SAM(nn.Module):
 
     Raises:
         ValueError: a size below one, more reads a head than slots, or an unknown name.
+        ModuleNotFoundError: faiss is to search and is not installed.
     """
 
     def __init__(
@@ -126,6 +127,8 @@ class SAM(nn.Module):
             raise ValueError(f"topk must be at most slots; got topk={topk}, slots={slots}.")
         if search not in ("exact", "faiss"):
             raise ValueError(f"search must be 'exact' or 'faiss'; got {search!r}.")
+        if search == "faiss":
+            load_faiss()  # says at once how to get it
         self.input_size, self.slots, self.width = input_size, slots, width
         self.reads, self.topk, self.search = reads, topk, search
         self.controller = Controller(input_size + reads * width, hidden, controller)

@@ -60,6 +60,21 @@ class ExactSearch:
             return cosine_similarity(self.memory, keys).topk(count, -1).indices
 
 
+def load_faiss() -> Any:
+    """The faiss module; it is typed in part only.
+
+    Raises:
+        ModuleNotFoundError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "searching with faiss needs it installed: pip install 'memformer-lm[faiss]'."
+        ) from None
+    return faiss
+
+
 class FaissSearch:
     """Compares a key with the slots of the nearest lists of an inverted index (faiss IVF).
 
@@ -74,14 +89,7 @@ class FaissSearch:
     """
 
     def __init__(self, memory: Float[Tensor, "batch slots width"]) -> None:
-        try:
-            import faiss
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "searching with faiss needs it installed: pip install 'memformer-lm[faiss]'."
-            ) from None
-        # typed in part only
-        self.faiss: Any = faiss
+        self.faiss = load_faiss()
         self.memory = memory
         self.written = memory.ne(0).any(-1)
         self.indexes: list[Any] = [None] * len(memory)

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from memformer.backbone import Backbone
 from training.config import read_config
 from training.finetune import Run
+from training.preparation import prepare
 from training.settings import Settings
 from training.thaw import build, grouped
 
@@ -30,6 +31,6 @@ class Sharding(Accelerator):
 settings = read_config(Settings, Path(sys.argv[1]), sys.argv[2:])
 accelerator = Sharding(cpu=True)
 accelerator.optim = settings.optim
-run = Run(settings, *build(settings), accelerator, Console(stderr=True))
+run = Run(prepare(settings, accelerator), build(settings), accelerator, Console(stderr=True))
 run.train(None)
 run.finish()

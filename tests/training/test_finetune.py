@@ -17,12 +17,14 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny
+from transformers import AutoConfig, BertConfig
 from typer.testing import CliRunner
 
 from memformer import MemformerForCausalLM
-from training import finetune, resume
-from training.config import read_config
+from training import finetune, preparation, resume
+from training.config import BadConfig, read_config
 from training.data.records import Question, Record, write
+from training.launch import LaunchFailed, launch
 from training.settings import TRAINED, Optim, Settings
 from training.thaw import grouped, rate
 
@@ -369,6 +371,26 @@ def other_backbone(place: Path) -> str:
         (lambda p: "stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments"),
         (lambda p: f"model.name={p / 'nowhere'}", "nowhere"),
         (lambda p: f"model.name={other_backbone(p)}", "made for a backbone with fingerprint"),
+        (lambda p: "lora.rank=0", "lora.rank must be 1 or more; got 0"),
+        (lambda p: "save_every=0", "save_every must be 1 or more; got 0"),
+        (lambda p: "stages=[{steps: 0, segments: 1, segment_tokens: 9}]", "steps of stage 1 must"),
+        (lambda p: f"data=[{{path: {p / 'train.jsonl'}, limit: 0}}]", "train.jsonl must be 1 or"),
+        (
+            lambda p: [
+                f"validation.sources=[{{path: {p / 'valid.jsonl.gz'}}}]",
+                "validation.segment_tokens=65",
+            ],
+            "validation.segment_tokens is 65, and the model's segments have 64 tokens at most",
+        ),
+        (
+            lambda p: [
+                f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true, limit: 1}}]",
+                "validation.by=loss",
+            ],
+            "one segment of 64 tokens and no questions",
+        ),
+        (lambda p: f"out={p / 'train.jsonl'}", "train.jsonl is a file, and a folder is needed"),
+        (lambda p: f"out={p / 'train.jsonl' / 'x'}", "can't be written, as"),
         (lambda p: "model.memory={slots: 3}", "model.memory: MemoryConfig has no key 'slots'"),
         (lambda p: "model.memory={projection_rank: 3}", "projection_rank of a model that has a"),
         (lambda p: "--resume", "There is no checkpoint in"),
@@ -381,6 +403,71 @@ def test_mistakes_get_a_sentence_and_leave_nothing(place, change, sentence):
     assert sentence in flat(result.output)
     assert "Traceback" not in result.output
     assert not (place / "mistake").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: f"data=[{{path: {p / 'none.jsonl'}}}]", "none.jsonl can't be read"),
+        (lambda p: f"data=[{{path: {bad_file(p)}}}]", "broken.jsonl, line 7"),
+        (lambda p: f"data=[{{path: {p / 'text.jsonl'}}}]", "it has no questions"),
+        (
+            lambda p: f"validation.sources=[{{path: {p / 'text.jsonl'}, text: true}}]",
+            "has no questions; set validation.by: loss",
+        ),
+        (
+            lambda p: f"validation.sources=[{{dataset: {p / 'rows2'}, streaming: true}}]",
+            "it can't be streamed",
+        ),
+        (
+            lambda p: f"data=[{{path: {p / 'train.jsonl'}, teacher: true}}]",
+            "which a teacher is no use for",
+        ),
+        (lambda p: f"out={p / 'rows2'}", "rows2 is not empty; go on with --resume, or name anoth"),
+        (lambda p: "--resume", "There is no checkpoint in"),
+        (lambda p: "model.memory={slots: 3}", "MemoryConfig has no key 'slots'"),
+        (lambda p: "seed=1.5", "seed"),
+    ],
+)
+def test_a_mistake_in_options_or_data_is_told_before_the_model_is_looked_for(
+    place, change, sentence
+):
+    result = run(place, "mistake", "model.name=nowhere/at-all", change(place))
+    assert result.exit_code == 2 and sentence in flat(result.output)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("stages=[{steps: 1, segments: 1, segment_tokens: 16}]", "more than 1 segments of 16"),
+        (SHORT.format(1).replace("24", "65"), "segments of 65 tokens, and the model's have 64"),
+        ("model.name=./bert", "memformer does not know backbones of type 'bert'; it knows"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_told_before_it_is_opened(
+    place, change, sentence, monkeypatch
+):
+    monkeypatch.setattr(MemformerForCausalLM, "from_pretrained", None)
+    BertConfig().save_pretrained(place / "bert")
+    monkeypatch.chdir(place)
+    result = run(place, "mistake", change)
+    assert result.exit_code == 2 and sentence in flat(result.output)
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_at_the_hub(place, monkeypatch):
+    monkeypatch.setattr(AutoConfig, "from_pretrained", None)
+    result = run(place, "mistake", "model.name=./runs/nothing")
+    assert result.exit_code == 2
+    assert "There is no model folder ./runs/nothing." in flat(result.output)
+
+
+def test_processes_share_the_documents_of_a_step_alike(place):
+    class Three:
+        num_processes = 3
+
+    settings = read_config(Settings, place / "config.yaml")
+    with pytest.raises(BadConfig, match="must be a multiple of the 3 processes; got 4"):
+        preparation.prepare(settings, Three())
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(place, monkeypatch):
@@ -503,9 +590,10 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
 
 
 def test_tensorboard_has_to_be_there_if_it_is_asked_for(place, monkeypatch):
-    monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     result = run(place, "logged", "tensorboard=true")
-    assert result.exit_code == 2 and "pip install tensorboard" in flat(result.output)
+    assert result.exit_code == 2
+    assert "tensorboard: true: This needs the package tensorboard" in flat(result.output)
 
 
 def test_a_stream_goes_on_where_it_was(place, monkeypatch):
@@ -538,6 +626,80 @@ def test_the_configs_can_be_read(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=str)
 def test_accelerate_takes_its_configs(path):
     assert load_config_from_file(str(path)).num_machines == 1
+
+
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it, on the CPU."""
+    return subprocess.run(
+        [sys.executable, "-m", "training.finetune", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("processes", [None, 1, 2])
+def test_a_run_that_fails_ends_with_its_sentence_in_any_number_of_processes(place, processes):
+    options = [str(place / "config.yaml"), f"out={place / 'rows2'}"]
+    if processes:
+        text = (ROOT / "configs" / "accelerate" / "cpu.yaml").read_text()
+        config = place / f"cpu{processes}.yaml"
+        config.write_text(text.replace("num_processes: 2", f"num_processes: {processes}"))
+        options += ["--launch", str(config)]
+    ended = started(*options)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stdout + ended.stderr
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last == (
+        f"error: {place / 'rows2'} is not empty; go on with --resume, or name another out."
+    )
+    assert ended.stderr.count("is not empty") == 1
+
+
+def test_a_mistake_in_the_options_is_told_before_any_process_is_launched(place, monkeypatch):
+    monkeypatch.setattr(finetune, "launch", None)
+    result = run(place, "mistake", "save_every=0", "--launch", "configs/accelerate/cpu.yaml")
+    assert result.exit_code == 2 and "save_every must be 1 or more" in flat(result.output)
+
+
+def test_a_launch_trains_and_goes_on(place):
+    options = [str(place / "config.yaml"), f"out={place / 'launched'}", SHORT.format(2)]
+    options += ["--threads=1", "--launch", str(ROOT / "configs" / "accelerate" / "cpu.yaml")]
+    ended = started(*options)
+    assert ended.returncode == 0, ended.stderr
+    assert "saved" in ended.stderr and (place / "launched" / "model.safetensors").exists()
+    ended = started(*options, "--resume")
+    assert ended.returncode == 2 and "There is no checkpoint in" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_that_breaks_without_a_sentence_gives_its_status(tmp_path, processes, capfd):
+    text = (ROOT / "configs" / "accelerate" / "cpu.yaml").read_text()
+    config = tmp_path / "cpu.yaml"
+    config.write_text(text.replace("num_processes: 2", f"num_processes: {processes}"))
+    with pytest.raises(LaunchFailed, match="ended with status 1; look above") as failed:
+        launch(config, "training.nothing", [])
+    assert failed.value.status == 1
+    assert "No module named training.nothing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "no config of accelerate"),
+        ("out: x\n", "no config of accelerate"),
+        ("[", "no config of accelerate"),
+        ((ROOT / "configs/accelerate/ddp.yaml").read_text(), "asks for 4 processes with a GPU"),
+    ],
+)
+def test_a_config_that_can_not_be_launched_is_one_sentence(tmp_path, text, sentence, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    config = tmp_path / "some.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(BadConfig, match=sentence):
+        launch(config, "training.nothing", [])
 
 
 def test_the_units_of_sharding_are_the_decoder_layers(place):

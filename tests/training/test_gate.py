@@ -162,3 +162,11 @@ def test_training_data_teaches_the_gate_too(folder, tmp_path):
     result = CliRunner().invoke(gate.app, [str(tmp_path / "other"), *arguments])
     assert result.exit_code == 2 and "data.jsonl, line 1" in " ".join(result.output.split())
     assert not (tmp_path / "other").exists()
+
+
+def test_a_mistake_in_the_data_is_told_before_the_model_is_looked_for(tmp_path):
+    data = tmp_path / "none.jsonl"
+    arguments = [str(tmp_path / "new"), "--model", "nowhere/at-all", "--data", str(data)]
+    result = CliRunner().invoke(gate.app, arguments)
+    assert result.exit_code == 2
+    assert "none.jsonl can't be read" in " ".join(result.output.split())

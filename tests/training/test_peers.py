@@ -333,6 +333,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(name: str, tmp_path: P
     ("arguments", "message"),
     [
         (["rmt", "no.jsonl"], "no.jsonl can't be read"),
+        (["rmt", "no.jsonl", "--model", "nowhere/at-all"], "no.jsonl can't be read"),
+        (["rmt", "plain.jsonl", "--model", "nowhere"], "the model 'nowhere' can't be opened"),
+        (["rmt", "plain.jsonl", "--out", "model"], "model is not empty; go on with --resume"),
         (["lm2", "no.jsonl"], "Invalid value"),
         (["rmt", "plain.jsonl"], "no document of the data has a question"),
     ],
@@ -344,7 +347,7 @@ def test_a_mistake_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     Path("plain.jsonl").write_text('{"document": "Ada slept."}\n')
     options = ["--model", base, "--out", "peer"]
-    result = CliRunner().invoke(peers.app, [*arguments, *options], terminal_width=200)
+    result = CliRunner().invoke(peers.app, [*options, *arguments], terminal_width=200)
     assert result.exit_code == 2
     assert message in said(result)
     assert not Path("peer").exists()

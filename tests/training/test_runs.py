@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,23 @@ def test_machines_learn_to_copy(tmp_path, machine):
     result = run(path, *options, "optim.batches=3000", "task.test_sizes=[4]", "task.largest=4")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "copy.json").read_text())["bit_error"]["4"] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("task.test_sizes=[]", "task.test_sizes names no size"),
+        ("out=configs/README.md/x", "can't be written, as"),
+        (
+            "machine={name: sam, options: {search: faiss}}",
+            "machine.options of sam: searching with faiss needs it installed: pip install",
+        ),
+    ],
+)
+def test_what_can_not_be_done_is_told_before_anything_is_learned(
+    tiny, change, sentence, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(classic, "train", None)
+    result = run(tiny, change)
+    assert result.exit_code == 2 and sentence in " ".join(result.output.split())

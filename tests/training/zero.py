@@ -17,6 +17,7 @@ from rich.console import Console
 
 from training.config import read_config
 from training.finetune import Run
+from training.preparation import prepare
 from training.settings import Settings
 from training.thaw import build
 
@@ -68,7 +69,8 @@ resumed = "--resume" in overrides
 settings = read_config(Settings, Path(config), [one for one in overrides if one != "--resume"])
 accelerator = Zero(cpu=True)
 AcceleratorState.deepspeed_plugin = property(lambda _: Plugin)
-run = Run(settings, *build(settings), accelerator, Console(stderr=True))
+prepared = prepare(settings, accelerator, resumed=resumed)
+run = Run(prepared, build(settings), accelerator, Console(stderr=True))
 if resumed:
     run.go_on()
 run.train(None)

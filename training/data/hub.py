@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eval.jsonl import BadRecord, Row, field, items
 from eval.longdocs import choice, spoken, tidy
+from training import missing
 from training.data.dialogues import Dialogue, dialogue
 from training.data.records import Record, parse
 
@@ -206,10 +207,8 @@ def _rows(
     try:
         import datasets
         from huggingface_hub.utils import logging
-    except ImportError:
-        raise BadSet(
-            "Sets of the hub need the datasets library: python -m pip install -e '.[train]'."
-        ) from None
+    except ImportError as error:
+        raise BadSet(missing("datasets") or str(error)) from None
     # it would report every attempt to reach the hub
     logging.set_verbosity_error()
     try:
