@@ -251,7 +251,6 @@ def test_two_processes_report_what_one_does(folder: Path, tmp_path: Path) -> Non
             | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
         )
         assert done.returncode == 0, done.stderr
     one, two = ((tmp_path / name / "out.json").read_bytes() for name in ("one", "two"))
