@@ -29,6 +29,7 @@ from rich.console import Console
 
 from eval.asking import progress_bar
 from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
+from eval.extras import PAGE, require
 from eval.harness.metrics import contains, normal, wilson_interval
 from eval.harness.pages import grid, origin, write_page
 from eval.people import KINDS, NAMES, Fact
@@ -201,6 +202,7 @@ def main(
     out: OutOption = Path("reports/chats"),
     threads: ThreadsOption = None,
 ) -> None:
+    require("the report", PAGE)
     if threads:
         torch.set_num_threads(threads)
     limits, scales = _floats(reply_limits, "--reply-limits"), _floats(penalties, "--penalties")

@@ -10,20 +10,21 @@ checkpoint has it, without the memory.
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Literal
 
 import torch
 import typer
 
+from eval.extras import require
 from eval.report import open_model
 
 try:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-except ImportError as error:
-    sys.exit(f"eval.lm_harness needs lm-eval ({error}); install the extra `lm-eval`.")
+except ImportError:
+    require("eval.lm_harness", "lm_eval")
+    raise
 
 # with memory: what a request may hold, as every token's logits are kept at once
 MAX_LENGTH = 16_384

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eval import longdocs
+from eval.extras import missing
 from eval.harness.benchmark import Benchmark, Document, Question, Score
 from eval.harness.command import command
 from eval.harness.metrics import contains, exact, f1, option, rouge
@@ -86,12 +87,9 @@ def _choice() -> Score:
 
 
 def _paragraph() -> Score:
-    try:
-        scores = rouge()
-    except ImportError:
-        raise BadRecord(
-            "ROUGE needs the package rouge-score, which is not installed; install the extra `eval`."
-        ) from None
+    if sentence := missing("ROUGE", "rouge_score", "nltk"):
+        raise BadRecord(sentence)
+    scores = rouge()
     return lambda question, output: scores(output, question.answers)
 
 
@@ -184,13 +182,10 @@ def narrativeqa() -> Iterator[LongDocument]:
     Raises:
         BadRecord: the hub can't be reached, or `datasets` is not installed.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise BadRecord(
-            "the hub is read with the package datasets, which is not installed; install the extra "
-            "`train`."
-        ) from None
+    if sentence := missing("reading from the hub", "datasets"):
+        raise BadRecord(sentence)
+    import datasets
+
     try:
         rows = datasets.load_dataset(NARRATIVEQA, split="test", streaming=True)
         name, text, asked = "", "", list[Asked]()

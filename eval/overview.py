@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.extras import PAGE, PICTURE, require
 from eval.harness.pages import grid, write_page
 from eval.harness.roster import parse
 from eval.harness.summary import bootstrap
@@ -225,6 +226,7 @@ def main(
     ours: Annotated[str, typer.Option(help="Which system is the memory.")] = "memformer",
     out: OutOption = Path("reports/overview"),
 ) -> None:
+    require("the report", PAGE, PICTURE)
     try:
         opened = [read(path) for path in reports]
         found = [line for report in opened for line in lines(report, ours)]

@@ -359,7 +359,9 @@ def test_what_draws_the_report_is_missed_before_anything_is_asked(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run(folder, tmp_path / "toy", systems="nothing")
     assert result.exit_code == 2
-    assert "matplotlib, which is not installed; install the extra `eval`" in said(result)
+    assert "the package matplotlib, which is not installed; install it with `pip install" in said(
+        result
+    )
     assert not list(tmp_path.iterdir())
 
 
