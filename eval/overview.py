@@ -139,7 +139,9 @@ def _mean(values: Any) -> float:
 
 def _line(report: Report, place: str, mine: Scores, other: str, theirs: Scores) -> Line:
     differences = [mine[key] - theirs[key] for key in mine]
-    low, high = bootstrap(differences, [document for document, _ in mine])
+    # beginnings of one document are not independent
+    sources = {one["document"]: one.get("source", one["document"]) for one in report["questions"]}
+    low, high = bootstrap(differences, [sources[document] for document, _ in mine])
     return Line(
         report["title"], place, report["metrics"][0], len(mine), _mean(mine.values()),
         _short(other, report),

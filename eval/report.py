@@ -57,6 +57,28 @@ DtypeOption = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(help="Of weights and activations; memories are addressed in float32 in both."),
 ]
+
+
+def checked_device(name: str) -> str:
+    """A device that is there.
+
+    Raises:
+        typer.BadParameter: it is not.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise typer.BadParameter(
+            f"{name!r} can't be used on this machine ({reason}); take cpu, or a device that torch "
+            "finds."
+        ) from None
+    return name
+
+
+DeviceOption = Annotated[
+    str, typer.Option(help="Where to run, such as cpu or cuda.", callback=checked_device)
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 OutOption = Annotated[Path, typer.Option(help="Where to write, without .json and .png.")]
 

@@ -24,7 +24,7 @@ from eval.harness.pages import markdown, write_page
 from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
-from eval.report import DtypeOption, ModelArgument, ThreadsOption, head, write_json
+from eval.report import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, head, write_json
 
 # how long processes wait for the one that has the longest documents; half an hour, which is what
 # torch grants them, was not enough
@@ -48,7 +48,7 @@ def shared(
     encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER,
     again: Annotated[bool, typer.Option("--again", help="Start over.")] = False,
     threads: ThreadsOption = None,
-    device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     out: Annotated[
         Path | None, typer.Option(help="Where to write, without ending; reports/NAME if left out.")
@@ -205,10 +205,12 @@ def write(
     report |= {"title": benchmark.title, "axes": dict(benchmark.axes), "metrics": benchmark.metrics}
     report |= summarize(benchmark, systems, found)
     cases = [(one.id, question) for one in benchmark.documents for question in one.questions]
+    parts = {one.id: {"source": one.source} for one in benchmark.documents if one.source}
     report["questions"] = [
         {
             "document": document,
             "question": question.id,
+            **parts.get(document, {}),
             "at": dict(question.at),
             **({"asked": question.text, "answers": question.answers} if benchmark.quotable else {}),
         }

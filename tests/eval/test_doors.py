@@ -125,6 +125,7 @@ def test_what_a_system_searches_with_is_missed_before_a_model_is_opened(
         ("needle", ["--lengths", "0"], "--lengths takes different whole numbers from 1 up"),
         ("recall", ["--facts", "0"], "--facts takes different whole numbers from 1 up"),
         ("recall", ["--book", "no.txt"], "There is no book file no.txt"),
+        ("recall", ["--device", "abacus"], "'abacus' can't be used on this machine"),
         ("recall", ["--systems", "no.such:Class"], "'no.such:Class' can't be imported"),
         ("scaling", ["--lengths", "0"], "--lengths takes different whole numbers from 1 up"),
     ],

@@ -91,6 +91,16 @@ def test_a_few_questions_more_are_not_yet_ahead() -> None:
     assert {one.verdict for one in lines(many, "memformer")} == {"ahead"}
 
 
+def test_beginnings_of_one_document_are_not_independent() -> None:
+    report = made({"full": half, "memformer": right})
+    (*_, apart) = lines(report, "memformer")
+    for one in report["questions"]:
+        one["source"] = "the same"
+    (*_, together) = lines(report, "memformer")
+    assert apart.difference == together.difference == 0.5
+    assert apart.low < 0.5 and together.low == together.high == 0.5
+
+
 def test_another_memory_can_be_the_one() -> None:
     report = made({"full": half, "memformer": half, "memformer:9": right})
     (*_, whole) = lines(report, "memformer:9")
