@@ -12,7 +12,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -249,13 +249,28 @@ def _layout(value: Any, levels: int, indent: str = "") -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot; `low` and `high` are the ends of error bars, if there are any."""
+    """One line of a plot.
+
+    Attributes:
+        label: for the legend.
+        x: where its points are.
+        y: how high they are.
+        low: lower ends of error bars, if there are any.
+        high: upper ends.
+        color: None: the next of the palette.
+        marker: of the points.
+        style: of the line between them.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    _: KW_ONLY
+    color: str | None = None
+    marker: str = "o"
+    style: str = "-"
 
 
 @dataclass(frozen=True)
@@ -303,7 +318,15 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
                     [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)],
                 ]
             axes.errorbar(
-                line.x, line.y, yerr=bars, marker="o", markersize=4, capsize=3, label=line.label
+                line.x,
+                line.y,
+                yerr=bars,
+                marker=line.marker,
+                markersize=4,
+                capsize=3,
+                label=line.label,
+                color=line.color,
+                linestyle=line.style,
             )
         if panel.ticks is not None:
             axes.set_xticks(range(len(panel.ticks)), panel.ticks)
