@@ -206,6 +206,10 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     limits, scales = _floats(reply_limits, "--reply-limits"), _floats(penalties, "--penalties")
+    if not all(0 <= limit <= 1 for limit in limits):
+        raise typer.BadParameter(f"--reply-limits takes numbers from 0 to 1; got {reply_limits!r}.")
+    if not all(scale > 0 for scale in scales):
+        raise typer.BadParameter(f"--penalties takes numbers above 0; got {penalties!r}.")
     settings = {"conversations": conversations, "seed": seed, "test": test, "dtype": dtype}
     report = head("eval.chats", model_name(model) | settings)
     loaded, tokenizer = open_model(model, dtype=dtype)

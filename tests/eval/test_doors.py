@@ -115,6 +115,8 @@ def test_what_a_system_searches_with_is_missed_before_a_model_is_opened(
         ),
         ("babilong", ["--tasks", "qa21"], "--tasks knows qa1,"),
         ("chats", ["--reply-limits", "some"], "'some' is no list of numbers"),
+        ("chats", ["--reply-limits", "0,2"], "--reply-limits takes numbers from 0 to 1; got '0,2'"),
+        ("chats", ["--penalties", "0"], "--penalties takes numbers above 0; got '0'"),
         ("continual", ["--documents", "0"], "greater than or equal to 1"),
         ("dialogue", ["--sessions", "1"], "greater than or equal to 19"),
         ("fewshot", ["--shots", "9"], "--shots takes numbers up to 5; got 9."),
