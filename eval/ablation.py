@@ -28,7 +28,6 @@ from unittest import mock
 
 import torch
 import typer
-from matplotlib.figure import Figure
 from memformer import MemformerForCausalLM
 from memformer.memory.segment import OPEN, MemoryPass
 from rich.console import Console
@@ -36,6 +35,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from eval.extras import PICTURE, require
 from eval.harness.metrics import first_words, wilson_interval
 from eval.haystack import Haystack
 from eval.interview import Interview
@@ -293,6 +293,8 @@ def table(cells: Sequence[dict[str, Any]]) -> Table:
 
 def plot(path: Path, title: str, cells: Sequence[dict[str, Any]]) -> None:
     """Two bars a group of questions: without its mechanism, and with it."""
+    from matplotlib.figure import Figure
+
     groups = list(dict.fromkeys((cell["part"], cell["group"]) for cell in cells))
     figure = Figure(figsize=(8, 1.2 + 0.45 * len(groups)), layout="constrained")
     axes = figure.subplots()
@@ -330,6 +332,7 @@ def main(
     threads: ThreadsOption = None,
     out: OutOption = Path("reports/ablation"),
 ) -> None:
+    require("the report", PICTURE)
     wanted = parts.split(",")
     if unknown := [part for part in wanted if part not in PARTS]:
         raise typer.BadParameter(f"--parts knows {', '.join(PARTS)}; got {unknown[0]!r}.")

@@ -168,11 +168,12 @@ def open_source(
         texts = sorted([*books.glob("*.txt"), *books.glob("*.txt.gz")])
         if not texts:
             raise NoSamples(f"--books takes a folder of .txt or .txt.gz; {books} has none.")
-    background = Background(texts, count) if texts else None
-    source = FromStories(babi, tasks, cases, seed, background, count)
+    source = FromStories(babi, tasks, cases, seed, count)
     for task, length in ((task, length) for task in tasks for length in lengths):
         if source.count(task, length) == 0:
             raise NoSamples(f"{task} has no question whose statements fit into {length}.")
+    if texts:  # last, as counting opens the model
+        source.background = Background(texts, count)
     files = [*(story_file(babi, task, "test") for task in tasks), *texts]
     return source, {
         "samples": f"made from bAbI's test files and {len(texts)} books; lengths are counted by "

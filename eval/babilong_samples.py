@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from eval.extras import missing
 from eval.stories import Asked, Background, Count, Story, read_stories, story_file, strewn
 
 HUB_NAME = "RMT-team/babilong"
@@ -73,8 +74,10 @@ class FromStories:
         tasks: `qa1` to `qa20`.
         cases: how many are wanted of each task at each length.
         seed: draws the cases, the book text and the places of the statements.
-        background: the book text; None will do for `0k`.
         count: how long a text is, in tokens.
+
+    Attributes:
+        background: the book text; None will do for `0k`.
 
     Raises:
         BadStory: a file is not there, or is no bAbI.
@@ -86,12 +89,11 @@ class FromStories:
         tasks: Sequence[str],
         cases: int,
         seed: int,
-        background: Background | None,
         count: Count,
     ) -> None:
         self.cases = cases
         self.seed = seed
-        self.background = background
+        self.background: Background | None = None
         self.tokens = count
         self.stories = {task: read_stories(story_file(folder, task, "test")) for task in tasks}
         self._chosen: dict[tuple[str, str], list[tuple[int, int]]] = {}
@@ -163,14 +165,10 @@ class FromHub:
     """
 
     def __init__(self, tasks: Sequence[str], lengths: Sequence[str], cases: int, seed: int) -> None:
-        try:
-            # by name: only this source needs the package, which comes with the extra `train`
-            datasets = importlib.import_module("datasets")
-        except ImportError:
-            raise NoSamples(
-                f"{HUB_NAME} is read with the package datasets, which is not installed; install "
-                "it, or give --babi and --books."
-            ) from None
+        if sentence := missing(f"reading {HUB_NAME} from the hub", "datasets"):
+            raise NoSamples(f"{sentence.removesuffix('.')}, or give --babi and --books.")
+        # by name: only this source needs the package
+        datasets = importlib.import_module("datasets")
         self._rows: dict[tuple[str, str], Any] = {}
         self._order: dict[tuple[str, str], list[int]] = {}
         for task in tasks:

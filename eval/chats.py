@@ -29,6 +29,7 @@ from rich.console import Console
 
 from eval.asking import progress_bar
 from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
+from eval.extras import PAGE, require
 from eval.harness.metrics import contains, normal, wilson_interval
 from eval.harness.pages import grid, origin, write_page
 from eval.people import KINDS, NAMES, Fact
@@ -201,9 +202,14 @@ def main(
     out: OutOption = Path("reports/chats"),
     threads: ThreadsOption = None,
 ) -> None:
+    require("the report", PAGE)
     if threads:
         torch.set_num_threads(threads)
     limits, scales = _floats(reply_limits, "--reply-limits"), _floats(penalties, "--penalties")
+    if not all(0 <= limit <= 1 for limit in limits):
+        raise typer.BadParameter(f"--reply-limits takes numbers from 0 to 1; got {reply_limits!r}.")
+    if not all(scale > 0 for scale in scales):
+        raise typer.BadParameter(f"--penalties takes numbers above 0; got {penalties!r}.")
     settings = {"conversations": conversations, "seed": seed, "test": test, "dtype": dtype}
     report = head("eval.chats", model_name(model) | settings)
     loaded, tokenizer = open_model(model, dtype=dtype)

@@ -25,6 +25,7 @@ from memformer.store import MemoryStore
 from memformer.template import chat_ids, frame, text_pieces
 
 from eval.book import read_book
+from eval.extras import PAGE, require
 from eval.harness.pages import grid, origin, write_page
 from eval.haystack import Haystack
 from eval.report import (
@@ -139,6 +140,7 @@ def main(
     out: OutOption = Path("reports/footprint"),
     threads: ThreadsOption = 1,
 ) -> None:
+    require("the report", PAGE)
     torch.set_num_threads(threads or 1)
     settings = model_name(model) | {"megabytes": megabytes, "threads": threads or 1}
     report = head("eval.footprint", settings)

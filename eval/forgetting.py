@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from eval.extras import PAGE, require
 from eval.harness.pages import grid, origin, write_page
 from eval.haystack import Haystack
 from eval.report import (
@@ -86,6 +87,7 @@ def main(
     out: OutOption = Path("reports/forgetting"),
     threads: ThreadsOption = None,
 ) -> None:
+    require("the report", PAGE)
     if threads:
         torch.set_num_threads(threads)
     report = head("eval.forgetting", model_name(model) | {"tokens": tokens, "window": window})

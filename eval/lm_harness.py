@@ -16,17 +16,23 @@ from typing import Any, Literal
 import torch
 import typer
 
+from eval.extras import require
 from eval.report import open_model
 
 try:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-except ImportError as error:
-    sys.exit(f"eval.lm_harness needs lm-eval ({error}); install the extra `lm-eval`.")
+except ImportError:
+    require("eval.lm_harness", "lm_eval")
+    raise
 
 # with memory: what a request may hold, as every token's logits are kept at once
 MAX_LENGTH = 16_384
+
+
+class BadModel(ValueError):
+    """A model that can't be had as it is asked for; the message says why."""
 
 
 @register_model("memformer")
@@ -37,13 +43,14 @@ class MemformerLM(HFLM):  # type: ignore[misc]
         pretrained: hub id or folder of a decoder or of a memformer checkpoint.
         memory: `on` or `off`.
         dtype: `float32` or `bfloat16`.
-        device: where to run.
+        device: where to run; the harness names its first GPU where nobody names another, and
+            without a GPU that is the CPU.
         batch_size: requests at once.
         max_length: tokens that a request may hold; by default the window without memory, and
             16,384 with it.
 
     Raises:
-        ValueError: the model can't be opened, or `memory` is something else.
+        BadModel: the model can't be opened, or `memory` is something else.
     """
 
     def __init__(
@@ -59,13 +66,15 @@ class MemformerLM(HFLM):  # type: ignore[misc]
         # on a command line, on and off may already have been read as true and false
         wanted = {"on": True, "off": False, "True": True, "False": False}.get(str(memory))
         if wanted is None:
-            raise ValueError(f"memory must be on or off; got {memory!r}.")
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            raise BadModel(f"memory must be on or off; got {memory!r}.")
+        if not torch.cuda.is_available() and (device or "cuda").startswith("cuda"):
+            device = "cpu"
+        device = device or "cuda"
         try:
             model: Any
             model, tokenizer = open_model(pretrained, device, dtype)
         except typer.BadParameter as error:
-            raise ValueError(str(error)) from None
+            raise BadModel(str(error)) from None
         super().__init__(
             pretrained=model if wanted else model.backbone,
             backend="causal",
@@ -76,5 +85,14 @@ class MemformerLM(HFLM):  # type: ignore[misc]
         )
 
 
+def main() -> None:
+    """The command `lm_eval`; a mistake about the model is a sentence, with exit status 2."""
+    try:
+        cli_evaluate()
+    except BadModel as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    cli_evaluate()
+    main()

@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.extras import missing
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import overlap, stemmer
@@ -53,13 +54,9 @@ class Metric:
     """
 
     def __init__(self) -> None:
-        try:
-            self._stem = stemmer()
-        except ImportError:
-            raise BadConversation(
-                "LoCoMo's scores need the package nltk, which is not installed; install the extra "
-                "`eval`."
-            ) from None
+        if sentence := missing("LoCoMo's score", "nltk"):
+            raise BadConversation(sentence)
+        self._stem = stemmer()
 
     def __call__(self, question: Question, output: str) -> Mapping[str, float]:
         """What an answer is worth in the category of its question."""

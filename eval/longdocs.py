@@ -1,4 +1,4 @@
-"""Documents with questions: local copies of five public sets, each in its own form.
+"""Documents with questions: local copies of five public sets, each in its own form, and your own.
 
 What is asked and how answers are scored is decided by `eval.longqa`; `training.data.longqa` makes
 training data of the same files. Knows no model.
@@ -10,8 +10,10 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from eval import records
 from eval.jsonl import BadRecord, Row, field, items, rows
 
 # (A) an option of a multiple choice, up to the next one
@@ -47,6 +49,7 @@ class LongDocument:
         asked: at least one question.
         place: where it is in its file, for messages.
         also: name of the same story in SQuALITY, which may test with it.
+        source: what it is the beginning of, if it is not all of a document.
     """
 
     id: str
@@ -54,6 +57,7 @@ class LongDocument:
     asked: tuple[Asked, ...]
     place: str
     also: str | None = None
+    source: str = ""
 
 
 def squality(path: Path) -> Iterator[LongDocument]:
@@ -190,6 +194,53 @@ def squad(path: Path) -> Iterator[LongDocument]:
                 asked.append(Asked(tidy(field(qa, "question", str, at)), tuple(map(tidy, found))))
             text = tidy(field(one, "context", str, where))
             yield LongDocument(f"{name}/{number}", text, tuple(asked), where)
+
+
+def own(
+    path: Path, documents: int | None = None, questions: int | None = None
+) -> Iterator[LongDocument]:
+    """Documents in the form of training data (`eval/records.py`), each as all that is to be read.
+
+    A question is asked after the part of its document that its `after` says: a document with
+    questions at several places is read up to each of them. A conversation is a line for each
+    message. Documents without questions are left out.
+
+    Args:
+        path: one JSON object a line.
+        documents: only so many, from the first.
+        questions: at most so many about a document, from the first.
+
+    Raises:
+        BadRecord: a line is of another form.
+    """
+    asked_about = (one for one in records.read(path) if one.questions)
+    for number, record in enumerate(islice(asked_about, documents), 1):
+        name = f"{number}/{record.id}" if record.id else str(number)
+        place = f"{path}, document {number}"
+        yield from _beginnings(name, record, record.questions[:questions], place)
+
+
+def _beginnings(
+    name: str, record: records.Record, asked: Sequence[records.Question], place: str
+) -> Iterator[LongDocument]:
+    for after in sorted({one.after for one in asked}):
+        mine = [Asked(one.question, (one.answer,)) for one in asked if one.after == after]
+        whole = after == len(record.text)
+        here = name if whole else f"{name}@{after}"
+        yield LongDocument(here, _told(record, after), tuple(mine), place, source=name)
+
+
+def _told(record: records.Record, after: int) -> str:
+    """So many characters of a document; of a conversation, of what is said in it."""
+    if isinstance(record.document, str):
+        return record.document[:after]
+    lines = []
+    for role, content in record.document:
+        if after <= 0:
+            break
+        lines.append(f"{role.capitalize()}: {content[:after]}")
+        after -= len(content)
+    return "\n".join(lines)
 
 
 def _document(

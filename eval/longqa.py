@@ -10,15 +10,19 @@ The sets, and what they are scored by:
 - `nq`: passages of Wikipedia among others; exact match, F1, and whether the answer is contained
 - `squad`: paragraphs that any window holds; exact match and F1; what a model could do before
 - `narrativeqa`: books and film scripts, from the hub; F1 of the best of two answers
+- `own`: your documents, in the form of training data (`eval/records.py`); exact match, F1, and
+  whether the answer is contained
+- `own-paragraphs`: the same with answers of a paragraph; ROUGE
 
-All but the last are read from a local copy, JSONL in the set's own form (`eval/longdocs.py` says
-what is expected). A document is read once for all its questions.
+All but NarrativeQA are read from a local copy, JSONL in the set's own form (`eval/longdocs.py` says
+what is expected). A document is read once for all its questions; one of your own once for each
+place at which a question stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -27,17 +31,23 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eval import longdocs
+from eval.extras import missing
 from eval.harness.benchmark import Benchmark, Document, Question, Score
 from eval.harness.command import command
 from eval.harness.metrics import contains, exact, f1, option, rouge
 from eval.jsonl import BadRecord
 from eval.longdocs import Asked, LongDocument
 
-Name = Literal["squality", "quality", "qmsum", "nq", "squad", "narrativeqa"]
+Name = Literal[
+    "squality", "quality", "qmsum", "nq", "squad", "narrativeqa", "own", "own-paragraphs"
+]
 NARRATIVEQA = "deepmind/narrativeqa"
 SHORT = "Answer from what I told you before, in as few words as you can."
 LETTER = "Answer from what I told you before. Which option is right? Write its letter."
 PARAGRAPH = "Answer from what I told you before, in one paragraph."
+# name and values of a table's columns
+ALL = ("kind", ("all",))
+SUMMARIES = ("question", ("summary", "specific"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Kind:
     metrics: tuple[str, ...]
     score: Callable[[], Score]
     max_new_tokens: int
-    axis: tuple[str, tuple[str, ...]] = ("kind", ("all",))
+    axis: tuple[str, tuple[str, ...]] = ALL
     constants: bool = True
     quotable: bool = True
 
@@ -86,17 +96,13 @@ def _choice() -> Score:
 
 
 def _paragraph() -> Score:
-    try:
-        scores = rouge()
-    except ImportError:
-        raise BadRecord(
-            "ROUGE needs the package rouge-score, which is not installed; install the extra `eval`."
-        ) from None
+    if sentence := missing("ROUGE", "rouge_score", "nltk"):
+        raise BadRecord(sentence)
+    scores = rouge()
     return lambda question, output: scores(output, question.answers)
 
 
-def _with_paragraphs(title: str) -> Kind:
-    axis = ("question", ("summary", "specific"))
+def _with_paragraphs(title: str, axis: tuple[str, tuple[str, ...]]) -> Kind:
     metrics = ("ROUGE-L", "ROUGE-1", "ROUGE-2")
     return Kind(title, PARAGRAPH, metrics, _paragraph, 200, axis, constants=False)
 
@@ -106,13 +112,15 @@ def _with_few_words(title: str) -> Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "squality": _with_paragraphs("SQuALITY"),
+    "squality": _with_paragraphs("SQuALITY", SUMMARIES),
     # its repository states no licence for the data as a whole
     "quality": Kind("QuALITY", LETTER, ("accuracy",), _choice, 12, quotable=False),
-    "qmsum": _with_paragraphs("QMSum"),
+    "qmsum": _with_paragraphs("QMSum", SUMMARIES),
     "nq": _with_few_words("Natural Questions"),
     "squad": _with_few_words("SQuAD"),
     "narrativeqa": _with_few_words("NarrativeQA"),
+    "own": _with_few_words("Own questions"),
+    "own-paragraphs": _with_paragraphs("Own questions", ALL),
 }
 
 
@@ -136,7 +144,7 @@ def longqa(
         BadRecord: it can't be had, or a row is of another form.
     """
     kind = KINDS[name]
-    found = _read(name, source, documents, seed)
+    found = _read(name, source, documents, questions, seed)
     return Benchmark(
         title=kind.title,
         axes={kind.axis[0]: list(kind.axis[1])},
@@ -160,7 +168,9 @@ def longqa(
     )
 
 
-def _read(name: str, source: Path | None, documents: int | None, seed: int) -> list[LongDocument]:
+def _read(
+    name: str, source: Path | None, documents: int | None, questions: int | None, seed: int
+) -> list[LongDocument]:
     if name == "narrativeqa":
         if source is not None:
             raise BadRecord(f"narrativeqa is read from the hub, {NARRATIVEQA}; leave out --source.")
@@ -169,6 +179,8 @@ def _read(name: str, source: Path | None, documents: int | None, seed: int) -> l
         raise BadRecord(f"{name} is read from a local copy; give it with --source.")
     if name == "nq":
         return list(longdocs.nq(source, documents or 20, seed))
+    if name.startswith("own"):
+        return list(longdocs.own(source, documents, questions))
     readers: dict[str, Callable[[Path], Iterator[LongDocument]]] = {
         "squality": longdocs.squality,
         "quality": longdocs.quality,
@@ -184,13 +196,10 @@ def narrativeqa() -> Iterator[LongDocument]:
     Raises:
         BadRecord: the hub can't be reached, or `datasets` is not installed.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise BadRecord(
-            "the hub is read with the package datasets, which is not installed; install the extra "
-            "`train`."
-        ) from None
+    if sentence := missing("reading from the hub", "datasets"):
+        raise BadRecord(sentence)
+    import datasets
+
     try:
         rows = datasets.load_dataset(NARRATIVEQA, split="test", streaming=True)
         name, text, asked = "", "", list[Asked]()
@@ -211,7 +220,8 @@ def narrativeqa() -> Iterator[LongDocument]:
 def _document(name: str, kind: Kind, one: LongDocument, most: int | None) -> Document:
     axis, _ = kind.axis
     asked = [_question(axis, number, each) for number, each in enumerate(one.asked)]
-    return Document.of(f"{name}/{one.id}", [one.text], asked[:most])
+    found = Document.of(f"{name}/{one.id}", [one.text], asked[:most])
+    return replace(found, source=f"{name}/{one.source}") if one.source else found
 
 
 def _question(axis: str, number: int, asked: Asked) -> Question:

@@ -5,7 +5,8 @@
 Every row and column of a report's tables is a line: the memory beside the best system without
 one, which is chosen after the fact and so a little flattered. The difference is over the same
 questions, with a 95 % interval by drawing documents anew, with all their questions (paired
-bootstrap). A line is "ahead" or "behind" where that interval leaves out zero.
+bootstrap). A line is "ahead" or "behind" where that interval leaves out zero, and "open" where it
+contains it: these questions do not decide which of the two is better.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.extras import PAGE, PICTURE, require
+from eval.harness.looks import looks, words
 from eval.harness.pages import grid, write_page
 from eval.harness.roster import parse
 from eval.harness.summary import bootstrap
@@ -26,7 +29,11 @@ from eval.report import OutOption, write_json
 # systems that have a memory of ours; all others are what somebody would use instead
 WITH_MEMORY = ("memformer", "ungated", "attached")
 ALL = "all questions"
-VERDICTS = {"ahead": "tab:green", "open": "tab:gray", "behind": "tab:red"}
+# what the model of a report is called where several reports stand together
+OWN = "MODEL"
+OPEN = "open: the interval contains 0"
+# rows of a picture that are not yet cut in two
+ONE_COLUMN = 26
 
 Report = Mapping[str, Any]
 Scores = dict[tuple[str, str], float]  # by document and question
@@ -138,7 +145,9 @@ def _mean(values: Any) -> float:
 
 def _line(report: Report, place: str, mine: Scores, other: str, theirs: Scores) -> Line:
     differences = [mine[key] - theirs[key] for key in mine]
-    low, high = bootstrap(differences, [document for document, _ in mine])
+    # beginnings of one document are not independent
+    sources = {one["document"]: one.get("source", one["document"]) for one in report["questions"]}
+    low, high = bootstrap(differences, [sources[document] for document, _ in mine])
     return Line(
         report["title"], place, report["metrics"][0], len(mine), _mean(mine.values()),
         _short(other, report),
@@ -149,7 +158,7 @@ def _line(report: Report, place: str, mine: Scores, other: str, theirs: Scores) 
 def _short(system: str, report: Report) -> str:
     """A system's name, with MODEL for the one that the report is about."""
     own = f"@{report['model']}"
-    return f"{system.removesuffix(own)}@MODEL" if system.endswith(own) else system
+    return f"{system.removesuffix(own)}@{OWN}" if system.endswith(own) else system
 
 
 def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
@@ -159,14 +168,14 @@ def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
     for one in found:
         table.append([
             one.benchmark, one.place, one.metric, str(one.questions), _percent(one.ours),
-            _percent(one.best), f"`{one.other}`",
+            _percent(one.best), words(one.other, OWN),
             f"{100 * one.difference:+.1f} ({100 * one.low:+.0f} to {100 * one.high:+.0f})",
             one.verdict,
         ])  # fmt: skip
     systems = dict.fromkeys(
         _short(text, one) for one in reports for text in one["settings"]["systems"]
     )
-    whole = [["all questions", *(f"`{text}`" for text in systems)]]
+    whole = [["all questions", *(words(text, OWN) for text in systems)]]
     for report in reports:
         scores = {_short(one["system"], report): one["scores"] for one in report["overall"]}
         metric = report["metrics"][0]
@@ -181,9 +190,12 @@ def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
     return "\n\n".join([
         f"# With a memory and without: {models}",
         "In %. The best system without a memory is chosen after the fact for every line; the "
-        "difference is over the same questions, with a 95 % interval over documents.",
+        "difference is over the same questions, with a 95 % interval over documents. Ahead and "
+        "behind: all of the interval lies on one side of 0. Open: the interval contains 0, so "
+        "these questions do not decide which of the two is better.",
         grid(table),
-        "MODEL: the one above, its memory off. n/a: a text is longer than the window.",
+        "Trained weights: those of the model above, its memory off; without them, a system runs "
+        "on the model as released. n/a: a text is longer than the window.",
         grid(whole),
         f"```sh\n{commands}\n```",
     ]) + "\n"  # fmt: skip
@@ -194,26 +206,77 @@ def _percent(share: float) -> str:
 
 
 def draw(path: Path, found: Sequence[Line]) -> None:
-    """The differences, one below the other, with their intervals."""
-    from matplotlib.figure import Figure
+    """The differences with their intervals, in the colour of the system that ours is compared with.
 
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(found)), layout="constrained")
-    axes = figure.subplots()
-    for verdict, color in VERDICTS.items():
-        at = [(place, one) for place, one in enumerate(found) if one.verdict == verdict]
-        middle = [100 * one.difference for _, one in at]
-        ends = [[100 * max(0.0, one.difference - one.low) for _, one in at],
-                [100 * max(0.0, one.high - one.difference) for _, one in at]]  # fmt: skip
-        axes.errorbar(middle, [place for place, _ in at], xerr=ends, fmt="o", color=color,
-                      capsize=3, label=verdict)  # fmt: skip
-    names = [f"{one.benchmark}, {one.place} (against {one.other})" for one in found]
-    axes.set_yticks(range(len(found)), names, fontsize=8)
-    axes.invert_yaxis()
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("memory less the best system without one, points (95 % interval)")
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8)
+    Benchmarks stand one below the other, in two columns where there are many lines.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = _columns(_benchmarks(found))
+    rows = max(map(_height, columns))
+    figure = Figure(figsize=(1.5 + 5.5 * len(columns), 1.6 + 0.21 * rows), layout="constrained")
+    figure.suptitle("The memory less the best system without one", fontsize=11)
+    drawn = looks(list(dict.fromkeys(one.other for one in found)))
+    ends = [100 * end for one in found for end in (one.low, one.high, 0.0)]
+    margin = 0.05 * (max(ends) - min(ends)) or 1.0
+    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns,
+                            strict=True):  # fmt: skip
+        labels: list[str] = []
+        headings: list[int] = []
+        for lines in column:
+            headings.append(len(labels))
+            labels.append(f"{lines[0].benchmark}, {lines[0].metric}")
+            for one in lines:
+                look = drawn[one.other]
+                bars = [[100 * max(0.0, one.difference - one.low)],
+                        [100 * max(0.0, one.high - one.difference)]]  # fmt: skip
+                filled = "white" if one.verdict == "open" else look.color
+                axes.errorbar([100 * one.difference], [len(labels)], xerr=bars, fmt=look.marker,
+                              color=look.color, markerfacecolor=filled, markersize=5,
+                              capsize=2)  # fmt: skip
+                labels.append(one.place)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        for heading in headings:
+            axes.get_yticklabels()[heading].set_fontweight("bold")
+        axes.set_ylim(rows - 0.5, -0.5)
+        axes.set_xlim(min(ends) - margin, max(ends) + margin)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_xlabel(
+            "← memory behind    points, with 95 % interval    memory ahead →", fontsize=9
+        )
+        axes.grid(axis="x", alpha=0.3)
+        axes.tick_params(axis="y", length=0)
+    against = [
+        Line2D([], [], color=look.color, marker=look.marker, label=f"against {words(name, OWN)}")
+        for name, look in drawn.items()
+    ]
+    hollow = Line2D([], [], color="black", marker="o", markerfacecolor="white", label=OPEN)
+    figure.legend(handles=[*against, hollow], loc="outside lower center", fontsize=8, ncols=3)
     figure.savefig(path, dpi=130)
+
+
+def _benchmarks(found: Sequence[Line]) -> list[list[Line]]:
+    """Lines by report: the line of all questions is the last of each."""
+    groups: list[list[Line]] = [[]]
+    for one in found:
+        groups[-1].append(one)
+        if one.place == ALL:
+            groups.append([])
+    return [lines for lines in groups if lines]
+
+
+def _columns(benchmarks: list[list[Line]]) -> list[list[list[Line]]]:
+    """One column or two about equally high ones."""
+    if _height(benchmarks) <= ONE_COLUMN or len(benchmarks) == 1:
+        return [benchmarks]
+    splits = ([benchmarks[:at], benchmarks[at:]] for at in range(1, len(benchmarks)))
+    return min(splits, key=lambda columns: max(map(_height, columns)))
+
+
+def _height(benchmarks: Sequence[Sequence[Line]]) -> int:
+    """Rows of a column: a heading for each benchmark, and its lines."""
+    return sum(1 + len(lines) for lines in benchmarks)
 
 
 app = typer.Typer(add_completion=False)
@@ -225,6 +288,7 @@ def main(
     ours: Annotated[str, typer.Option(help="Which system is the memory.")] = "memformer",
     out: OutOption = Path("reports/overview"),
 ) -> None:
+    require("the report", PAGE, PICTURE)
     try:
         opened = [read(path) for path in reports]
         found = [line for report in opened for line in lines(report, ours)]

@@ -69,7 +69,7 @@ def main(
         list[str] | None, typer.Argument(help="Settings such as focus=0,null_offset=1.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
-    facts: Annotated[int, typer.Option(min=1, help="Facts in a document.")] = 6,
+    facts: Annotated[int, typer.Option(min=1, max=len(NAMES), help="Facts in a document.")] = 6,
     distances: Annotated[str, typer.Option(help="Tokens of book text; a list.")] = "0,2048",
     cases: Annotated[int, typer.Option(min=1, help="Questions a cell.")] = 48,
     seed: Annotated[int, typer.Option(help="Draws the documents.")] = 1000,
@@ -77,15 +77,16 @@ def main(
 ) -> None:
     if threads:
         torch.set_num_threads(threads)
-    loaded, tokenizer = open_model(model, "cpu")
+    places = numbers(distances, 0, "--distances")
+    configs = {setting: parse(setting) for setting in ["", *(settings or [])]}
     documents = make_documents(facts, cases, seed, NAMES, KINDS)
     asked = [fact for document in documents for fact in document.asked]
+    loaded, tokenizer = open_model(model, "cpu")
     haystack = Haystack(tokenizer, None)
-    places = numbers(distances, 0, "--distances")
     table = Table("setting", *(f"d = {distance}" for distance in places))
-    for setting in ["", *(settings or [])]:
+    for setting, config in configs.items():
         backbone = loaded.unload_memory()
-        loaded = MemformerForCausalLM.from_backbone(backbone, parse(setting), tokenizer)
+        loaded = MemformerForCausalLM.from_backbone(backbone, config, tokenizer)
         interview = Interview(loaded, tokenizer, haystack, seed)
         row = []
         for distance in places:

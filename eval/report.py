@@ -12,7 +12,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -56,6 +56,28 @@ BookOption = Annotated[
 DtypeOption = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(help="Of weights and activations; memories are addressed in float32 in both."),
+]
+
+
+def checked_device(name: str) -> str:
+    """A device that is there.
+
+    Raises:
+        typer.BadParameter: it is not.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise typer.BadParameter(
+            f"{name!r} can't be used on this machine ({reason}); take cpu, or a device that torch "
+            "finds."
+        ) from None
+    return name
+
+
+DeviceOption = Annotated[
+    str, typer.Option(help="Where to run, such as cpu or cuda.", callback=checked_device)
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 OutOption = Annotated[Path, typer.Option(help="Where to write, without .json and .png.")]
@@ -227,13 +249,28 @@ def _layout(value: Any, levels: int, indent: str = "") -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot; `low` and `high` are the ends of error bars, if there are any."""
+    """One line of a plot.
+
+    Attributes:
+        label: for the legend.
+        x: where its points are.
+        y: how high they are.
+        low: lower ends of error bars, if there are any.
+        high: upper ends.
+        color: None: the next of the palette.
+        marker: of the points.
+        style: of the line between them.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    _: KW_ONLY
+    color: str | None = None
+    marker: str = "o"
+    style: str = "-"
 
 
 @dataclass(frozen=True)
@@ -281,7 +318,15 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
                     [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)],
                 ]
             axes.errorbar(
-                line.x, line.y, yerr=bars, marker="o", markersize=4, capsize=3, label=line.label
+                line.x,
+                line.y,
+                yerr=bars,
+                marker=line.marker,
+                markersize=4,
+                capsize=3,
+                label=line.label,
+                color=line.color,
+                linestyle=line.style,
             )
         if panel.ticks is not None:
             axes.set_xticks(range(len(panel.ticks)), panel.ticks)

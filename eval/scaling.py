@@ -28,6 +28,7 @@ import torch
 import typer
 from rich.console import Console
 
+from eval.extras import PAGE, PICTURE, require
 from eval.harness.pages import grid, origin, write_page
 from eval.haystack import Haystack
 from eval.report import (
@@ -228,6 +229,7 @@ def main(
     threads: ThreadsOption = None,
     out: OutOption = Path("reports/scaling"),
 ) -> None:
+    require("the report", PAGE, PICTURE)
     all_lengths = sorted(numbers(lengths, 1, "--lengths"))
     if threads:
         torch.set_num_threads(threads)

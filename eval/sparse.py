@@ -25,6 +25,7 @@ from memformer.classic import DNC, SAM, detached
 from rich.console import Console
 from rich.table import Table
 
+from eval.extras import PICTURE, require
 from eval.report import Line, OutOption, Panel, ThreadsOption, draw, head, numbers, write_json
 from eval.resident import in_fresh_process, peak, release, reset_peak, resident
 
@@ -149,6 +150,8 @@ def main(
     threads: ThreadsOption = None,
     out: OutOption = Path("reports/sparse"),
 ) -> None:
+    require("the report", PICTURE)
+    require("SAM's search", "faiss")
     counts = sorted(numbers(slots, 1, "--slots"))
     if threads:
         torch.set_num_threads(threads)

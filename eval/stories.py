@@ -117,8 +117,9 @@ class Background:
         self.count = count
         self.books: list[list[str]] = []
         self.lengths: list[list[int]] = []
-        for path in paths:
-            sentences = SENTENCE_END.split(" ".join(read_book(path).split()))
+        # all of them before the first is counted
+        for path, text in [(path, read_book(path)) for path in paths]:
+            sentences = SENTENCE_END.split(" ".join(text.split()))
             sized = [(sentence, count(f" {sentence}")) for sentence in sentences]
             sized = [(sentence, size) for sentence, size in sized if size >= LEAST_SENTENCE]
             if not sized:

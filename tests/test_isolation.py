@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 import torch
@@ -85,7 +86,10 @@ def test_an_interruption_at_any_moment_leaves_nothing_for_the_next_call():
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        for number in range(1000):
+        for number in count():
+            # how many calls are interrupted depends on how fast the machine is
+            if number >= 1000 and interrupted > 100:
+                break
             grad = torch.is_grad_enabled()
             try:
                 signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 6e-3))
@@ -98,7 +102,6 @@ def test_an_interruption_at_any_moment_leaves_nothing_for_the_next_call():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert interrupted > 100
     assert wrong == 0
 
 

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -183,17 +182,21 @@ def test_two_at_once_download_once(hub: list[str], cache: Path) -> None:
     lock = FileLock(cache / "models" / f"{pretrained._target().name}.lock")
     lock.acquire()
     said: list[str] = []
-    second = threading.Thread(target=fetch, args=(said.append,))
+    heard = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        heard.set()
+
+    second = threading.Thread(target=fetch, args=(say,))
     second.start()
-    for _ in range(500):
-        if said:
-            break
-        time.sleep(0.01)
+    while second.is_alive() and not heard.wait(0.1):
+        pass
     assert said == ["waiting for another process that is fetching the model"]
     # what the first process would have done meanwhile
     pretrained._fetch_into(pretrained._target(), "hub", said.append)
     lock.release()
-    second.join(10)
+    second.join()
     assert len(hub) == 1 and local_path(DEFAULT_MODEL)
 
 
@@ -327,10 +330,12 @@ def test_pip_on_a_full_disk_is_not_taken_for_a_dead_line(
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.05)
     done = threading.Event()
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: done.wait(10))
-    with pytest.raises(pretrained._Unreachable, match="no answer"):
-        HUB_REVISION()
-    done.set()
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: done.wait())
+    try:
+        with pytest.raises(pretrained._Unreachable, match="no answer"):
+            HUB_REVISION()
+    finally:
+        done.set()
 
 
 def test_a_hub_that_refuses_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,12 +48,15 @@ class Document:
             conversation. Called when they are needed: a document may be of millions of tokens.
         questions: at least one.
         tokens: about how long it is; for the progress bar, and to read short ones together.
+        source: what it is a part of, if others are too: intervals are over sources. Empty: it
+            stands alone.
     """
 
     id: str
     parts: Callable[[], Sequence[str]]
     questions: tuple[Question, ...]
     tokens: int
+    source: str = ""
 
     @classmethod
     def of(cls, id: str, parts: Sequence[str], questions: Iterable[Question]) -> Document:  # noqa: A002

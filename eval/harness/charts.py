@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.harness.benchmark import Benchmark
+from eval.harness.looks import looks, words
 from eval.harness.pages import tokens_each
-from eval.report import Line, Panel, colors, draw
+from eval.report import Line, Panel, draw
 
 Entry = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def draw_all(out: Path, benchmark: Benchmark, report: Entry) -> list[Path]:
         _draw_heat(drawn[-1], benchmark, maps)
     if sum(entry["scores"] is not None for entry in report["overall"]) > 1:
         drawn.append(out.with_name(f"{out.name}_cost.png"))
-        _draw_cost(drawn[-1], benchmark, report["overall"])
+        _draw_cost(drawn[-1], benchmark, report)
     return drawn
 
 
@@ -43,43 +44,43 @@ def _panels(benchmark: Benchmark, report: Entry) -> list[Panel]:
         for title, entries in groups.items()
     }
     return [
-        _panel(benchmark, title, entries, columns, report["settings"]["systems"])
+        _panel(benchmark, title, entries, columns, report)
         for title, entries in scored.items()
         if entries
     ]
 
 
 def _panel(
-    benchmark: Benchmark, title: str, entries: Sequence[Entry], columns: str, systems: Sequence[str]
+    benchmark: Benchmark, title: str, entries: Sequence[Entry], columns: str, report: Entry
 ) -> Panel:
+    systems, model = report["settings"]["systems"], report["model"]
     metric = benchmark.metrics[0]
     ticks = [one for one in benchmark.axes[columns] if any(e[columns] == one for e in entries)]
     lines = []
+    drawn = looks(systems)
     for place, system in enumerate(systems):
         mine = [entry for entry in entries if entry["system"] == system]
         # beside one another, where values coincide
         shift = 0.03 * (place - (len(systems) - 1) / 2)
         lines.append(
             Line(
-                _label(system),
+                words(system, model),
                 [ticks.index(entry[columns]) + shift for entry in mine],
                 [entry["scores"][metric] for entry in mine],
                 [entry["intervals"][metric][0] for entry in mine],
                 [entry["intervals"][metric][1] for entry in mine],
+                color=drawn[system].color,
+                marker=drawn[system].marker,
+                style=drawn[system].line,
             )
         )
     if benchmark.constants:
         floors = {ticks.index(entry[columns]): entry["constant_score"] for entry in entries}
         at = sorted(floors)
-        lines.append(Line("constant answer", at, [floors[place] for place in at]))
+        heights = [floors[place] for place in at]
+        lines.append(Line("a constant answer", at, heights, color="black", marker="", style=":"))
     label = f"{metric} ({title})" if title else metric
     return Panel(columns, label, lines, ticks=ticks, top=1.02)
-
-
-def _label(system: str) -> str:
-    """A system's name for a legend: of a model's path, the last part."""
-    name, at, model = system.partition("@")
-    return name + at + model.rstrip("/").rpartition("/")[2]
 
 
 def _maps(benchmark: Benchmark, report: Entry) -> dict[str, list[list[float]]]:
@@ -94,7 +95,7 @@ def _maps(benchmark: Benchmark, report: Entry) -> dict[str, list[list[float]]]:
             cells = [at.get((system, value, other)) for other in benchmark.axes[across]]
             rows.append([_score(cell, metric) for cell in cells])
         if any(score == score for row in rows for score in row):
-            found[system] = rows
+            found[words(system, report["model"])] = rows
     return found
 
 
@@ -126,25 +127,24 @@ def _draw_heat(path: Path, benchmark: Benchmark, maps: Mapping[str, list[list[fl
     figure.savefig(path, dpi=130)
 
 
-def _draw_cost(path: Path, benchmark: Benchmark, entries: Sequence[Entry]) -> None:
-    """Headline score of all questions against the tokens that the model is given for one.
-
-    A system has the colour that it has in the other pictures.
-    """
+def _draw_cost(path: Path, benchmark: Benchmark, report: Entry) -> None:
+    """Headline score of all questions against the tokens that the model is given for one."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     metric = benchmark.metrics[0]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    palette = colors(len(entries))
-    for place, entry in enumerate(entries):
+    drawn = looks(report["settings"]["systems"])
+    for entry in report["overall"]:
         if entry["scores"] is None:
             continue
         score, (low, high) = entry["scores"][metric], entry["intervals"][metric]
         bars = [[max(0.0, score - low)], [max(0.0, high - score)]]
-        axes.errorbar([tokens_each(entry)], [score], yerr=bars, marker="o", capsize=3,
-                      color=palette[place], label=_label(entry["system"]))  # fmt: skip
+        look = drawn[entry["system"]]
+        axes.errorbar([tokens_each(entry)], [score], yerr=bars, marker=look.marker, capsize=3,
+                      color=look.color, linestyle="",
+                      label=words(entry["system"], report["model"]))  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -17,13 +17,14 @@ from rich.progress import Progress
 
 from eval.asking import progress_bar
 from eval.cases import OtherRun
+from eval.extras import PAGE, PICTURE, require
 from eval.harness.benchmark import Benchmark, Document
 from eval.harness.charts import draw_all
 from eval.harness.pages import markdown, write_page
-from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, cost, parse
+from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
-from eval.report import DtypeOption, ModelArgument, ThreadsOption, head, write_json
+from eval.report import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, head, write_json
 
 # how long processes wait for the one that has the longest documents; half an hour, which is what
 # torch grants them, was not enough
@@ -47,7 +48,7 @@ def shared(
     encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER,
     again: Annotated[bool, typer.Option("--again", help="Start over.")] = False,
     threads: ThreadsOption = None,
-    device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     out: Annotated[
         Path | None, typer.Option(help="Where to write, without ending; reports/NAME if left out.")
@@ -112,13 +113,8 @@ def run(
     Raises:
         typer.BadParameter: an option, a model, a system or the data are not usable.
     """
-    try:
-        import matplotlib  # noqa: F401 - needed when all is done, and missed now
-    except ImportError:
-        raise typer.BadParameter(
-            "reports are drawn with the package matplotlib, which is not installed; install the "
-            "extra `eval`."
-        ) from None
+    # needed when all is done, and missed now
+    require("the report", PAGE, PICTURE)
     if threads:
         torch.set_num_threads(threads)
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
@@ -128,7 +124,9 @@ def run(
     roster = Roster(name, style, place, dtype, encoder)
     try:
         specs = parse(systems)
-        benchmark = _built(build, roster.tokenizer, own)
+        check(specs)
+        benchmark = _built(build, LateTokenizer(roster), own)
+        roster.open_finders(specs)
         out = out or Path("reports") / (benchmark.name or build.__name__)
         wording, fingerprints = roster.wording(specs, benchmark), roster.fingerprints(specs)
         identities = roster.identities(specs, fingerprints, wording)
@@ -162,6 +160,24 @@ def run(
         typer.echo(write(out, benchmark, specs, results(out, common, identities), report))
 
 
+class LateTokenizer:
+    """The tokenizer of the run's model, opened when a benchmark first uses it.
+
+    A benchmark checks its options and reads its data before it counts tokens; what is wrong with
+    them is said before a model is opened.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._roster.tokenizer, name)
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        """Tokenizes."""
+        return self._roster.tokenizer(*texts, **options)
+
+
 def _built(build: Builder, tokenizer: Any, options: dict[str, Any]) -> Benchmark:
     try:
         benchmark = build(tokenizer, **options)
@@ -189,10 +205,12 @@ def write(
     report |= {"title": benchmark.title, "axes": dict(benchmark.axes), "metrics": benchmark.metrics}
     report |= summarize(benchmark, systems, found)
     cases = [(one.id, question) for one in benchmark.documents for question in one.questions]
+    parts = {one.id: {"source": one.source} for one in benchmark.documents if one.source}
     report["questions"] = [
         {
             "document": document,
             "question": question.id,
+            **parts.get(document, {}),
             "at": dict(question.at),
             **({"asked": question.text, "answers": question.answers} if benchmark.quotable else {}),
         }

@@ -9,8 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from markdown_it import MarkdownIt
-
 from eval.harness.benchmark import Benchmark
 
 Entry = Mapping[str, Any]
@@ -168,6 +166,8 @@ def write_page(out: Path, title: str, text: str, pictures: Sequence[Path]) -> No
 
 def html(text: str, title: str, pictures: Sequence[Path]) -> str:
     """A page of its own: nothing else has to be beside it."""
+    from markdown_it import MarkdownIt
+
     body = MarkdownIt("commonmark").enable("table").render(text)
     shown = "".join(
         f'<p><img alt="{escape(path.stem)}" src="data:image/png;base64,'

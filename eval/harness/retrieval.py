@@ -13,6 +13,11 @@ from typing import Any
 
 import torch
 
+from eval.extras import missing
+from eval.harness.metrics import stemmer
+
+# what each system searches with
+PACKAGES = {"bm25": ("bm25s", "nltk"), "dense": ("faiss",)}
 # of a passage, in tokens of the model: a few sentences
 PASSAGE_TOKENS = 128
 # where a passage may end: after a line, or after a sentence
@@ -53,8 +58,9 @@ def bm25(texts: Sequence[str]) -> Search:
     Raises:
         NoRetrieval: the packages for it are not installed.
     """
-    engine, stem = _package("bm25s"), _package("nltk.stem.porter")
-    words = stem.PorterStemmer().stem
+    check_packages("bm25")
+    engine: Any = importlib.import_module("bm25s")
+    words = stemmer()
 
     def tokens(some: Sequence[str]) -> Any:
         return engine.tokenize(
@@ -91,7 +97,8 @@ class Dense:
     def __init__(self, name: str, device: str = "cpu") -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self.faiss = _package("faiss")
+        check_packages("dense")
+        self.faiss: Any = importlib.import_module("faiss")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             self.encoder = AutoModel.from_pretrained(name).eval().to(torch.device(device))
@@ -128,11 +135,11 @@ class Dense:
         return torch.cat(found).numpy()
 
 
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise NoRetrieval(
-            f"retrieval needs the package {name.partition('.')[0]}, which is not installed; "
-            "install the extra `eval`, or leave bm25 and dense out of --systems."
-        ) from None
+def check_packages(system: str) -> None:
+    """Checks that what a system searches with is installed; any other system needs nothing.
+
+    Raises:
+        NoRetrieval: it is not.
+    """
+    if sentence := missing(f"the system {system}", *PACKAGES.get(system, ())):
+        raise NoRetrieval(f"{sentence.removesuffix('.')}, or leave {system} out of --systems.")

@@ -16,6 +16,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,15 @@ from transformers import AutoConfig
 from eval.harness.benchmark import Benchmark, Document
 from eval.harness.desk import Desk
 from eval.harness.prompts import STYLES, Prompts, wording
-from eval.harness.retrieval import PASSAGE_TOKENS, Dense, Finder, NoRetrieval, bm25
+from eval.harness.retrieval import (
+    PACKAGES,
+    PASSAGE_TOKENS,
+    Dense,
+    Finder,
+    NoRetrieval,
+    bm25,
+    check_packages,
+)
 from eval.harness.systems import (
     Full,
     Memory,
@@ -95,6 +104,21 @@ def parse(text: str) -> list[Spec]:
     return list(found.values())
 
 
+def check(specs: Sequence[Spec]) -> None:
+    """Finds what can be known to be wrong before anything is opened.
+
+    Raises:
+        BadSystem: a system lacks a package, or a class of one's own can't be imported.
+    """
+    for spec in specs:
+        try:
+            check_packages(spec.name)
+        except NoRetrieval as error:
+            raise BadSystem(str(error)) from None
+        if ":" in spec.name:
+            _own(spec)
+
+
 @dataclass
 class Roster:
     """Opens the systems of a run, one after the other.
@@ -115,11 +139,22 @@ class Roster:
 
     def __post_init__(self) -> None:
         self._opened: tuple[str, Any, Any, dict[str, str]] | None = None
+        self._finders: dict[str, Finder] = {}
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """That of the run's model."""
         return self._open(self.model)[1]
+
+    def open_finders(self, specs: Sequence[Spec]) -> None:
+        """Opens what the systems search with.
+
+        Raises:
+            BadSystem: there is no such encoder.
+        """
+        for spec in specs:
+            if spec.name in PACKAGES:
+                self._finder(spec.name)
 
     def fingerprints(self, specs: Sequence[Spec]) -> dict[str, dict[str, str]]:
         """Which weights the systems have, by the names of their models."""
@@ -228,11 +263,11 @@ class Roster:
 
     def _finder(self, name: str) -> Finder:
         try:
-            finder = bm25 if name == "bm25" else Dense(self.encoder, self.device)
-            finder(["A passage."])  # says now what is not installed
+            if name not in self._finders:
+                self._finders[name] = bm25 if name == "bm25" else Dense(self.encoder, self.device)
         except NoRetrieval as error:
             raise BadSystem(str(error)) from None
-        return finder
+        return self._finders[name]
 
 
 def cost(spec: Spec, documents: Sequence[Document]) -> int:

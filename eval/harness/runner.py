@@ -171,7 +171,7 @@ class _Run:
                     "scores": dict(self.benchmark.score(question, answer.text)),
                     "prompt_tokens": answer.tokens,
                     "read_tokens": reading.tokens[place],
-                    "state_bytes": reading.nbytes,
+                    "state_bytes": reading.nbytes[place],
                     "seconds": round(each, 4),
                 }
                 for head, (place, question), answer in zip(heads, some, answers, strict=True)

@@ -67,6 +67,7 @@ def summarize(
         of each system that has answered everything.
     """
     asked: dict[tuple[str, ...], list[tuple[Document, Question]]] = {}
+    sources = {one.id: one.source or one.id for one in benchmark.documents}
     for document in benchmark.documents:
         for question in document.questions:
             asked.setdefault(benchmark.cell(question), []).append((document, question))
@@ -74,7 +75,7 @@ def summarize(
     cells = [
         dict(zip(benchmark.axes, place, strict=True))
         | {"system": system}
-        | _cell(benchmark, [(system, one.id, q.id) for one, q in asked[place]], results)
+        | _cell(benchmark, [(system, one.id, q.id) for one, q in asked[place]], results, sources)
         | floors[place]
         for place in sorted(asked, key=lambda place: _order(benchmark, place))
         for system in systems
@@ -82,7 +83,8 @@ def summarize(
     everything = [(document.id, question.id) for document in benchmark.documents
                   for question in document.questions]  # fmt: skip
     overall = [
-        {"system": system} | _cell(benchmark, [(system, *key) for key in everything], results)
+        {"system": system}
+        | _cell(benchmark, [(system, *key) for key in everything], results, sources)
         for system in systems
     ]
     return {"cells": cells, "means": _means(benchmark, systems, cells), "overall": overall}
@@ -94,15 +96,21 @@ def _order(benchmark: Benchmark, place: tuple[str, ...]) -> list[int]:
 
 
 def _cell(
-    benchmark: Benchmark, keys: Sequence[Key], results: Mapping[Key, Mapping[str, Any]]
+    benchmark: Benchmark,
+    keys: Sequence[Key],
+    results: Mapping[Key, Mapping[str, Any]],
+    sources: Mapping[str, str],
 ) -> dict[str, Any]:
     mine = [(key[1], results[key]) for key in keys if key in results]
-    found: dict[str, Any] = {"questions": len(keys), "documents": len({key[1] for key in keys})}
+    found: dict[str, Any] = {
+        "questions": len(keys),
+        "documents": len({sources[key[1]] for key in keys}),
+    }
     if reasons := [one["reason"] for _, one in mine if "reason" in one]:
         return found | {"scores": None, "reason": reasons[0]}
     if len(mine) < len(keys):
         return found | {"scores": None, "reason": f"{len(mine)} of {len(keys)} are answered"}
-    documents = [document for document, _ in mine]
+    documents = [sources[document] for document, _ in mine]
     scores = {name: [one["scores"][name] for _, one in mine] for name in benchmark.metrics}
     return found | {
         "scores": {name: sum(values) / len(values) for name, values in scores.items()},

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 from memformer import MemoryState
+from memformer.memory.state import ROW
 from memformer.reading import begun
 from torch import Tensor
 from transformers import DynamicCache
@@ -41,12 +42,12 @@ class Reading:
     Attributes:
         kept: whatever the system needs to answer.
         tokens: of each document, how many the model read.
-        nbytes: what is kept of one document, on average; 0 if it is the text itself.
+        nbytes: of each document, how many bytes are kept; 0 if it is the text itself.
     """
 
     kept: Any
     tokens: Sequence[int]
-    nbytes: int
+    nbytes: Sequence[int]
 
 
 class System(Protocol):
@@ -75,7 +76,8 @@ class Nothing:
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Keeps nothing."""
-        return Reading(None, [0] * len(documents), 0)
+        nothing = [0] * len(documents)
+        return Reading(None, nothing, nothing)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers from what the model knows anyway."""
@@ -92,7 +94,8 @@ class Truncated:
     def read(self, documents: Sequence[Document]) -> Reading:
         """Keeps the ids of each document."""
         texts = [self.desk.prompts.text(one.parts()) for one in documents]
-        return Reading(texts, [0] * len(texts), 0)
+        nothing = [0] * len(texts)
+        return Reading(texts, nothing, nothing)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers with whatever of the document fits before the question."""
@@ -124,9 +127,9 @@ class Full:
                 self.desk.advance(len(told))
             else:
                 kept.append(told)
-        cached = [one for one in kept if isinstance(one, CachedText)]
         read = [one.tokens if isinstance(one, CachedText) else 0 for one in kept]
-        return Reading(kept, read, sum(one.nbytes for one in cached) // len(kept))
+        sizes = [one.nbytes if isinstance(one, CachedText) else 0 for one in kept]
+        return Reading(kept, read, sizes)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers with the whole document before each question."""
@@ -156,8 +159,7 @@ class Sliding:
     def read(self, documents: Sequence[Document]) -> Reading:
         """Keeps keys and values of the last tokens of each document."""
         kept = [self._slide(self.desk.told(one.parts(), one.questions[0])) for one in documents]
-        size = sum(one.nbytes for one in kept) // len(kept)
-        return Reading(kept, [one.tokens for one in kept], size)
+        return Reading(kept, [one.tokens for one in kept], [one.nbytes for one in kept])
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers from what the last tokens carry."""
@@ -213,7 +215,8 @@ class Retrieval:
         for document in documents:
             cut = passages(document.parts(), self.desk.count)
             found.append((cut, self.finder(cut)))
-        return Reading(found, [0] * len(found), 0)
+        nothing = [0] * len(found)
+        return Reading(found, nothing, nothing)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers from the passages found for each question."""
@@ -259,7 +262,7 @@ class Memory:
                 limit=self._limit(ids),
                 progress=self._meter(rows),
             )
-        return Reading(memory, read, memory.nbytes // len(documents))
+        return Reading(memory, read, row_bytes(memory))
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers from the memory."""
@@ -320,3 +323,11 @@ class Session(Memory):
         limit = torch.ones_like(ids, dtype=torch.float32)
         limit[:, : frame.unwritten] = 0
         return limit
+
+
+def row_bytes(memory: MemoryState) -> list[int]:
+    """Bytes of each memory of a batch, without the slots that only other rows fill."""
+    fixed = sum(getattr(memory, name).nbytes for name in ROW)
+    batch, slots = memory.token.shape
+    each = (memory.nbytes - fixed) // (batch * slots) if slots else 0
+    return [fixed // batch + each * count for count in memory.occupied.sum(-1).tolist()]

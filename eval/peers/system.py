@@ -136,7 +136,7 @@ class Saved:
                 self.desk.advance(row.shape[1])
             kept.append((state, last))
             read.append(sum(map(len, before)))
-        return Reading(kept, read, sum(_nbytes(state) for state, _ in kept) // len(kept))
+        return Reading(kept, read, [_nbytes(state) for state, _ in kept])
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers one question after the other, each in the last segment of its document."""

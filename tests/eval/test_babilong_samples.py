@@ -20,8 +20,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stories(data: Path, cases: int = 100, seed: int = 0) -> FromStories:
     """Samples counted in characters."""
-    books = Background(sorted((data / "books").iterdir()), len)
-    return FromStories(data, ["qa1", "qa2"], cases, seed, books, len)
+    found = FromStories(data, ["qa1", "qa2"], cases, seed, len)
+    found.background = Background(sorted((data / "books").iterdir()), len)
+    return found
 
 
 def test_a_sample_at_0k_is_all_earlier_statements_and_no_earlier_question(data: Path) -> None:
@@ -82,7 +83,7 @@ def test_questions_with_too_many_statements_are_dropped(tmp_path: Path) -> None:
         lines.insert(at, f"{at + 1} Where is Otto? \tgarden\t1")
     numbered = [f"{n} {line.split(' ', 1)[1]}" for n, line in enumerate(lines, 1)]
     (tmp_path / "qa3_some_test.txt").write_text("\n".join(numbered) + "\n")
-    source = FromStories(tmp_path, ["qa3"], 10, 0, None, len)
+    source = FromStories(tmp_path, ["qa3"], 10, 0, len)
     assert [len(source.chosen("qa3", length)) for length in ("0k", "1k", "2k")] == [2, 1, 2]
 
 

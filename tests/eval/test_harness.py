@@ -251,7 +251,6 @@ def test_two_processes_report_what_one_does(folder: Path, tmp_path: Path) -> Non
             | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
         )
         assert done.returncode == 0, done.stderr
     one, two = ((tmp_path / name / "out.json").read_bytes() for name in ("one", "two"))
@@ -360,7 +359,9 @@ def test_what_draws_the_report_is_missed_before_anything_is_asked(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run(folder, tmp_path / "toy", systems="nothing")
     assert result.exit_code == 2
-    assert "matplotlib, which is not installed; install the extra `eval`" in said(result)
+    assert "the package matplotlib, which is not installed; install it with `pip install" in said(
+        result
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -77,10 +77,9 @@ def test_with_memory_a_request_may_be_longer_than_the_window(folder: Path) -> No
     assert logprob(on, far, " Yes.") == pytest.approx(expected(on.model, far, " Yes."), abs=1e-4)
 
 
-def test_a_whole_task_runs(folder: Path, tmp_path: Path) -> None:
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
+@pytest.fixture
+def lamps(tmp_path: Path) -> Path:
+    """A folder with a task of its own, `lamps`."""
     rows = [{"told": LONG, "asked": "Where is the lamp?", "label": n % 2} for n in range(3)]
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "lamps.yaml").write_text(
@@ -95,17 +94,53 @@ doc_to_target: label
 metric_list: [{{metric: acc}}]
 """
     )
+    return tmp_path
+
+
+def test_a_whole_task_runs(folder: Path, lamps: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
     for memory in ("on", "off"):
         found = simple_evaluate(
             model=opened(folder, memory),
             tasks=["lamps"],
-            task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+            task_manager=TaskManager(include_path=str(lamps), include_defaults=False),
             bootstrap_iters=0,
         )
         assert 0 <= found["results"]["lamps"]["acc,none"] <= 1
 
 
-def test_a_mistake_is_one_sentence(folder: Path) -> None:
+def test_the_command_runs_as_documented_also_without_a_gpu(
+    folder: Path,
+    lamps: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from eval.lm_harness import main
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        "sys.argv",
+        ["lm_harness", "run", "--model", "memformer", "--tasks", "lamps", "--include_path",
+         str(lamps), "--model_args", f"pretrained={folder},memory=on"],
+    )  # fmt: skip
+    main()
+    assert "|lamps|" in capsys.readouterr().out
+
+
+def test_a_mistake_is_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from eval import lm_harness
+
+    def fail() -> None:
+        opened(folder, "maybe")
+
+    monkeypatch.setattr(lm_harness, "cli_evaluate", fail)
+    with pytest.raises(SystemExit, match="^2$"):
+        lm_harness.main()
+    assert capsys.readouterr().err == "memory must be on or off; got 'maybe'.\n"
     with pytest.raises(ValueError, match="memory must be on or off; got 'maybe'"):
         opened(folder, "maybe")
     with pytest.raises(ValueError, match="the model 'no/such' can't be opened"):

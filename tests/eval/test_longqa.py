@@ -245,3 +245,96 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, options: list[str], message: 
     )
     assert result.exit_code == 2
     assert message in said(result)
+
+
+# ---- your own documents --------------------------------------------------------------------
+
+OWN: dict[str, Any] = {
+    "id": "letters",
+    "document": "Ada left for Porto. Otto left for Rome.",
+    "questions": [
+        {"question": "Where is Otto?", "answer": "Rome"},
+        {"question": "Where is Ada?", "answer": "Porto", "after": 19},
+        {"question": "Where did Ada go?", "answer": "to Porto", "after": 19},
+    ],
+}
+CONVERSATION: dict[str, Any] = {
+    "document": [
+        {"role": "user", "content": "Ada dug."},
+        {"role": "assistant", "content": "I see."},
+        {"role": "user", "content": "Mud came."},
+    ],
+    "questions": [
+        {"question": "Who dug?", "answer": "Ada", "after": 10},
+        {"question": "What came?", "answer": "Mud"},
+    ],
+}
+SILENT = {"document": "Nobody asks about this."}
+
+
+def test_your_own_documents_are_read_as_far_as_each_question_says(tmp_path: Path) -> None:
+    source = saved(tmp_path / "own.jsonl", OWN, SILENT, CONVERSATION)
+    benchmark = longqa.longqa(None, "own", source)
+    found = {
+        one.id: (one.source, list(one.parts()), [q.text for q in one.questions])
+        for one in benchmark.documents
+    }
+    letters, talk = "own/1/letters", "own/2"
+    assert found == {
+        f"{letters}@19": (letters, ["Ada left for Porto."], ["Where is Ada?", "Where did Ada go?"]),
+        letters: (letters, [OWN["document"]], ["Where is Otto?"]),
+        f"{talk}@10": (talk, ["User: Ada dug.\nAssistant: I "], ["Who dug?"]),
+        talk: (talk, ["User: Ada dug.\nAssistant: I see.\nUser: Mud came."], ["What came?"]),
+    }
+    (otto,) = benchmark.documents[1].questions
+    assert benchmark.score(otto, "Rome.") == {"F1": 1.0, "exact match": 1.0, "contained": 1.0}
+    fewer = longqa.longqa(None, "own", source, documents=1, questions=1)
+    assert [one.id for one in fewer.documents] == [f"{letters}@19"]
+    (ada,) = fewer.documents[0].questions
+    assert ada.text == "Where is Ada?"
+
+
+def test_answers_of_your_own_may_be_paragraphs(tmp_path: Path) -> None:
+    benchmark = longqa.longqa(None, "own-paragraphs", saved(tmp_path / "own.jsonl", OWN))
+    assert benchmark.metrics[0] == "ROUGE-L" and benchmark.max_new_tokens == 200
+    (otto,) = benchmark.documents[1].questions
+    assert set(benchmark.score(otto, "Rome").values()) == {1.0, 0.0}  # one word is no bigram
+
+
+def test_your_own_documents_run_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(KINDS, "own", replace(KINDS["own"], max_new_tokens=5))
+    report = run(tmp_path, "own", saved(tmp_path / "own.jsonl", OWN, CONVERSATION))
+    (cell, _) = report["cells"]
+    # two beginnings of a document are one document
+    assert (cell["questions"], cell["documents"]) == (5, 2)
+    assert {one["source"] for one in report["questions"]} == {"own/1/letters", "own/2"}
+    assert "# Own questions" in (tmp_path / "reports" / "own.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"questions": []}, "line 2: there is no field document; it has questions."),
+        ({"document": " "}, "line 2: the document is empty."),
+        (OWN | {"questions": [{"question": "Where?"}]}, "line 2, question 1: there is no field an"),
+        (OWN | {"questions": [{"question": "Where?", "answer": "Rome", "after": 99}]},
+         "line 2, question 1: after must be a number of characters from 1 to 39"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_your_own_file_is_one_sentence_with_its_line(
+    tmp_path: Path, row: dict[str, Any], sentence: str
+) -> None:
+    source = saved(tmp_path / "own.jsonl", OWN, row)
+    arguments = ["no/such", "--set", "own", "--source", str(source)]
+    result = CliRunner().invoke(longqa.app, arguments, terminal_width=400)
+    assert result.exit_code == 2
+    assert sentence in said(result)
+
+
+def test_a_file_in_which_nothing_is_asked_is_one_sentence(tmp_path: Path) -> None:
+    source = saved(tmp_path / "own.jsonl", SILENT)
+    arguments = ["no/such", "--set", "own", "--source", str(source)]
+    result = CliRunner().invoke(longqa.app, arguments, terminal_width=400)
+    assert result.exit_code == 2
+    assert "there is nothing to ask" in said(result)

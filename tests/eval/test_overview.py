@@ -91,6 +91,16 @@ def test_a_few_questions_more_are_not_yet_ahead() -> None:
     assert {one.verdict for one in lines(many, "memformer")} == {"ahead"}
 
 
+def test_beginnings_of_one_document_are_not_independent() -> None:
+    report = made({"full": half, "memformer": right})
+    (*_, apart) = lines(report, "memformer")
+    for one in report["questions"]:
+        one["source"] = "the same"
+    (*_, together) = lines(report, "memformer")
+    assert apart.difference == together.difference == 0.5
+    assert apart.low < 0.5 and together.low == together.high == 0.5
+
+
 def test_another_memory_can_be_the_one() -> None:
     report = made({"full": half, "memformer": half, "memformer:9": right})
     (*_, whole) = lines(report, "memformer:9")
@@ -103,7 +113,24 @@ def test_the_reports_own_model_is_called_model() -> None:
     assert whole.other == "full@MODEL" and len(found) == 2
     text = markdown([whole], [report])
     (head,) = [line for line in text.splitlines() if line.startswith("| all questions")]
-    assert "| `full` | `full@MODEL` | `bm25@n/m` | `memformer` |" in head
+    assert (
+        "| everything in the window | everything in the window, trained weights | "
+        "BM25, 8 passages, m | memory |"
+    ) in head
+    assert "Open: the interval contains 0" in text
+
+
+@pytest.mark.parametrize(("reports", "columns"), [(1, 1), (9, 2)])
+def test_a_picture_is_not_taller_than_wide_however_many_benchmarks(
+    tmp_path: Path, reports: int, columns: int
+) -> None:
+    report = made({"full": half, "bm25": short_only, "memformer": right})
+    found = [line for _ in range(reports) for line in lines(report, "memformer")]
+    assert len(overview._columns(overview._benchmarks(found))) == columns
+    overview.draw(tmp_path / "page.png", found)
+    width, height = (int.from_bytes((tmp_path / "page.png").read_bytes()[at : at + 4])
+                     for at in (16, 20))  # fmt: skip
+    assert height < width
 
 
 def test_the_memory_that_is_written_so_goes_before_others_of_its_name() -> None:

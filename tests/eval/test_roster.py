@@ -95,7 +95,11 @@ class Parrot:
         self.times, self.last = number or 1, model
 
     def read(self, documents: Sequence[Document]) -> Reading:
-        return Reading([one.parts()[0].split()[0] for one in documents], [0] * len(documents), 0)
+        return Reading(
+            [one.parts()[0].split()[0] for one in documents],
+            [0] * len(documents),
+            [0] * len(documents),
+        )
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         said = " ".join([self.last or ""] * self.times)

@@ -71,6 +71,20 @@ def test_means_join_their_cells_and_a_document_is_read_once() -> None:
     assert (overall["read_tokens"], overall["prompt_tokens"]) == (600, 120)
 
 
+def test_documents_of_one_source_are_one_draw_of_an_interval() -> None:
+    benchmark = toy(None)
+    found = summarize(benchmark, ["s"], answered(benchmark))
+    joined = replace(
+        benchmark, documents=[replace(one, source="all") for one in benchmark.documents]
+    )
+    one = summarize(joined, ["s"], answered(benchmark))
+    assert one["overall"][0]["scores"] == found["overall"][0]["scores"]
+    assert (found["overall"][0]["documents"], one["overall"][0]["documents"]) == (6, 1)
+    # every document has both scores: together they can be drawn in one way only
+    assert one["cells"][0]["intervals"]["evenness"] == wilson_interval(1, 1)
+    assert found["cells"][0]["intervals"]["evenness"] == wilson_interval(3, 3)
+
+
 def test_a_cell_that_lacks_answers_has_no_score_and_no_mean() -> None:
     benchmark = toy(None)
     found = summarize(benchmark, ["s"], answered(benchmark, skip=["short/1"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -343,7 +343,8 @@ def test_costs_are_what_the_model_was_given(desk: Desk) -> None:
     system = Memory(desk, 60)
     reading = system.read(DOCUMENTS[1:2])
     assert reading.tokens == [sum(told)]
-    assert reading.nbytes == reading.kept.nbytes > 0
+    # alone, a document fills all the slots there are
+    assert reading.nbytes == [reading.kept.nbytes] and reading.nbytes[0] > 0
     cases = [(0, one) for one in DOCUMENTS[1].questions]
     assert [one.tokens for one in system.answer(reading, cases)] == asked
     seen: list[int] = []
@@ -395,9 +396,20 @@ def test_a_missing_package_or_encoder_is_one_sentence(monkeypatch: pytest.Monkey
     with pytest.raises(NoRetrieval, match="the encoder 'no/such' can't be opened"):
         Dense("no/such")
 
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(NoRetrieval, match="needs the package bm25s, which is not installed"):
         bm25(LINES)
+
+
+def test_what_is_kept_of_a_document_does_not_depend_on_its_neighbours(
+    desk: Desk, encoder: Path
+) -> None:
+    for system in all_systems(desk, encoder):
+        with torch.inference_mode():
+            together = system.read(DOCUMENTS).nbytes
+            alone = [system.read([one]).nbytes[0] for one in DOCUMENTS]
+        assert list(together) == alone
+    # of an open gate, a slot for each token
+    with torch.inference_mode():
+        sizes = Memory(desk).read(DOCUMENTS).nbytes
+    assert len(set(sizes)) == len(DOCUMENTS)
