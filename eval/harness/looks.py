@@ -22,6 +22,7 @@ COLORS = {
     "attached": "#6fb7e9",
     "memformer": "#0060a8",
     "ungated": "#7b3fa0",
+    "session": "#3b4cc0",
 }
 # classes of one's own, one after the other
 OTHERS = ("#d55e00", "#cc79a7", "#000000", "#00a6b4")
@@ -39,6 +40,7 @@ WORDS = {
     "attached": "untrained memory",
     "memformer": "memory",
     "ungated": "memory, gate held open",
+    "session": "memory, told as in a chat",
 }
 
 
