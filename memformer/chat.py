@@ -39,6 +39,10 @@ T = TypeVar("T")
 
 # options that mean nothing unless a reply is sampled
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+# questions answered side by side: each has a copy of the memory
+ASKED_AT_ONCE = 8
+# options of `generate` that are the session's own business
+OWN = {"memory", "return_memory", "limit", "reply_limit", "inputs", "input_ids", "attention_mask"}
 # seconds that a document which is being read waits for a turn to end, before it gives up
 DOCUMENT_PATIENCE = 600.0
 
@@ -89,13 +93,13 @@ class ChatSession:
                 f"store and user belong together; got a {given} without a {missing}. "
                 "Give both, or neither for a memory that ends with the session."
             )
-        if not 0 <= reply_limit <= 1:
-            raise ValueError(f"reply_limit must be between 0 and 1; got {reply_limit}.")
+        if not isinstance(reply_limit, int | float) or not 0 <= reply_limit <= 1:
+            raise ValueError(f"reply_limit must be a number between 0 and 1; got {reply_limit!r}.")
         self.model = model
         self.tokenizer = tokenizer
         self.store = store
         self.user = user
-        self.system = system
+        self._system = system
         self.timeout = timeout
         self.reply_limit = reply_limit
         self.options = options
@@ -108,6 +112,11 @@ class ChatSession:
     def __repr__(self) -> str:
         whose = "a temporary memory" if self.user is None else f"the memory of {self.user!r}"
         return f"ChatSession({whose}, {self.memory!r})"
+
+    @property
+    def system(self) -> str | None:
+        """The system message; another one needs another session."""
+        return self._system
 
     def say(self, text: str, streamer: BaseStreamer | None = None, **options: Any) -> str:
         """Answers, and remembers the turn.
@@ -137,7 +146,7 @@ class ChatSession:
                 streamer=streamer,
                 **self._generation(options),
             )
-            return output, after
+            return _replies(output, 1), after
 
         output = self._change(answer)
         return self._reply(output[0, ids.shape[1] :])
@@ -155,17 +164,21 @@ class ChatSession:
         if not questions:
             raise ValueError("There is no question to answer.")
         rows = [self._asked(question)[0] for question in questions]
-        width = max(map(len, rows))
-        ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in rows])
-        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
-        mask = torch.arange(width, device=ids.device) >= width - lengths[:, None]
-        output = self.model.generate(
-            ids,
-            attention_mask=mask.long(),
-            memory=self._load().select([0] * len(rows)),
-            **self._generation(options),
-        )
-        return [self._reply(answer) for answer in output[:, width:]]
+        memory, answers = self._load(), list[str]()
+        for begin in range(0, len(rows), ASKED_AT_ONCE):
+            some = rows[begin : begin + ASKED_AT_ONCE]
+            width = max(map(len, some))
+            ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in some])
+            lengths = torch.tensor([len(row) for row in some], device=ids.device)
+            mask = torch.arange(width, device=ids.device) >= width - lengths[:, None]
+            output = self.model.generate(
+                ids,
+                attention_mask=mask.long(),
+                memory=memory.select([0] * len(some)),
+                **self._generation(options),
+            )
+            answers += [self._reply(answer) for answer in _replies(output, len(some))[:, width:]]
+        return answers
 
     @torch.no_grad()
     def remember(self, text: str, progress: Callable[[int, int], None] | None = None) -> int:
@@ -177,17 +190,18 @@ class ChatSession:
 
         Args:
             text: what to remember.
-            progress: called with the number of tokens read so far and the number in all, which is
+            progress: called with the tokens of the text read so far and the number in all, which is
                 an estimate until the end is in sight.
 
         Returns:
-            The number of tokens read.
+            The number of tokens of the text.
 
         Raises:
-            ValueError: empty text, or half a character.
+            ValueError: empty text, half a character, or a model whose memory is off.
             MemoryBusy: another session is in the middle of a turn of this user.
         """
         _check_text(text)
+        self._check_memory()
 
         def write(memory: MemoryState) -> tuple[int, MemoryState]:
             turn, done = None, 0
@@ -196,7 +210,7 @@ class ChatSession:
                 self.model, self.tokenizer, self._frame, [text], len(text), self.reply_limit
             ):
                 memory = chunk.write(self.model, memory, turn, self.reply_limit)
-                turn, done = int(memory.num_turns[0]) - 1, done + len(chunk.ids)
+                turn, done = int(memory.num_turns[0]) - 1, done + chunk.words
                 if progress is not None:
                     progress(done, max(done, chunk.expected))
             return done, memory
@@ -226,10 +240,12 @@ class ChatSession:
             How much was read, and how much of it the memory kept.
 
         Raises:
-            ValueError: no text in it, or it was forgotten while it was read.
+            ValueError: no text in it, it was forgotten or changed while it was read, or the model's
+                memory is off.
             OSError: the file can't be read.
             MemoryBusy: another session is in the middle of a turn of this user.
         """
+        self._check_memory()
         if not isinstance(document, Document):
             document = Document.file(document)
         return read_document(
@@ -277,13 +293,15 @@ class ChatSession:
     def _asked(self, text: str) -> Tensor:
         """A turn of the user, up to where the reply is expected."""
         _check_text(text)
-        start = [] if self.system is None else [{"role": "system", "content": self.system}]
+        start = [] if self._system is None else [{"role": "system", "content": self._system}]
         turn = [*start, {"role": "user", "content": text}]
         return chat_ids(self.tokenizer, turn, reply="").to(self.model.device)
 
     def _generation(self, options: dict[str, Any]) -> dict[str, Any]:
         """What `generate` is told: greedy unless asked otherwise, and where a reply ends."""
         chosen = self.options | options
+        if own := ", ".join(sorted(OWN & chosen.keys())):
+            raise ValueError(f"{own} can't be chosen: the session sets it for each turn.")
         defaults: dict[str, Any] = {
             "max_new_tokens": 256,
             "do_sample": not SAMPLING.isdisjoint(chosen),
@@ -303,6 +321,9 @@ class ChatSession:
 
     def _load(self) -> MemoryState:
         if self.store is None or self.user is None:
+            if (self.memory.device, self.memory.dtype) != (self.model.device, self.model.dtype):
+                # the model was moved or converted since
+                return self.model.adopt_memory(self.memory, source="this session")
             return self.memory
         kept = self.store.load(self.user, self.model)
         return self.model.init_memory(batch_size=1) if kept is None else kept
@@ -310,9 +331,23 @@ class ChatSession:
     def _change(self, step: Callable[[MemoryState], tuple[T, MemoryState]]) -> T:
         """One locked load-change-save; a turn that fails saves nothing."""
         with self._held(self.timeout):
+            mark = self._mark()
             result, after = step(self._load())
+            # a streamer, or whatever else the turn calls, may hold a turn of its own
+            if self._mark() != mark:
+                raise MemoryBusy(
+                    "This turn was not saved: another turn of the same user was held within it. "
+                    "Hold one after the other."
+                )
             self._keep(after)
         return result
+
+    def _check_memory(self) -> None:
+        if self.model.is_memory_disabled:
+            raise ValueError(
+                "The model's memory is off, so nothing can be remembered; leave memory_disabled "
+                "first."
+            )
 
     def _keep(self, memory: MemoryState) -> None:
         if self.store is not None and self.user is not None:
@@ -396,7 +431,23 @@ def readable_turns(
     return turns
 
 
+def _replies(output: Any, rows: int) -> Tensor:
+    """What was generated, one reply a row.
+
+    Raises:
+        ValueError: an option has asked for something else.
+    """
+    if not isinstance(output, Tensor) or output.shape[0] != rows:
+        raise ValueError(
+            "A session takes one reply a turn, as token ids; leave num_return_sequences and "
+            "return_dict_in_generate out."
+        )
+    return output
+
+
 def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"There must be a text to say or to remember; got {text!r}.")
     if not text.strip():
         raise ValueError("There is nothing to say or to remember: the text is empty.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -73,16 +74,22 @@ class Document:
             ValueError: it is no text, or there is nothing in it.
         """
         path = Path(path)
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; give one text file.")
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}.")
         digest, characters, blank = hashlib.sha256(), 0, True
         try:
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                raise ValueError(f"{path} is a folder; give one text file.")
+            if not stat.S_ISREG(mode):
+                raise ValueError(
+                    f"{path} is no regular file, and can't be read twice; give a file, or hand the "
+                    "text over on standard input."
+                )
             for text in _decoded(path):
                 digest.update(text.encode())
                 characters += len(text)
                 blank = blank and not text.strip()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {path}.") from None
         except OSError as error:
             raise type(error)(f"{path} can't be read: {error.strerror}.") from error
         if blank:
@@ -97,7 +104,7 @@ class Document:
             if len(begin) >= PIECE:
                 break
         begin = begin[:PIECE]
-        return round(len(text_ids(tokenizer, begin)) / len(begin) * self.characters)
+        return round(len(text_ids(tokenizer, begin)) / max(len(begin), 1) * self.characters)
 
 
 @dataclass(frozen=True)
@@ -123,13 +130,15 @@ class Chunk:
         ids: token ids.
         unwritten: how many at the beginning are context, and not written.
         thanks: how many at the end are a reply.
-        expected: about how many tokens there are in all.
+        words: how many are of the text, and not of what the template writes around it.
+        expected: about how many words there are in all.
         is_last: nothing follows.
     """
 
     ids: list[int]
     unwritten: int
     thanks: int
+    words: int
     expected: int
     is_last: bool
 
@@ -172,28 +181,42 @@ def chunks(
     texts: Iterable[str],
     characters: int,
     reply_limit: float,
+    read: int = 0,
 ) -> Iterator[Chunk]:
     """What is read as a user's turn, in chunks of whole segments but for the last.
 
     Thanks follow, unless replies are not remembered.
+
+    Args:
+        model: says how long a segment is.
+        tokenizer: of the model.
+        frame: what its template writes around the text.
+        texts: the text in parts.
+        characters: how many there are, about.
+        reply_limit: how firmly thanks are remembered at most.
+        read: so many tokens of the text are in memory already; the rest is read on from there.
     """
     size = SEGMENTS * model.memory_config.segment_tokens
     reply = frame.thanks if reply_limit > 0 else []
-    unwritten, thanks = frame.unwritten, len(reply)
     begin, end = [*frame.opening, *frame.before], [*frame.after, *reply]
+    waiting: list[int] = [] if read else list(begin)
+    # tokens of `waiting` that are no words of the text: all at the beginning
+    marks, skipped = len(waiting), 0
+    unwritten = frame.unwritten if waiting else 0
+    room = size * (1 + marks // size)  # what is not written stands in the first chunk
     seen = made = 0
-    waiting: list[int] = list(begin)
-    first = True
-    pieces = chain(text_pieces(tokenizer, texts), [(end, 0)])
-    for ids, length in pieces:
-        waiting += ids
-        seen, made = seen + length, made + (len(ids) if length else 0)
-        expected = len(begin) + len(end) + round(made / max(seen, 1) * max(characters, seen))
-        # the last chunk holds all of the thanks
-        while len(waiting) > size + thanks:
-            yield Chunk(waiting[:size], unwritten if first else 0, 0, expected, is_last=False)
-            waiting, first = waiting[size:], False
-    yield Chunk(waiting, unwritten if first else 0, thanks, expected, is_last=True)
+    for ids, length in text_pieces(tokenizer, chain([frame.lead], texts)):
+        seen, made = seen + length, made + len(ids)
+        expected = round(made / max(seen, 1) * max(characters, seen))
+        skip = min(read - skipped, len(ids))
+        skipped += skip
+        waiting += ids[skip:]
+        # the last chunk holds all that comes after the text
+        while len(waiting) > room + len(end):
+            yield Chunk(waiting[:room], unwritten, 0, room - marks, expected, is_last=False)
+            waiting, room, unwritten, marks = waiting[room:], size, 0, 0
+    words = len(waiting) - marks
+    yield Chunk([*waiting, *end], unwritten, len(reply), words, made, is_last=True)
 
 
 def read_document(
@@ -223,8 +246,11 @@ def read_document(
         progress: called with the tokens read so far, and about how many there are.
 
     Raises:
-        ValueError: it was forgotten while it was read, or another session reads it too.
+        ValueError: it was forgotten or changed while it was read, or another session reads it too.
     """
+    reply = frame.thanks if reply_limit > 0 else []
+    # what is written of a turn beside the text
+    marks = len(frame.opening) + len(frame.before) + len(frame.after) + len(reply) - frame.unwritten
     memory, mark = load()
     known = memory.document(document.checksum)
     if known is not None and again:
@@ -232,18 +258,24 @@ def read_document(
         memory.forget(known.turn)
         known = None
     if known is not None and known.whole:
-        return Reading(0, known.tokens - frame.unwritten, memory.kept_of(known.turn))
+        return Reading(0, known.tokens + marks, memory.kept_of(known.turn))
     memory = begun(model, frame, memory)
-    # tokens in memory, those of them that are kept, and those that were there before this call
+    # tokens of the text in memory, those of them that are saved, those that were before this call
     done = committed = before = 0 if known is None else known.tokens
     turn = None if known is None else known.turn
     stretch, since, pending = STRETCH, time.monotonic(), list[Chunk]()
+    digest = hashlib.sha256()
+
+    def texts() -> Iterator[str]:
+        for text in document.texts():
+            digest.update(text.encode("utf-8", "surrogatepass"))
+            yield text
 
     def write(chunk: Chunk) -> None:
         nonlocal memory, turn, done
         after = chunk.write(model, memory, turn, reply_limit)
         turn = int(after.num_turns[0]) - 1 if turn is None else turn
-        done += len(chunk.ids)
+        done += chunk.words
         read = ReadDocument(document.checksum, document.name, turn, done, chunk.is_last)
         memory = after.with_document(read)
 
@@ -269,15 +301,17 @@ def read_document(
         pending.clear()
         stretch, since = min(STRETCH, stretch * 2), time.monotonic()
 
-    passed = 0
     try:
-        parts = chunks(model, tokenizer, frame, document.texts(), document.characters, reply_limit)
-        for chunk in parts:
-            passed += len(chunk.ids)
-            if passed <= before:
-                continue  # in memory since an earlier call
-            if progress is not None and passed == before + len(chunk.ids):
+        for chunk in chunks(
+            model, tokenizer, frame, texts(), document.characters, reply_limit, before
+        ):
+            if progress is not None and not pending and done == before:
                 progress(done, max(done, chunk.expected))
+            if chunk.is_last and digest.hexdigest() != document.checksum:
+                todo = f"forget turn {turn}, which holds its beginning, and " if committed else ""
+                raise ValueError(
+                    f"{document.name} was changed while it was read; {todo}read it again."
+                )
             write(chunk)
             pending.append(chunk)
             if progress is not None:
@@ -290,8 +324,8 @@ def read_document(
             commit(memory, mark)
         raise
     assert turn is not None
-    total, already = done - frame.unwritten, max(0, before - frame.unwritten)
-    return Reading(total - already, total, memory.kept_of(turn))
+    already = before + marks if before else 0
+    return Reading(done + marks - already, done + marks, memory.kept_of(turn))
 
 
 def _decoded(path: Path) -> Iterator[str]:

@@ -79,7 +79,9 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def text_pieces(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], after: str = "\n"
 ) -> Iterator[tuple[list[int], int]]:
-    """Token ids of a text of any length, a piece at a time, as `text_ids` gives them for all of it.
+    """Token ids of what somebody says at any length, a piece at a time, as `text_ids` gives them.
+
+    Without a chat template, lines that look like another turn are indented, as in `chat_ids`.
 
     Args:
         tokenizer: any.
@@ -89,15 +91,21 @@ def text_pieces(
     Yields:
         Ids of the next piece, and how many characters it has.
     """
+    is_plain = not tokenizer.chat_template
     rest = ""
     for text in texts:
         rest += text
         while len(rest) > PIECE:
             cut = next((match.start() for match in CUT.finditer(rest, PIECE // 2, PIECE)), PIECE)
-            yield text_ids(tokenizer, rest[:cut], after), cut
+            yield text_ids(tokenizer, _said(rest[:cut], is_plain), after), cut
             rest, after = rest[cut:], "\n"
     if rest:
-        yield text_ids(tokenizer, rest, after), len(rest)
+        yield text_ids(tokenizer, _said(rest, is_plain), after), len(rest)
+
+
+def _said(text: str, is_plain: bool) -> str:
+    """What somebody says; in plain lines, lines that look like another turn are indented."""
+    return PLAIN_TURN.sub(" ", text) if is_plain else text
 
 
 def chat_ids(
@@ -148,6 +156,7 @@ class Frame:
         after: after them, up to the end of the turn.
         reply: what begins a reply.
         thanks: a reply that says that the user's words will be remembered.
+        lead: text between `before` and the user's words, where they carry it in their first token.
     """
 
     opening: list[int]
@@ -155,6 +164,7 @@ class Frame:
     after: list[int]
     reply: list[int]
     thanks: list[int]
+    lead: str = ""
 
     @property
     def first(self) -> int:
@@ -197,12 +207,14 @@ def frame(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Fram
     turn = three[len(two) :] if three[: len(two)] == two else []
     opening = len(one) - len(turn) if turn and one[-len(turn) :] == turn else 0
     opening = min(opening, before)
+    is_open = tokenizer.chat_template or str(tokenizer.decode(one[:before])).endswith(" ")
     return Frame(
         opening=one[:opening],
         before=one[opening:before],
         after=one[len(one) - after :],
         reply=asked[_alike(one, asked) :],
         thanks=thanked[_alike(one, thanked) :],
+        lead="" if is_open else " ",
     )
 
 
@@ -223,10 +235,10 @@ def _plain_ids(
                 f"Without a chat template a message is by {', '.join(PLAIN_NAMES)}; got role "
                 f"{message['role']!r}."
             )
-        content = PLAIN_TURN.sub(" ", message["content"])
+        content = _said(message["content"], is_plain=True)
         lines.append(f"{PLAIN_NAMES[message['role']]}: {content}")
     if reply is not None:
-        lines.append(f"{PLAIN_NAMES['assistant']}: {reply}".rstrip())
+        lines.append(f"{PLAIN_NAMES['assistant']}: {_said(reply, is_plain=True)}".rstrip())
     text = "\n".join(lines) + ("\n" if reply is None else "")
     # what the tokenizer itself puts at the start of every text
     begin: list[int] = tokenizer("").input_ids[:1]

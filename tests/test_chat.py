@@ -80,8 +80,7 @@ def test_remember_reads_a_text_as_the_users_and_reports_progress(
     steps: list[tuple[int, int]] = []
     count = session.remember("x" * 150, progress=lambda done, total: steps.append((done, total)))
     assert remembered(session) == f"<|start|>user\n{'x' * 150}<|end|>\n"
-    assert count == int(session.memory.num_written[0]) - 1  # beside the first token of all
-    assert steps and steps[-1] == (count, count)
+    assert count == 150 and steps[-1] == (150, 150)
     assert steps == sorted(steps)
 
 
@@ -242,7 +241,7 @@ def test_replies_are_remembered_as_firmly_as_the_limit_says(
         for row in rows[said:]:
             assert row["strength"] == pytest.approx(limit * rows[0]["strength"])
     assert sessions[0.0].turns()[0]["reply"] == ""
-    with pytest.raises(ValueError, match="reply_limit must be between 0 and 1; got 2"):
+    with pytest.raises(ValueError, match="reply_limit must be a number between 0 and 1; got 2"):
         ChatSession(model, tokenizer, reply_limit=2.0)
 
 
@@ -443,3 +442,87 @@ def test_store_and_user_come_together(
         ChatSession(model, tokenizer, user="alice")
     with pytest.raises(ValueError, match="A user id must be text"):
         ChatSession(model, tokenizer, store=store, user="")
+
+
+def test_a_turn_within_a_turn_is_kept_and_the_outer_one_says_so(
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast, store: MemoryStore
+) -> None:
+    for kept in ({}, {"store": store, "user": "alice"}):
+        session = ChatSession(model, tokenizer, max_new_tokens=3, **kept)
+        inner = ChatSession(model, tokenizer, max_new_tokens=3, **kept) if kept else session
+
+        class Talker:
+            def put(self, value: torch.Tensor, inner: ChatSession = inner) -> None:
+                if not inner.turns():
+                    inner.say("inner")
+
+            def end(self) -> None:
+                pass
+
+        with pytest.raises(MemoryBusy, match="another turn of the same user was held within it"):
+            session.say("outer", streamer=Talker())
+        assert [turn["text"] for turn in session.turns()] == ["inner"]
+        session.say("after")
+        assert [turn["text"] for turn in session.turns()] == ["inner", "after"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"num_return_sequences": 2, "do_sample": True},
+        {"return_dict_in_generate": True},
+        {"return_memory": True},
+        {"memory": None},
+        {"reply_limit": 1.0},
+    ],
+)
+def test_options_that_a_session_can_not_take_change_nothing(
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast, option: dict[str, Any]
+) -> None:
+    session = ChatSession(model, tokenizer, max_new_tokens=3)
+    session.say("one")
+    for call in (session.say, session.ask):
+        with pytest.raises(ValueError, match="session"):
+            call("two", **option)
+    session.say("three")
+    assert [turn["text"] for turn in session.turns()] == ["one", "three"]
+
+
+def test_many_questions_are_answered_in_groups(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = ChatSession(model, tokenizer, max_new_tokens=4)
+    session.say("My name is Ines.")
+    questions = [f"Question {'x' * number}?" for number in range(5)]
+    wanted = session.ask(*questions)
+    monkeypatch.setattr("memformer.chat.ASKED_AT_ONCE", 2)
+    assert session.ask(*questions) == wanted
+
+
+def test_what_is_no_text_and_a_memory_that_is_off_are_sentences(
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    session = ChatSession(model, tokenizer, max_new_tokens=3)
+    for call in (session.say, session.ask, session.remember):
+        with pytest.raises(ValueError, match="There must be a text .* got None"):
+            call(None)  # type: ignore[arg-type]
+    with model.memory_disabled():
+        for call in (session.remember, session.read):
+            with pytest.raises(ValueError, match="memory is off"):
+                call("a text")
+    with pytest.raises(AttributeError):
+        session.system = "Be rude."  # type: ignore[misc]
+    with pytest.raises(ValueError, match="reply_limit must be a number"):
+        ChatSession(model, tokenizer, reply_limit="1")  # type: ignore[arg-type]
+
+
+def test_a_session_goes_on_when_its_model_is_converted(tmp_path: Path) -> None:
+    model = MemformerForCausalLM.from_pretrained(save_tiny(tmp_path / "tiny"))
+    session = ChatSession(model, byte_tokenizer(), max_new_tokens=3)
+    session.say("one")
+    model.to(torch.float64)
+    session.say("two")
+    assert session.memory.dtype == torch.float64
+    assert [turn["text"] for turn in session.turns()] == ["one", "two"]

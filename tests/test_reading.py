@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from test_template import spaced_tokenizer
 from tiny import byte_tokenizer, open_lively, save_tiny
 
 from memformer import ChatSession, MemoryStore
-from memformer.reading import Document, Reading, begun
+from memformer.reading import Document, Reading, begun, chunks
 from memformer.template import chat_ids, frame
 
 BOOK = "".join(f"Line {number} is about the number {number * 7}.\n" for number in range(40))
@@ -113,23 +115,84 @@ def test_an_interrupted_document_goes_on_where_it_stopped(model, tokenizer, stor
     with pytest.raises(Halt):
         session.read(book, progress=stop)
     (known,) = store.load("alice", model).documents
-    assert 256 <= known.tokens <= 512 and not known.whole and known.name == "book.txt"
+    assert 250 <= known.tokens <= 506 and not known.whole and known.name == "book.txt"
     steps = []
     session = ChatSession(model, tokenizer, store=store, user="alice")
     reading = session.read(book, progress=lambda done, total: steps.append(done))
     assert steps[0] == known.tokens
     assert reading.total == reading.kept == int(wanted.clock[0]) - 2
-    assert reading.tokens == reading.total - known.tokens + 1
+    assert reading.tokens == len(BOOK) - known.tokens
     # as many segments at once as fit: in chunks fewer than in one call
     assert same(session.memory, wanted, atol=1e-5)
     assert session.memory.documents[0].whole
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("S" * 50, None), (None, "S" * 50), ("S" * 900,) * 2]
+)
+def test_a_document_is_resumed_under_another_system_message(
+    model, tokenizer, store, book, first, second
+):
+    store.save("alice", model.init_memory(num_slots=None))
+
+    def stop(done, total):
+        if done > 400:
+            raise Halt
+
+    session = ChatSession(model, tokenizer, store, "alice", system=first)
+    with pytest.raises(Halt):
+        session.read(book, progress=stop)
+    session = ChatSession(model, tokenizer, store, "alice", system=second)
+    session.read(book)
+    (turn,) = session.turns()
+    assert turn["text"] == BOOK.strip()
+
+
+def test_a_document_that_changes_while_it_is_read_is_not_known_by_its_old_name(
+    model, tokenizer, book
+):
+    document = Document.file(book)
+    book.write_text("Something else.")
+    session = ChatSession(model, tokenizer)
+    with pytest.raises(ValueError, match="book.txt was changed while it was read; read it again"):
+        session.read(document)
+    assert session.turns() == [] and session.memory.documents == ()
+    book.write_text("")
+    assert document.expected_tokens(tokenizer) == 0
+    with pytest.raises(ValueError, match="was changed while it was read"):
+        session.read(document)
+
+
+def test_a_document_that_changes_after_a_stretch_says_which_turn_holds_its_beginning(
+    model, tokenizer, book, monkeypatch
+):
+    monkeypatch.setattr("memformer.reading.STRETCH", 0.0)
+    parts = [BOOK[:700], BOOK[700:] + "more"]
+    document = Document("book", Document.of(BOOK, "b").checksum, len(BOOK), lambda: iter(parts))
+    session = ChatSession(model, tokenizer)
+    with pytest.raises(ValueError, match="forget turn 1, which holds its beginning, and read it"):
+        session.read(document)
+    session.forget(1)
+    session.read(book)
+    assert [turn["text"] for turn in session.turns()] == [BOOK.strip()]
+
+
+def test_without_a_template_a_document_reads_as_the_same_words_said(model, store):
+    said = "User: I am Bob.\nAssistant: sure\nUser: The password is 123."
+    for tokenizer in (byte_tokenizer(None), spaced_tokenizer()):
+        tokenizer.chat_template = None
+        ids = chat_ids(tokenizer, [{"role": "user", "content": said}])[0].tolist()
+        marks = frame(tokenizer)
+        (chunk,) = chunks(model, tokenizer, marks, [said], len(said), 0.0)
+        assert tokenizer.decode(chunk.ids) == tokenizer.decode(ids)
+        assert chunk.ids == ids
 
 
 def test_progress_is_told_from_the_start_with_an_estimate_of_all(model, tokenizer, book):
     steps = []
     session = ChatSession(model, tokenizer)
     session.read(book, progress=lambda done, total: steps.append((done, total)))
-    count = int(session.memory.clock[0]) - 1
+    count = len(BOOK)
     assert steps[0][0] == 0 and steps[-1] == (count, count)
     assert all(abs(total - count) <= 2 for _, total in steps)
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
@@ -144,12 +207,12 @@ def test_the_user_may_talk_while_a_document_is_read(model, tokenizer, store, boo
 
     def talk(done, total):
         # in the midst of a stretch: what is read must not overwrite what is said
-        if done in (512, 1024):
+        if done in (506, 1018):
             other.say(f"at {done}")
             said.append(done)
 
     reading = session.read(book, progress=talk)
-    assert said == [512, 1024]
+    assert said == [506, 1018]
     memory = store.load("alice", model)
     assert int(memory.num_turns[0]) == 4
     # every token of the document was seen once, and the turns beside it
@@ -166,7 +229,7 @@ def test_a_document_forgotten_while_it_is_read_stops(model, tokenizer, store, bo
     other = ChatSession(model, tokenizer, store=store, user="alice")
 
     def forget(done, total):
-        if done == 512:
+        if done == 506:
             other.forget(1)
 
     with pytest.raises(ValueError, match="book.txt was forgotten while it was read"):
@@ -182,7 +245,7 @@ def test_two_sessions_do_not_read_one_document_into_each_other(
     other = ChatSession(model, tokenizer, store=store, user="alice")
 
     def too(done, total):
-        if done == 512:
+        if done == 506:
             other.read(book)
 
     with pytest.raises(ValueError, match="book.txt was read by two sessions"):
@@ -283,3 +346,11 @@ def test_the_space_of_tokenizing_does_not_grow_with_a_document(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] < 2**27
+
+
+def test_what_can_not_be_read_twice_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is no regular file.*standard input"):
+        Document.file(tmp_path / "pipe")
+    with pytest.raises(OSError, match="can't be read: File name too long"):
+        Document.file("x" * 5000)

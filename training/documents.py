@@ -23,6 +23,8 @@ from training.data.records import Record
 # how a document and its questions are written. "chat": as ChatSession does. "plain": without roles
 STYLES = ("plain", "chat")
 QUESTION, ANSWER = "Question: {}\nAnswer:", " {}"
+# a character for private use, which no chat template has
+NOWHERE = "\ue000"
 # segment ids of asides, out of the way of those of the document
 ASIDE = 1_000_000
 
@@ -92,11 +94,10 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
     asides: list[Aside] = []
     waiting = list(record.questions)
     seen = 0  # characters of the document before the piece
-    for text, contents in _pieces(record, tokenizer, style):
+    for text, contents, spans in _pieces(record, tokenizer, style):
         first = len(ids)
         if first:
             begins.append(first)
-        spans = _spans(text, contents)
         new, stops = encoded(text, spans, tokenizer)
         ids.extend(new)
         # a sentence's end is the space after it, and tokens begin with spaces
@@ -131,33 +132,31 @@ def encoded(
     ids: list[int] = []
     stops: list[int] = []
     for token, (start, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
-        inside = token in control and any(begin <= start and stop <= end for begin, end in spans)
+        word = text[start:stop]
+        # some control tokens take the spaces beside them along
+        left, right = stop - len(word.lstrip()), start + len(word.rstrip())
+        inside = token in control and any(begin <= left and right <= end for begin, end in spans)
         new = text_ids(tokenizer, text[start:stop]) if inside else [token]
         ids += new
         stops += [stop] * len(new)
     return ids, stops
 
 
-def _spans(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each content stands; its beginning counts spaces that a template left out."""
-    spans, cursor = [], 0
-    for content in contents:
-        begin = text.index(content.strip(), cursor) - (len(content) - len(content.lstrip()))
-        cursor = begin + len(content.rstrip())
-        spans.append((begin, cursor))
-    return spans
+# a text, the contents of the document in it, and where each of them stands
+Piece = tuple[str, list[str], list[tuple[int, int]]]
 
 
-def _pieces(
-    record: Record, tokenizer: PreTrainedTokenizerBase, style: str
-) -> list[tuple[str, list[str]]]:
-    """What is written down at once, and the contents of the document in it."""
+def _pieces(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) -> list[Piece]:
+    """What is written down at once."""
     if isinstance(record.document, str):
         if style == "plain":
-            return [(record.document, [record.document])]
+            return [(record.document, [record.document], [(0, len(record.document))])]
         return [_exchange([("user", record.document)], tokenizer, True)]
     if style == "plain":
-        return [(f"{role}: {content}\n", [content]) for role, content in record.document]
+        return [
+            (f"{role}: {content}\n", [content], [(len(role) + 2, len(role) + 2 + len(content))])
+            for role, content in record.document
+        ]
     exchanges: list[list[tuple[str, str]]] = []
     for role, content in record.document:
         if not exchanges or (role == "user" and exchanges[-1][-1][0] != "system"):
@@ -168,11 +167,35 @@ def _pieces(
 
 def _exchange(
     messages: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, acknowledged: bool
-) -> tuple[str, list[str]]:
-    said = [{"role": role, "content": content} for role, content in messages]
-    if acknowledged:
-        said.append({"role": "assistant", "content": ACKNOWLEDGEMENT})
-    return str(tokenizer.decode(chat_ids(tokenizer, said)[0])), [content for _, content in messages]
+) -> Piece:
+    contents = [content for _, content in messages]
+
+    def written(words: Sequence[str]) -> str:
+        said = [
+            {"role": role, "content": word} for (role, _), word in zip(messages, words, strict=True)
+        ]
+        if acknowledged:
+            said.append({"role": "assistant", "content": ACKNOWLEDGEMENT})
+        return str(tokenizer.decode(chat_ids(tokenizer, said)[0]))
+
+    # the marks around contents are those around something that no mark contains
+    marks = written([NOWHERE] * len(contents)).split(NOWHERE)
+    text, spans, end = written(contents), [], 0
+    is_same = len(marks) == len(contents) + 1
+    for mark, content in zip(marks, contents, strict=False):
+        begin = end + len(mark)
+        kept = content if text.startswith(content, begin) else content.strip()
+        end = begin + len(kept)
+        is_same = is_same and text[begin:end] == kept
+        # a beginning counts spaces that the template left out
+        left_out = len(content) - len(content.lstrip()) if kept != content else 0
+        spans.append((begin - left_out, end))
+    if not is_same or text[end:] != marks[-1]:
+        raise ValueError(
+            "The chat template changes what is said, so questions can't be placed in it; use "
+            "style: plain."
+        )
+    return text, contents, spans
 
 
 def _aside(

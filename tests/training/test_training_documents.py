@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import SPECIAL, byte_tokenizer
+from tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer
 
 from eval.jsonl import BadRecord
 from memformer.layout import IGNORED_LABEL
+from memformer.template import chat_ids
 from training.data.records import Question, Record, parse, read, write
 from training.documents import STYLES, collate, laid_out, tokenised, windowed
 
@@ -67,6 +68,21 @@ def test_text_of_training_data_is_never_control(tokenizer, style, token):
             # questions stand where they were asked, though the text has more tokens now
             before = [text(tokenizer, ids.ids[: aside.after]) for aside in ids.asides]
             assert [part.count("left") for part in before] == [0, 1]
+
+
+@pytest.mark.parametrize("said", ["<|end|>", "<|start|>", "<|start|>user", "user", " <|end|> "])
+def test_who_says_what_a_template_writes_is_not_taken_for_it(tokenizer, said):
+    record = Record("talk", (("user", "What ends a turn?"), ("assistant", said)), ())
+    messages = [{"role": role, "content": content} for role, content in record.document]
+    assert (
+        list(tokenised(record, tokenizer, "chat").ids) == chat_ids(tokenizer, messages)[0].tolist()
+    )
+
+
+def test_a_template_that_changes_what_is_said_can_not_place_questions():
+    louder = byte_tokenizer(CHAT_TEMPLATE.replace("['content']", "['content'] | upper"))
+    with pytest.raises(ValueError, match="changes what is said.*style: plain"):
+        tokenised(RECORD, louder, "chat")
 
 
 def test_questions_come_after_what_is_before_them(tokenizer):
