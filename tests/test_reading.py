@@ -127,9 +127,10 @@ def test_an_interrupted_document_goes_on_where_it_stopped(model, tokenizer, stor
     assert session.memory.documents[0].whole
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [("S" * 50, None), (None, "S" * 50), ("S" * 900,) * 2]
-)
+LONG = "S" * 900  # of more segments than are read at once
+
+
+@pytest.mark.parametrize(("first", "second"), [("S" * 50, None), (None, "S" * 50), (LONG, LONG)])
 def test_a_document_is_resumed_under_another_system_message(
     model, tokenizer, store, book, first, second
 ):
@@ -170,6 +171,7 @@ def test_a_document_that_changes_after_a_stretch_says_which_turn_holds_its_begin
     parts = [BOOK[:700], BOOK[700:] + "more"]
     document = Document("book", Document.of(BOOK, "b").checksum, len(BOOK), lambda: iter(parts))
     session = ChatSession(model, tokenizer)
+    session.memory = model.init_memory(num_slots=None)
     with pytest.raises(ValueError, match="forget turn 1, which holds its beginning, and read it"):
         session.read(document)
     session.forget(1)
