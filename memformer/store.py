@@ -6,9 +6,9 @@ latest memory of each user and nothing else. Next: `chat.py`, which loads, talks
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
+import re
 import secrets
 import stat
 import unicodedata
@@ -73,8 +73,9 @@ class MemoryStore:
     File names are hashes with a salt that lies in the folder: an id can't leave the folder, and
     who sees a listing of it can't tell whose memories are there, not even by trying names. Ids that
     look the same are the same: they are compared in Unicode's form NFC. The folder is made for its
-    owner only, and so is every file in it. A save replaces the file in one step: whoever reads
-    sees the old memory or the new one, never a part.
+    owner only, and so is every file in it. A salt that is lost or damaged is not replaced: calls
+    about a user are refused until it is restored. A save replaces the file in one step: whoever
+    reads sees the old memory or the new one, never a part.
 
     Args:
         root: the folder; made when something is first saved. None: `$MEMFORMER_STORE`, or else
@@ -134,10 +135,10 @@ class MemoryStore:
         path = self._found(user)
         if path is None:
             return None
-        # a file of an older version does not say whose it is
-        owner = user if path == self._path(user) else None
         try:
-            memory = load_memory(path, user=owner)
+            # a file of an older version does not say whose it is
+            is_old = path == self._old_path(user) and read_header(path).get("user") is None
+            memory = load_memory(path, user=None if is_old else user)
         except FileNotFoundError:  # deleted a moment ago
             return None
         if memory.batch_size != 1:
@@ -167,6 +168,7 @@ class MemoryStore:
                 "memory.select([row])."
             )
         with self.lock(user, timeout):
+            self._found(user)  # refuses a folder or a pipe that has the file's name
             path = self._path(user)
             save_memory(memory, path, user=user)
             path.chmod(0o600)
@@ -197,7 +199,8 @@ class MemoryStore:
         """Whether the user has a memory here.
 
         Raises:
-            ValueError: the user id is not usable.
+            ValueError: the user id is not usable, a folder or a pipe has the name of the file, or
+                the salt is damaged or lost.
         """
         return self._found(_checked(user)) is not None
 
@@ -216,22 +219,31 @@ class MemoryStore:
             return None
 
     def memories(self) -> list[Stored]:
-        """The memories in the store, by user; files that are no memories are left out."""
+        """The memories in the store, by user; files that are no memories are left out.
+
+        Warns:
+            UserWarning: a file that is no memory, or that can't be read.
+        """
         stored = []
         for path in self.root.glob(f"*{SUFFIX}"):
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 header, status = read_header(path), path.stat()
-                fingerprint = header.get("fingerprint", {})
-                stored.append(
-                    Stored(
-                        user=header.get("user"),
-                        path=path,
-                        nbytes=status.st_size,
-                        saved=status.st_mtime,
-                        model=str(fingerprint.get("name", "")),
-                        architecture=str(fingerprint.get("architecture", "")),
-                    )
+            except FileNotFoundError:  # deleted a moment ago
+                continue
+            except (OSError, ValueError) as error:
+                warnings.warn(f"The list of memories leaves a file out: {error}", stacklevel=2)
+                continue
+            fingerprint = header.get("fingerprint", {})
+            stored.append(
+                Stored(
+                    user=header.get("user"),
+                    path=path,
+                    nbytes=status.st_size,
+                    saved=status.st_mtime,
+                    model=str(fingerprint.get("name", "")),
+                    architecture=str(fingerprint.get("architecture", "")),
                 )
+            )
         return sorted(stored, key=lambda one: (one.user is None, one.user or "", one.path.name))
 
     @contextmanager
@@ -253,7 +265,7 @@ class MemoryStore:
         user = _checked(user)
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(user).with_suffix(".lock")
-        lock = filelock.FileLock(path, is_singleton=True)
+        lock = filelock.FileLock(path, mode=0o600, is_singleton=True)
         try:
             lock.acquire(timeout=timeout)
         except filelock.Timeout as error:
@@ -266,16 +278,27 @@ class MemoryStore:
             yield
         finally:
             # who waits for the lock sees that its file is gone, and takes a new one
-            if lock.lock_counter == 1 and self._found(user) is None:
+            if lock.lock_counter == 1 and not any(map(os.path.lexists, self._paths(user))):
                 path.unlink(missing_ok=True)
             lock.release()
 
     def _found(self, user: str) -> Path | None:
-        return next((path for path in self._paths(user) if path.exists()), None)
+        """The file with the user's memory; None where there is none.
+
+        Raises:
+            ValueError: what has its name is no regular file, or the salt is damaged or lost.
+        """
+        found = next((path for path in self._paths(user) if os.path.lexists(path)), None)
+        if found is not None and not found.is_file() and os.path.lexists(found):
+            raise ValueError(
+                f"{found} has the name of the memory of user {user!r}, but is no regular file; "
+                "move it away, or put the memory's file there."
+            )
+        return found
 
     def _paths(self, user: str) -> list[Path]:
         """Where the user's memory may be: its name now, and that of older versions."""
-        salted = [self._path(user)] if (self.root / SALT).exists() else []
+        salted = [self._path(user)] if self._has_salt() else []
         return [*salted, self._old_path(user)]
 
     def _path(self, user: str) -> Path:
@@ -290,28 +313,55 @@ class MemoryStore:
     def _remove_old(self, user: str) -> None:
         """Removes what older versions kept of a user, and what they left when they were killed."""
         old = self._old_path(user)
-        if old.exists():
+        if old.is_file():
             old.unlink()
             for left in (old.with_suffix(".lock"), *self.root.glob(f".{old.name}.*")):
                 left.unlink(missing_ok=True)
 
     def _salt(self) -> bytes:
-        """The folder's own random text; without it, no memory in the folder is found again."""
+        """The folder's own random text; without it, no memory in the folder is found again.
+
+        Raises:
+            ValueError: the file is damaged, or it is lost and memories need it.
+        """
         path = self.root / SALT
-        if not path.exists():
+        if not self._has_salt():
             beside = path.with_suffix(".lock")
-            with filelock.FileLock(beside):
-                if not path.exists():
-                    salt = secrets.token_hex(32)
-                    write_atomically(path, lambda new: new.write_text(salt, encoding="ascii"))
+            with filelock.FileLock(beside, mode=0o600):
+                if not self._has_salt():
+                    write_atomically(path, _write_salt)
                 beside.unlink(missing_ok=True)
-        salt = path.read_text(encoding="ascii", errors="replace")
-        if len(salt) != 64:
-            raise ValueError(
-                f"The file {path}, which the names of all memories there depend on, is damaged; "
-                "restore it from a copy."
-            )
+        salt = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+        if not re.fullmatch("[0-9a-f]{64}", salt):
+            raise self._without_salt("is damaged")
         return salt.encode()
+
+    def _has_salt(self) -> bool:
+        """Whether the salt is there; it is made when something is first saved.
+
+        Raises:
+            ValueError: it is lost, and memories need it.
+        """
+        path = self.root / SALT
+        if os.path.lexists(path):
+            return True
+        # a file that says whose it is has a name that was made with a salt
+        is_needed = any(one.user is not None for one in self.memories())
+        # another process may have made the salt and that file a moment ago
+        if is_needed and not os.path.lexists(path):
+            raise self._without_salt("is gone")
+        return is_needed
+
+    def _without_salt(self, how: str) -> ValueError:
+        return ValueError(
+            f"The file {self.root / SALT}, which the names of all memories there depend on, {how}; "
+            f"restore it from a copy, or move it and all files *{SUFFIX} there away."
+        )
+
+
+def _write_salt(path: Path) -> None:
+    path.write_text(secrets.token_hex(32), encoding="ascii")
+    path.chmod(0o600)
 
 
 def _checked(user: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,7 +17,15 @@ from test_forms import attached
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
 from memformer.memory.check import flaw
-from memformer.memory.file import FORMAT, VERSION, _digest, load_memory, save_memory
+from memformer.memory.file import (
+    FORMAT,
+    VERSION,
+    _digest,
+    load_memory,
+    read_header,
+    remove_leftovers,
+    save_memory,
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +48,11 @@ def forge(path, tensors, **header):
     header = {name: value for name, value in header.items() if value is not ...}
     header["sha256"] = _digest(header, tensors)
     save_file(tensors, path, {"memformer": json.dumps(header)})
+
+
+def read_as(**changes):
+    """A document in a header."""
+    return {"checksum": "c", "name": "n", "turn": 1, "tokens": 37, "whole": True} | changes
 
 
 def put(name, value, slot=0):
@@ -81,6 +96,9 @@ FORGED = {
     "an empty slot with a turn": (put("turn", 0, 3), "turn in slots that are empty"),
     "a clock below zero": (put("clock", -1), "clock \\[-1\\]"),
     "a clock near its end": (put("clock", 2**63 - 1), "has clock"),
+    "a clock with no room for a turn": (put("clock", 2**62), "has clock"),
+    "turns with no room for one more": (put("num_turns", 2**62), "has num_turns"),
+    "a strength above the settled one": (put("settled", 0.0), "above the settled strength"),
     "more writes than tokens": (put("writes", 38), "has writes \\[38\\] with a clock of \\[37\\]"),
     "segments below zero": (put("num_segments", -3), "has num_segments"),
     "turns below zero": (put("num_turns", -3), "has num_turns"),
@@ -126,7 +144,9 @@ def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_pa
 @pytest.mark.parametrize(
     ("header", "sentence"),
     [
-        ({"num_slots": -5}, "num_slots -5, which is no whole number above 0"),
+        ({"num_slots": -5}, "num_slots -5, which is no whole number from 1 to 4611686018427387904"),
+        ({"num_slots": 2**62 + 1}, "num_slots 4611686018427387905, which is no whole number"),
+        ({"num_slots": 10**30}, "num_slots 1000000000000000000000000000000, which is no whole"),
         ({"num_slots": 0}, "num_slots 0"),
         ({"num_slots": 1e99}, "num_slots 1e"),
         ({"num_slots": "many"}, "num_slots 'many'"),
@@ -136,12 +156,24 @@ def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_pa
         ({"version": ...}, "does not say what it is"),
         ({"version": "3"}, "does not say what it is"),
         ({"version": None}, "does not say what it is"),
+        ({"version": 3.0}, "does not say what it is"),
+        ({"user": 5}, "does not say what it is"),
         ({"version": 9}, "memory format version 9; this memformer reads version 3"),
         ({"format": "other"}, "not a memory saved by memformer"),
         ({"fingerprint": ...}, "does not say what it is"),
         ({"fingerprint": "llama"}, "does not say what it is"),
+        ({"fingerprint": []}, "does not say what it is"),
+        ({"fingerprint": None}, "does not say what it is"),
         ({"fingerprint": {"architecture": 3}}, "a fingerprint that is not text"),
         ({"fingerprint": {}}, "was written by another model: architecture is 'unknown' there"),
+        ({"documents": 5}, "documents that are none"),
+        ({"documents": [read_as(turn="1")]}, "a document that can't be one"),
+        ({"documents": [read_as(turn=True)]}, "a document that can't be one"),
+        ({"documents": [read_as(turn=2)]}, "a document of a turn or a length that can't be"),
+        ({"documents": [read_as(turn=10**30)]}, "a document of a turn or a length that can't be"),
+        ({"documents": [read_as(turn=-1)]}, "a document of a turn or a length that can't be"),
+        ({"documents": [read_as(tokens=38)]}, "a document of a turn or a length that can't be"),
+        ({"documents": [read_as(tokens=10**30)]}, "a document of a turn or a length that can't"),
     ],
 )
 def test_forged_headers_are_refused_with_a_sentence(header, sentence, model, memory, tmp_path):
@@ -213,6 +245,64 @@ def test_a_flawed_memory_is_not_saved_and_the_old_file_stays(model, memory, tmp_
         spoilt.save(tmp_path / "m")
     assert (tmp_path / "m").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file size are a POSIX matter")
+def test_a_full_disk_is_an_os_error_and_the_old_file_stays(memory, tmp_path):
+    memory.save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "m")], capture_output=True, text=True
+    )
+    assert "m can't be written (" in done.stdout and "make room on the disk" in done.stdout, done
+    assert (tmp_path / "m").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+# a file can't grow beyond half of the memory's, which fails as a full disk does
+FULL_DISK = """
+import os, resource, signal, sys
+from memformer import MemoryState
+memory = MemoryState.load(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+half = os.path.getsize(sys.argv[1]) // 2
+resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
+try:
+    memory.save(sys.argv[1])
+except OSError as error:
+    os.write(1, str(error).encode())
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "broken link"])
+def test_what_has_the_place_of_a_save_is_removed_and_a_link_is_not_followed(kind, memory, tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "inside").mkdir(parents=True)
+    (outside / "precious").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    beside = tmp_path / "folder" / ".m.writing"
+    if kind == "file":
+        beside.write_text("a file")
+    elif kind == "folder":
+        (beside / "folder" / "folder").mkdir(parents=True)
+        (beside / "link").symlink_to(outside)
+    else:
+        beside.symlink_to(outside if kind == "link" else tmp_path / "nowhere")
+    remove_leftovers(tmp_path / "folder" / "m")
+    assert not any((tmp_path / "folder").iterdir())
+    if kind == "link":
+        beside.symlink_to(outside)
+    memory.save(tmp_path / "folder" / "m")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["m"]
+    assert sorted(path.name for path in outside.iterdir()) == ["inside", "precious"]
+
+
+def test_a_folder_is_no_memory_file(tmp_path):
+    for read in (load_memory, read_header):
+        with pytest.raises(ValueError, match="damaged or not a memory: it is no regular file"):
+            read(tmp_path)
+        with pytest.raises(FileNotFoundError, match="There is no memory file at"):
+            read(tmp_path / "m")
 
 
 def test_a_killed_save_leaves_nothing_once_the_next_is_done(model, memory, tmp_path):
@@ -317,9 +407,14 @@ _MODELS: dict[bool, MemformerForCausalLM] = {}
 
 def _shared(selective):
     if selective not in _MODELS:
-        _MODELS[selective] = attached(
+        model = _MODELS[selective] = attached(
             num_slots=12, segment_tokens=7, memory_layers=(1, 3), selective=selective, dnc=True
         )
+        # heads that let go of slots, so that strengths fall while a segment is open
+        generator = torch.Generator().manual_seed(0)
+        for name, weight in model.named_parameters():
+            if ".release.heads." in name:
+                torch.nn.init.normal_(weight, std=1.5, generator=generator)
     return _MODELS[selective]
 
 

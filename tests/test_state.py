@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 
+import numpy as np
 import pytest
 import torch
 from backbones import random_ids, tiny_backbone
@@ -132,8 +133,20 @@ def test_forget_removes_turns_for_good():
     fresh = model.memorize(random_ids(1, 5, seed=2))
     assert fresh.occupied.sum() == memory.occupied.sum()
     assert memory.forget([1, 7]) == 5 and memory.is_empty
-    with pytest.raises(ValueError, match="turn number"):
-        memory.forget("everything")
+
+
+def test_forget_takes_whole_numbers_of_any_kind_and_nothing_else():
+    memory = attached().memorize(random_ids(1, 9)).closed()
+    memory = attached().memorize(random_ids(1, 5), memory=memory)
+    refused = ("everything", "0", "", b"\x00", ["1"], True, [True], 1.5, [1.5], None, [None])
+    for wrong in (*refused, torch.tensor([True, False]), np.array([1.0]), {0.5}):
+        with pytest.raises(ValueError, match="expects a turn number, several, or a predicate; got"):
+            memory.forget(wrong)
+    assert memory.forget([10**20, -(10**20), -1, 2**63]) == memory.forget(10**20) == 0
+    assert memory.occupied.sum() == 14
+    for one in (np.int64(1), np.array([1], dtype=np.uint8), torch.tensor(1), torch.tensor([1])):
+        assert memory.clone().forget(one) == 5
+    assert memory.forget(range(2)) == 14
 
 
 def test_reset_select_and_clone():

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
+import shutil
+import signal
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryState, MemoryStore
-from memformer.memory.file import save_memory
+from memformer.memory.file import FORMAT, VERSION, save_memory
 from memformer.store import MAX_USER_CHARACTERS, SALT, MemoryBusy
 from tests.tiny import save_tiny
 
@@ -116,8 +121,9 @@ def test_folder_and_files_are_their_owners_only(
 ) -> None:
     store.save("alice", written(model, 20))
     assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
-    (path,) = store.root.glob("*.safetensors")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    paths = list(store.root.iterdir())
+    assert {path.suffix for path in paths} == {".safetensors", ".lock", ""}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
 
 
 def test_another_process_that_holds_the_lock_is_one_clear_sentence(
@@ -221,9 +227,93 @@ def test_names_of_files_say_nothing_without_the_salt(
     names = {path.stem for place in (store, other) for path in place.root.glob("*.safetensors")}
     assert len(names) == 2
     assert hashlib.sha256(b"alice").hexdigest() not in names
-    (store.root / SALT).write_text("short")
-    with pytest.raises(ValueError, match="which the names of all memories there depend on"):
-        store.load("alice", model)
+    for wrong in ("", "short", "x" * 64, "A" * 64, (store.root / SALT).read_text() + "\n"):
+        (store.root / SALT).write_text(wrong)
+        with pytest.raises(ValueError, match="which the names of all memories there depend on"):
+            store.load("alice", model)
+
+
+def test_a_lost_salt_is_not_replaced(model: MemformerForCausalLM, store: MemoryStore) -> None:
+    store.save("alice", written(model, 20))
+    (store.root / SALT).rename(store.root.parent / SALT)
+    before = set(store.root.iterdir())
+    sentence = "salt, which .* depend on, is gone; restore it from a copy, or move it and all files"
+    calls: list[Callable[[], object]] = [
+        lambda: store.exists("alice"),
+        lambda: store.load("bob", model),
+        lambda: store.version("alice"),
+        lambda: store.save("bob", written(model, 20)),
+        lambda: store.delete("alice"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=sentence):
+            call()
+    assert set(store.root.iterdir()) == before
+    assert [one.user for one in store.memories()] == ["alice"]
+    (store.root.parent / SALT).rename(store.root / SALT)
+    assert store.exists("alice") and store.delete("alice")
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Fails a test that hangs."""
+
+    def ring(*_: object) -> None:
+        pytest.fail("it hangs")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "broken link"])
+@pytest.mark.parametrize("place", ["memory", "salt"])
+def test_a_pipe_or_a_folder_is_neither_a_memory_nor_a_salt(
+    model: MemformerForCausalLM, store: MemoryStore, kind: str, place: str, alarm: None
+) -> None:
+    store.save("bob", written(model, 50))
+    (his,) = store.root.glob("*.safetensors")
+    store.save("alice", written(model, 20))
+    (hers,) = set(store.root.glob("*.safetensors")) - {his}
+    path = store.root / SALT if place == "salt" else hers
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(store.root / "nowhere")
+    calls: list[Callable[[], object]] = [
+        lambda: store.exists("alice"),
+        lambda: store.read("alice"),
+        lambda: store.version("alice"),
+        lambda: store.save("alice", written(model, 20)),
+        lambda: store.delete("alice"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="is no regular file|salt, which .* is damaged"):
+            call()
+    if place == "memory":
+        with pytest.warns(UserWarning, match="leaves a file out: .* is no regular file"):
+            assert [one.user for one in store.memories()] == ["bob"]
+        assert store.exists("bob")
+    assert not path.is_file()
+
+
+@pytest.mark.parametrize(
+    "header", [{"fingerprint": []}, {"fingerprint": None}, {"fingerprint": "x"}, {"user": 5}]
+)
+def test_a_file_with_an_odd_header_does_not_hide_the_others(
+    model: MemformerForCausalLM, store: MemoryStore, header: dict[str, object]
+) -> None:
+    store.save("alice", written(model, 20))
+    odd = {"format": FORMAT, "version": VERSION, "fingerprint": {}, "user": "bob"} | header
+    save_file({"x": torch.zeros(1)}, store.root / "odd.safetensors", {"memformer": json.dumps(odd)})
+    with pytest.warns(UserWarning, match="odd.safetensors is damaged or not a memory"):
+        assert [one.user for one in store.memories()] == ["alice"]
 
 
 def test_what_an_older_version_saved_is_opened_and_gets_a_new_name(
@@ -264,6 +354,11 @@ def test_one_users_file_under_anothers_name_is_refused(
     with pytest.raises(ValueError, match="not the memory of user 'bob'.*nobody in particular"):
         store.load("bob", model)
     assert store.load("alice", model) is not None
+    # nor under the name that an older version would have given it
+    his.unlink()
+    shutil.copy(hers, store.root / f"{hashlib.sha256(b'bob').hexdigest()}.safetensors")
+    with pytest.raises(ValueError, match="not the memory of user 'bob': it was saved for 'alice'"):
+        store.load("bob", model)
 
 
 def test_a_memory_of_two_rows_is_nobodys(model: MemformerForCausalLM, store: MemoryStore) -> None:
@@ -285,7 +380,8 @@ def test_a_list_tells_whose_memories_there_are(
     for user in ("bob", "alice"):
         store.save(user, written(model, 20))
     (store.root / "other.safetensors").write_bytes(b"something else")
-    found = store.memories()
+    with pytest.warns(UserWarning, match="leaves a file out: .*other.safetensors is damaged"):
+        found = store.memories()
     assert [one.user for one in found] == ["alice", "bob"]
     assert all(one.nbytes == one.path.stat().st_size for one in found)
     assert "llama, memory layers 1,2" in found[0].architecture

@@ -7,8 +7,6 @@ memory fits one is `model.check_memory`'s business.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -19,16 +17,23 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST = 2**62
 
 
-def flaw(state: MemoryState) -> str | None:
+def flaw(state: MemoryState, most: int = MOST) -> str | None:
     """The first thing that is wrong, as the end of a sentence that begins with "the memory"; None
     where nothing is.
 
     Cost: one pass over all tensors.
+
+    Args:
+        state: the memory.
+        most: the highest number that a clock may show.
     """
-    for find in (_form, _finiteness, _ranges, _counts):
-        if (found := find(state)) is not None:
-            return found
-    return None
+    return (
+        _form(state)
+        or _finiteness(state)
+        or _ranges(state, most)
+        or _counts(state)
+        or _documents(state)
+    )
 
 
 def all_finite(*tensors: Tensor) -> bool:
@@ -39,14 +44,13 @@ def all_finite(*tensors: Tensor) -> bool:
 def _form(state: MemoryState) -> str | None:
     """Kinds and shapes: every later check relies on them."""
     slots, capacity = state.token, state.num_slots
-    if capacity is not None and (type(capacity) is not int or capacity < 1):
-        return f"has num_slots {capacity!r}, which is no whole number above 0"
+    if capacity is not None and (type(capacity) is not int or not 1 <= capacity <= MOST):
+        return f"has num_slots {capacity!r}, which is no whole number from 1 to {MOST}"
     names, values = state.fingerprint.keys(), state.fingerprint.values()
     if not all(isinstance(text, str) for text in (*names, *values)):
         return "has a fingerprint that is not text"
     for read in state.documents:
-        kinds = [type(value) for value in dataclasses.astuple(read)]
-        if kinds != [str, str, int, int, bool] or read.turn < 0 or read.tokens < 0:
+        if [type(value) for value in vars(read).values()] != [str, str, int, int, bool]:
             return f"has a document that can't be one: {read!r:.200}"
     if slots.dim() != 2 or slots.shape[0] < 1:
         return f"has tokens of shape {tuple(slots.shape)} instead of [batch, slots]"
@@ -81,9 +85,9 @@ def _finiteness(state: MemoryState) -> str | None:
     return None
 
 
-def _ranges(state: MemoryState) -> str | None:
+def _ranges(state: MemoryState, most_of_clock: int) -> str | None:
     """What each number may be: the clocks, then the columns of the slots that are occupied."""
-    late = torch.full_like(state.clock, MOST)
+    late = torch.full_like(state.clock, most_of_clock)
     highest = {"clock": late, "writes": state.clock}
     highest |= {"num_segments": state.clock, "num_turns": late}
     for name, limit in highest.items():
@@ -103,6 +107,8 @@ def _ranges(state: MemoryState) -> str | None:
             return f"has {name} out of range"
         if bool((~occupied & (column != TABLE[name])).any()):
             return f"has {name} in slots that are empty"
+    if bool((state.strength > state.settled).any()):
+        return "has a strength above the settled strength"
     return None
 
 
@@ -114,4 +120,13 @@ def _counts(state: MemoryState) -> str | None:
     times = state.written_at.masked_fill(~state.occupied, EMPTY).sort(-1).values
     if bool(((times[:, 1:] == times[:, :-1]) & (times[:, 1:] != EMPTY)).any()):
         return "has two slots with one written_at"
+    return None
+
+
+def _documents(state: MemoryState) -> str | None:
+    """That each document belongs to a turn of the memory and is no longer than what was read."""
+    turns, clock = int(state.num_turns.max()), int(state.clock.max())
+    for read in state.documents:
+        if not (0 <= read.turn < turns and 0 <= read.tokens <= clock):
+            return f"has a document of a turn or a length that can't be: {read!r:.200}"
     return None

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from memformer.memory.check import flaw
+from memformer.memory.check import MOST, flaw
 from memformer.memory.state import (
     CONTENTS,
     ROW,
@@ -78,8 +79,7 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
         user: whose memory it has to be; None: anybody's.
     """
     source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"There is no memory file at {source}.")
+    _check_is_file(source)
     try:
         data = source.read_bytes()
     except PermissionError:
@@ -88,8 +88,6 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
             "the right to read it."
         ) from None
     header = _header(source, data)
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{source} is a safetensors file, but not a memory saved by memformer.")
     version = header.get("version")
     if type(version) is int and version != VERSION:
         raise IncompatibleMemory(
@@ -104,7 +102,7 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
     if tensors.keys() != {*CONTENTS, *TABLE, *ROW} or checksum != _digest(header, tensors):
         raise _damaged(source, "does not match its checksum")
     fingerprint = header.get("fingerprint")
-    if version != VERSION or "num_slots" not in header or not isinstance(fingerprint, dict):
+    if type(version) is not int or "num_slots" not in header or not isinstance(fingerprint, dict):
         raise _damaged(source, "has a header that does not say what it is")
     try:
         documents = tuple(ReadDocument(**read) for read in header.get("documents", ()))
@@ -113,7 +111,8 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
     state = MemoryState(
         **tensors, num_slots=header["num_slots"], fingerprint=fingerprint, documents=documents
     )
-    if (found := flaw(state)) is not None:
+    # the clocks of a loaded memory need room for the turns that follow
+    if (found := flaw(state, MOST // 2)) is not None:
         raise _damaged(source, found)
     if user is not None and header.get("user") != user:
         raise ValueError(
@@ -125,12 +124,16 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a memory file, unchecked: whose it is and which model wrote it.
+    """The header of a memory file: whose it is and which model wrote it.
+
+    Only the form of the header is checked. `fingerprint`, where it is there, is a table, and `user`
+    is text.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is no memory.
+        ValueError: the file is no memory.
     """
+    _check_is_file(path)
     with path.open("rb") as file:
         start = file.read(8)
         data = start + file.read(min(int.from_bytes(start, "little"), MOST_HEADER))
@@ -138,7 +141,11 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _header(source: Path, data: bytes) -> dict[str, Any]:
-    """What is said beside the tensors, which safetensors itself gives for files only."""
+    """The JSON beside the tensors, which safetensors itself gives for files only.
+
+    Raises:
+        ValueError: no memory of memformer has such a header.
+    """
     end = 8 + int.from_bytes(data[:8], "little")
     try:
         if not 8 < end <= min(len(data), 8 + MOST_HEADER):
@@ -148,7 +155,29 @@ def _header(source: Path, data: bytes) -> dict[str, Any]:
         raise _damaged(source, "has no header that can be read") from None
     if not isinstance(header, dict):
         raise _damaged(source, "has a header that is no table")
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{source} is a safetensors file, but not a memory saved by memformer; choose another "
+            "file."
+        )
+    user, fingerprint = header.get("user"), header.get("fingerprint", {})
+    if not (user is None or isinstance(user, str)) or not isinstance(fingerprint, dict):
+        raise _damaged(source, "has a header that does not say what it is")
     return header
+
+
+def _check_is_file(source: Path) -> None:
+    """That a regular file is there; whoever reads a pipe would wait for ever.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a folder, a pipe or a broken link is there.
+    """
+    if source.is_file():
+        return
+    if not os.path.lexists(source):
+        raise FileNotFoundError(f"There is no memory file at {source}.")
+    raise _damaged(source, "is no regular file")
 
 
 def _damaged(source: Path, how: str) -> ValueError:
@@ -167,9 +196,17 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     Args:
         target: the file.
         write: makes the file at the path that it is given.
+
+    Raises:
+        OSError: the file can't be written; an older file stays as it was.
     """
     with _held(_beside(target)) as folder:
-        write(folder / target.name)
+        try:
+            write(folder / target.name)
+        except SafetensorError as error:  # on a full disk, for example
+            raise OSError(
+                f"{target} can't be written ({error}); make room on the disk or check its folder."
+            ) from None
         with (folder / target.name).open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(folder / target.name, target)
@@ -178,7 +215,7 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 
 def remove_leftovers(target: Path) -> None:
     """Removes what a process that was killed while it wrote a file left of it."""
-    if _beside(target).exists():
+    if os.path.lexists(_beside(target)):
         with _held(_beside(target)):
             pass
 
@@ -191,22 +228,29 @@ def _beside(target: Path) -> Path:
 def _held(folder: Path) -> Iterator[Path]:
     """An empty folder that this process has for itself, and that is gone afterwards.
 
-    The system lets go of it where the process is killed; who has it next empties it.
+    The system lets go of it where the process is killed; who has it next empties it. A file or a
+    link in its place is removed, and what a link points to stays.
     """
     while True:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                folder.unlink()
         folder.mkdir(mode=0o700, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if fcntl is not None:
                 try:
-                    handle = os.open(folder, os.O_RDONLY)
+                    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
                 except FileNotFoundError:
                     continue  # who had it before has just removed it
                 stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                if not folder.exists() or os.fstat(handle).st_ino != folder.stat().st_ino:
+                if not folder.exists() or os.fstat(handle).st_ino != folder.lstat().st_ino:
                     continue
             for old in folder.iterdir():
-                old.unlink()
+                if stat.S_ISDIR(old.lstat().st_mode):
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
             return

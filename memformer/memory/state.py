@@ -7,6 +7,7 @@ place, so copies may share them. How text gets into it: `segment.py`. Its file f
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -384,7 +385,8 @@ class MemoryState:
 
         Args:
             what: a turn, several turns, or a predicate over dicts with keys `row, slot, token,
-                strength, usage, age, reads, turn, segment`.
+                strength, usage, age, reads, turn, segment`. Turns that the memory does not have
+                are left out.
 
         Returns:
             How many slots are gone.
@@ -400,13 +402,8 @@ class MemoryState:
                     entry[name] = getattr(self, name)[row, slot].item()
                 gone[row, slot] = bool(what(entry))
         else:
-            try:
-                turns = [int(what)] if isinstance(what, int) else [int(turn) for turn in what]
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"forget expects a turn number, several, or a predicate; got {what!r}."
-                ) from None
-            wanted = torch.tensor(turns, dtype=torch.long, device=self.device)
+            known = [turn for turn in _turns(what) if 0 <= turn < 2**63]
+            wanted = torch.tensor(known, dtype=torch.long, device=self.device)
             gone = self.occupied & torch.isin(self.turn, wanted)
         count = int(gone.sum())
         self._erase(gone)
@@ -523,3 +520,29 @@ class MemoryState:
             raise ValueError(
                 f"rows must be between 0 and {self.batch_size - 1}; got {index.tolist()}."
             )
+
+
+def _turns(what: int | Iterable[int]) -> list[int]:
+    """The turn numbers that `forget` was given: whole numbers of any kind, no text and no bool.
+
+    Raises:
+        ValueError: `what` is no turn number and holds others than turn numbers.
+    """
+    try:
+        if isinstance(what, (str, bytes)):
+            raise TypeError
+        try:
+            return [_turn(what)]
+        except TypeError:
+            return [_turn(one) for one in what]  # type: ignore[union-attr]
+    except TypeError:
+        raise ValueError(
+            f"forget expects a turn number, several, or a predicate; got {what!r}; give whole "
+            "numbers, such as forget([1, 2])."
+        ) from None
+
+
+def _turn(number: Any) -> int:
+    if isinstance(number, bool) or getattr(number, "dtype", None) == torch.bool:
+        raise TypeError
+    return operator.index(number)
