@@ -18,8 +18,21 @@ from torch.nn.modules.module import _IncompatibleKeys
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# models that are used without their memory, in this thread
-_WITHOUT_MEMORY: ContextVar[tuple[int, ...]] = ContextVar("without_memory", default=())
+
+class _Block:
+    """One `memory_disabled` block; its model is None once the block is over."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+# the blocks that this thread or task is within; another task may keep a copy of the tuple, with
+# blocks that are over
+_BLOCKS: ContextVar[tuple[_Block, ...]] = ContextVar("memory_disabled", default=())
+
+
+def _open_blocks() -> tuple[_Block, ...]:
+    return tuple(block for block in _BLOCKS.get() if block.model is not None)
 
 
 def is_adapted(backbone: nn.Module) -> bool:
@@ -71,18 +84,23 @@ class Conventions:
     def memory_disabled(self) -> Iterator[None]:
         """Within it, the model is its backbone: nothing is read from a memory or written to it.
 
-        As peft's `disable_adapter`, but for this thread alone; an adapter on the backbone stays on.
+        As peft's `disable_adapter`, but other threads keep the memory; an adapter on the backbone
+        stays on. An asyncio task that is started within the block is within it too, until the block
+        is over. A generator that yields within the block leaves its caller there, until it goes on
+        to the block's end or is closed.
         """
-        token = _WITHOUT_MEMORY.set((*_WITHOUT_MEMORY.get(), id(self)))
+        block = _Block(self)
+        _BLOCKS.set((*_open_blocks(), block))
         try:
             yield
         finally:
-            _WITHOUT_MEMORY.reset(token)
+            block.model = None
+            _BLOCKS.set(_open_blocks())
 
     @property
     def is_memory_disabled(self) -> bool:
-        """Whether this thread is within `memory_disabled`."""
-        return id(self) in _WITHOUT_MEMORY.get()
+        """Whether this thread or asyncio task is within `memory_disabled`."""
+        return any(block.model is self for block in _BLOCKS.get())
 
     # ---- parameters ------------------------------------------------------------------------
 

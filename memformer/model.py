@@ -32,6 +32,11 @@ from memformer.memory.check import all_finite
 from memformer.memory.state import IncompatibleMemory, MemoryState
 from memformer.release import ADDRESS_WIDTH
 
+NO_TOKEN_IDS = (
+    "A memory needs input_ids, because it keeps which tokens it was written from; give these "
+    "instead of inputs_embeds, or call the model within memory_disabled()."
+)
+
 # of the squared difference between the share that is written and the budget, in the loss
 BUDGET_WEIGHT = 1.0
 
@@ -140,7 +145,10 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         ]
 
     def unload_memory(self) -> PreTrainedModel:
-        """Takes the memory off; returns the backbone as it was before."""
+        """Takes the memory off; returns the backbone as it was before.
+
+        This model can still be saved, but no longer read, write or generate.
+        """
         for handle in self._hooks:
             handle.remove()
         self._hooks = []
@@ -475,27 +483,25 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             ValueError: shapes, token ids or memory that do not fit, an argument that means nothing
                 for this text, or a loss from which nothing can be learnt.
         """
-        if input_ids is None:
-            raise ValueError(
-                "memformer needs input_ids, because a memory keeps which tokens it was written "
-                "from; inputs_embeds alone are not supported."
-            )
-        if past_key_values is not None and not isinstance(past_key_values, MemoryCache):
-            raise ValueError(
-                f"past_key_values must be a MemoryCache; got {type(past_key_values).__name__}. "
-                "Pass memory= instead, and generate makes the cache itself."
-            )
         if self.is_memory_disabled:
             return self._without_memory(
                 memory,
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
+                past_key_values=past_key_values,
                 labels=labels,
                 use_cache=use_cache,
                 logits_to_keep=logits_to_keep,
                 return_dict=return_dict,
                 **kwargs,
+            )
+        if input_ids is None or kwargs.get("inputs_embeds") is not None:
+            raise ValueError(NO_TOKEN_IDS)
+        if past_key_values is not None and not isinstance(past_key_values, MemoryCache):
+            raise ValueError(
+                f"past_key_values must be a MemoryCache; got {type(past_key_values).__name__}. "
+                "Pass memory= instead, and generate makes the cache itself."
             )
         carried = past_key_values.memory if past_key_values is not None else memory
         items = kwargs.pop("num_items_in_batch", None)
@@ -612,8 +618,16 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         self, memory: MemoryState | None, *, return_dict: bool | None, **arguments: Any
     ) -> MemformerOutput | tuple[Any, ...]:
         """The backbone's own output, and the memory as it was."""
+        self._refuse_memory_cache(arguments["past_key_values"])
         output = MemformerOutput(**self.backbone(**arguments), memory=memory)
         return output.to_tuple() if return_dict is False else output
+
+    def _refuse_memory_cache(self, cache: Any) -> None:
+        if isinstance(cache, MemoryCache):
+            raise ValueError(
+                "This MemoryCache holds a memory, which memory_disabled() turns off; leave the "
+                "block to use the cache, or begin a cache of the backbone within the block."
+            )
 
     # ---- generation ------------------------------------------------------------------------
 
@@ -650,9 +664,12 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             ValueError: an empty prompt, or a memory that does not fit.
         """
         if self.is_memory_disabled:
+            self._refuse_memory_cache(kwargs.get("past_key_values"))
             backbone: Any = self.backbone
             said = backbone.generate(inputs, **kwargs)
             return generation.Generated(said, memory) if return_memory else said
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError(NO_TOKEN_IDS)
         return generation.generate(self, inputs, memory, kwargs, return_memory, limit, reply_limit)
 
     @torch.no_grad()
@@ -663,7 +680,11 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
 
         Args:
             past_key_values: from `forward` with `use_cache=True`. It can be used on.
+
+        Raises:
+            ValueError: the memory was unloaded.
         """
+        self._check_attached()
         return generation.memory_after(self, past_key_values)
 
     def _expand_inputs_for_generation(  # type: ignore[override]
@@ -692,8 +713,9 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         """Checks an input; returns where it is text rather than padding.
 
         Raises:
-            ValueError: shapes, token ids or memory that do not fit.
+            ValueError: shapes, token ids or memory that do not fit, or the memory was unloaded.
         """
+        self._check_attached()
         if not isinstance(ids, Tensor):
             kind = type(ids).__name__
             how = (
@@ -706,6 +728,11 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             raise ValueError(
                 "input_ids must be of shape [batch, tokens] with at least one row and one token; "
                 f"got {tuple(ids.shape)}."
+            )
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"input_ids must be token ids in torch.int64; got {ids.dtype}: convert them with "
+                "input_ids.long()."
             )
         vocabulary = self.config.text_config.vocab_size
         # a decoding step feeds tokens that the model chose itself
@@ -734,6 +761,13 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                 f"{tuple(attention_mask.shape)} for {tuple(ids.shape)}."
             )
         return attention_mask[:, -ids.shape[1] :].bool()
+
+    def _check_attached(self) -> None:
+        if not self._hooks:
+            raise ValueError(
+                "The memory was unloaded from this model; open the model again with "
+                "from_pretrained, or use the backbone alone."
+            )
 
     def check_limit(
         self, limit: Tensor | None, ids: Int[Tensor, "batch tokens"]

@@ -68,9 +68,19 @@ class _Unreachable(Exception):
 
 
 def cache_dir() -> Path:
-    """Where fetched models are kept: `MEMFORMER_CACHE`, else the user's cache folder."""
-    chosen = os.environ.get("MEMFORMER_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("memformer"))
+    """Where fetched models are kept: `MEMFORMER_CACHE`, else the user's cache folder.
+
+    Raises:
+        ValueError: it is in a home folder that is not known.
+    """
+    try:
+        chosen = os.environ.get("MEMFORMER_CACHE") or platformdirs.user_cache_dir("memformer")
+        return Path(chosen).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            "The cache of models should be in a home folder, but this one is not known; set "
+            "MEMFORMER_CACHE to a full path."
+        ) from error
 
 
 def local_path(name: str) -> Path | None:
@@ -79,7 +89,10 @@ def local_path(name: str) -> Path | None:
     Returns:
         The folder where `name` is the default model and was fetched completely, else None.
     """
-    folder = _target()
+    try:
+        folder = _target()
+    except ValueError:  # `fetch` says that there is no such cache
+        return None
     return folder if name == DEFAULT_MODEL and _is_complete(folder) else None
 
 

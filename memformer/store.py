@@ -82,16 +82,22 @@ class MemoryStore:
             the platform's folder for user data.
 
     Raises:
-        ValueError: `root` is a file.
+        ValueError: `root` is a file, or in a home folder that is not known.
 
     Warns:
         UserWarning: other users of the machine can look into the folder.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        if root is None:
-            root = os.environ.get("MEMFORMER_STORE") or platformdirs.user_data_dir("memformer")
-        self.root = Path(root).expanduser()
+        try:
+            if root is None:
+                root = os.environ.get("MEMFORMER_STORE") or platformdirs.user_data_dir("memformer")
+            self.root = Path(root).expanduser()
+        except RuntimeError as error:
+            raise ValueError(
+                "The store of memories should be in a home folder, but this one is not known; set "
+                "MEMFORMER_STORE to a full path."
+            ) from error
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(
                 f"The store of memories must be a folder, but {self.root} is a file; choose "

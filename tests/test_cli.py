@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -291,15 +292,93 @@ def test_a_line_may_begin_with_a_slash(run: Run, tiny: Path) -> None:
     assert "/etc/hosts" in result.stdout
 
 
-def test_a_byte_that_is_not_utf_8_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONUTF8": "1", "MEMFORMER_STORE": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "memformer", "chat", "--temporary", "--model", tiny],
-        input=b"Gr\xfc\xdf dich\n/forget \xff\n/help\n",
+def test_chat_says_that_the_memory_is_saved_only_if_it_was(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("chat", "--user", "alice", "--model", tiny, "--max-new-tokens", 2)
+    nothing = "nothing was saved; the memory of alice is as it was."
+    assert nothing in run(*options, typed="/memory\n").stdout
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(MemoryStore, "save", refuse)
+        result = run(*options, typed="Hi\n")
+    assert nothing in result.stdout and "is saved" not in result.stdout
+    assert result.stderr == (
+        "error: A file can't be read or written: No space left on device; check the path, its "
+        "permissions and the disk.\n"
+    )
+    assert "the memory of alice is saved." in run(*options, typed="Hi\n").stdout
+
+
+def command(folder: Path, *arguments: object, typed: bytes = b"", **environment: str) -> Any:
+    """Runs the command in a process of its own, in another locale for instance."""
+    return subprocess.run(
+        [sys.executable, "-m", "memformer", *map(str, arguments)],
+        input=typed,
         capture_output=True,
-        env=environment,
+        env=os.environ | {"MEMFORMER_STORE": str(folder)} | environment,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no LC_ALL")
+def test_utf_8_is_understood_in_any_locale(tiny: Path, tmp_path: Path) -> None:
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    options = ("--user", "alice", "--model", tiny, "--max-new-tokens", 2)
+    typed = "Grüß dich\n/memory\n".encode()
+    done = command(tmp_path, "chat", *options, typed=typed, **ascii_only)
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
+    # what the locale can't show is shown by its number, and is whole in memory
+    assert rb"Gr\xfc\xdf dich" in done.stdout
+    shown = command(tmp_path, "memory", "show", "--user", "alice", "--json", **ascii_only)
+    [turn] = json.loads(shown.stdout.decode())["turns"]
+    assert turn["text"] == "Grüß dich"
+
+
+def test_an_answer_that_the_locale_can_not_show_is_not_lost() -> None:
+    script = (
+        "import sys; from memformer import cli; from memformer.cli.output import print_json, say\n"
+        "cli.app = lambda: (say('caf\\xe9 \\u65e5'), print_json({'answer': '\\u65e5'}))\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
         check=True,
     )
+    first, rest = done.stdout.split(b"\n", 1)
+    assert first == b"caf\xe9 \\u65e5"
+    assert json.loads(rest.decode("utf-8")) == {"answer": "日"}
+
+
+def test_a_closed_standard_input_is_one_sentence(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, arguments in (
+        ("inputs", ("ask", "Who?", "--document", "-", "--model", tiny)),
+        ("talk", ("chat", "--temporary", "--model", tiny)),
+    ):
+        # as Python has it under `<&-`
+        with monkeypatch.context() as closed:
+            closed.setattr(f"memformer.cli.{name}.sys", SimpleNamespace(stdin=None))
+            fails(run(*arguments), "reads standard input, which is closed; ")
+
+
+def test_a_path_that_is_too_long_is_one_sentence(run: Run, tiny: Path) -> None:
+    sentence = f"{'a' * 100} ... can't be read or written: File name too long; check the path"
+    fails(run("ask", "Who?", "--model", tiny, "--document", "a" * 5000), sentence)
+    chat = run("chat", "--temporary", "--model", tiny, typed=f"/read {'a' * 5000}\n")
+    assert chat.exit_code == 0 and f"error: {sentence}" in chat.stderr
+
+
+def test_a_byte_that_is_not_utf_8_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    typed = b"Gr\xfc\xdf dich\n/forget \xff\n/help\n"
+    done = command(tmp_path, "chat", "--temporary", "--model", tiny, typed=typed, PYTHONUTF8="1")
+    assert done.returncode == 0
     said = done.stderr.decode()
     assert "error: The text holds half a character (U+DCFC at place 2)" in said
     assert "error: Which turn?" in said and b"/quit" in done.stdout
@@ -322,11 +401,13 @@ def test_escape_sequences_are_shown_and_not_executed(
     shown = run("memory", "show", "--user", "alice\x1b[2J")
     as_json = run("memory", "show", "--user", "alice\x1b[2J", "--json")
     missing = run("ask", "Who?", "--document", tmp_path / f"no{ESCAPES}")
-    for result in (told, chat, listed, shown, as_json, missing):
+    asked = run("memory", "delete", "--user", "alice\x1b[2J", typed="n\n")
+    for result in (told, chat, listed, shown, as_json, missing, asked):
         for control in ESCAPES:
             if not control.isprintable():
                 assert control not in result.stdout and control not in result.stderr
     assert "␛]52" in chat.stdout and "␛[2J" in shown.stdout
+    assert "Delete the memory of alice␛[2J?" in asked.stdout
     texts = "".join(turn["text"] for turn in json.loads(as_json.stdout)["turns"])
     assert ESCAPES in texts
 
@@ -350,6 +431,16 @@ def test_a_reply_is_shown_and_not_executed(
     monkeypatch.setattr(MemformerForCausalLM, "generate", reply)
     result = run("chat", "--temporary", "--model", tiny, typed="Hi\n")
     assert SHOWN in result.stdout and "\x1b" not in result.stdout
+
+
+def test_a_file_name_in_brackets_is_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with output.reading("notes [draft] [/b].txt", shown=True) as report:
+        report(1, 2)
+    assert "notes [draft] [/b].txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["plain", "two\nlines\tand a tab", "🌍 日本 é → ␛"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import gc
 import threading
 from types import SimpleNamespace
 
@@ -20,7 +23,7 @@ from transformers import (
     pipeline,
 )
 
-from memformer import MemformerForCausalLM, MemoryConfig
+from memformer import ChatSession, MemformerForCausalLM, MemoryConfig
 
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
 
@@ -323,6 +326,126 @@ def test_without_its_memory_a_model_is_its_backbone():
         assert torch.equal(seen[0], remembered)
         assert torch.equal(model(ids, memory=memory).logits, remembered)
     assert not model.is_memory_disabled
+
+
+def disabled(model):
+    """A generator that yields where the memory is off."""
+    with model.memory_disabled():
+        yield
+
+
+def test_the_memory_is_back_in_whatever_order_blocks_end():
+    model, other = attached(), attached()
+    first, second, third = disabled(model), disabled(model), disabled(other)
+    for generator in (first, second, third):
+        next(generator)
+    first.close()
+    assert model.is_memory_disabled and other.is_memory_disabled
+    third.close()
+    assert model.is_memory_disabled and not other.is_memory_disabled
+    second.close()
+    assert not model.is_memory_disabled
+    assert not model.memorize(random_ids(1, 5)).is_empty
+
+
+def test_a_block_may_end_in_another_context():
+    model = attached()
+    # begun there, ended here
+    generator, context = disabled(model), contextvars.copy_context()
+    context.run(next, generator)
+    assert context.run(lambda: model.is_memory_disabled) and not model.is_memory_disabled
+    generator.close()
+    assert not context.run(lambda: model.is_memory_disabled) and not model.is_memory_disabled
+    # begun here, ended there
+    generator = disabled(model)
+    next(generator)
+    contextvars.copy_context().run(generator.close)
+    assert not model.is_memory_disabled
+
+
+def test_asyncio_ends_a_block_that_an_abandoned_generator_is_within():
+    model = attached()
+
+    async def answers():
+        with model.memory_disabled():
+            yield
+            yield
+
+    async def main():
+        async for _ in answers():
+            assert model.is_memory_disabled
+            assert await asyncio.create_task(look())
+            break
+        gc.collect()
+        while model.is_memory_disabled:  # the loop closes the generator in a task of its own
+            await asyncio.sleep(0)
+
+    async def look():
+        return model.is_memory_disabled
+
+    asyncio.run(asyncio.wait_for(main(), timeout=10))
+
+
+def test_without_its_memory_a_model_decodes_as_its_backbone_does():
+    model = attached()
+    ids = random_ids(1, 20)
+    with torch.no_grad():
+        carried = model(ids, use_cache=True).past_key_values
+        wanted = model.backbone(ids).logits
+        embedded = model.get_input_embeddings()(ids)
+        with model.memory_disabled():
+            output = model(ids[:, :19], use_cache=True)
+            after = model(ids[:, 19:], past_key_values=output.past_key_values)
+            torch.testing.assert_close(after.logits[:, -1], wanted[:, -1])
+            assert torch.equal(model(inputs_embeds=embedded).logits, wanted)
+            said = model.backbone.generate(inputs_embeds=embedded, **GREEDY)
+            assert torch.equal(model.generate(inputs_embeds=embedded, **GREEDY), said)
+            for call in (model, model.generate):
+                with pytest.raises(ValueError, match="This MemoryCache holds a memory, which memo"):
+                    call(ids[:, :1], past_key_values=carried)
+
+
+def test_an_unloaded_memory_is_missed_in_one_sentence():
+    model = attached(backbone={"vocab_size": 300})
+    ids = random_ids(1, 20)
+    memory = model.memorize(ids)
+    cache = model(ids, use_cache=True).past_key_values
+    session = ChatSession(model, byte_tokenizer(), max_new_tokens=2)
+    backbone = model.unload_memory()
+    for call in (
+        lambda: model(ids, memory=memory),
+        lambda: model.memorize(ids),
+        lambda: model.generate(ids, memory=memory, **GREEDY),
+        lambda: model.memory_after(cache),
+        lambda: session.say("hello"),
+        lambda: session.remember("hello"),
+        lambda: ChatSession(model, byte_tokenizer()).ask("hello"),
+    ):
+        with pytest.raises(ValueError, match="The memory was unloaded from this model; open the m"):
+            call()
+    with model.memory_disabled():
+        assert torch.equal(model(ids).logits, backbone(ids).logits)
+
+
+@pytest.mark.parametrize("call", ["forward", "memorize", "generate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_ids_that_are_no_whole_numbers_are_refused(call, dtype):
+    with pytest.raises(ValueError, match=f"must be token ids in torch.int64; got {dtype}: convert"):
+        getattr(attached(), call)(random_ids(1, 5).to(dtype))
+
+
+def test_a_memory_needs_token_ids_beside_embeddings():
+    model = attached()
+    ids = random_ids(1, 5)
+    embedded = model.get_input_embeddings()(ids)
+    for call in (
+        lambda: model(inputs_embeds=embedded),
+        lambda: model(ids, inputs_embeds=embedded, use_cache=True),
+        lambda: model.generate(inputs_embeds=embedded, **GREEDY),
+        lambda: model.generate(ids, inputs_embeds=embedded, **GREEDY),
+    ):
+        with pytest.raises(ValueError, match="A memory needs input_ids, because it keeps which"):
+            call()
 
 
 # ---- the hub ------------------------------------------------------------------------------------

@@ -104,6 +104,24 @@ def test_cache_is_the_users_folder_unless_the_environment_names_one(
     assert cache_dir() == Path(platformdirs.user_cache_dir("memformer"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="knows every home folder")
+def test_a_home_folder_that_is_not_known_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "The cache of models should be in a home folder, but this one is not known"
+    monkeypatch.setenv("MEMFORMER_CACHE", "~nosuchuser/models")
+    with pytest.raises(ValueError, match=sentence):
+        fetch()
+
+    def unknown(*_: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("MEMFORMER_CACHE")
+    monkeypatch.setattr("memformer.pretrained.platformdirs.user_cache_dir", unknown)
+    with pytest.raises(ValueError, match=f"{sentence}; set MEMFORMER_CACHE to a full path"):
+        fetch()
+    # models elsewhere need no cache
+    assert local_path("another") is None and local_path(DEFAULT_MODEL) is None
+
+
 def test_only_the_default_model_has_a_local_path(hub: list[str]) -> None:
     assert local_path(DEFAULT_MODEL) is None
     folder = fetch()

@@ -60,6 +60,21 @@ def test_what_was_saved_is_loaded(model: MemformerForCausalLM, store: MemoryStor
     assert torch.equal(loaded.token, memory.token)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="knows every home folder")
+def test_a_home_folder_that_is_not_known_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "The store of memories should be in a home folder, but this one is not known"
+    with pytest.raises(ValueError, match=sentence):
+        MemoryStore("~nosuchuser/memories")
+
+    def unknown(*_: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("MEMFORMER_STORE", raising=False)
+    monkeypatch.setattr("memformer.store.platformdirs.user_data_dir", unknown)
+    with pytest.raises(ValueError, match=f"{sentence}; set MEMFORMER_STORE to a full path"):
+        MemoryStore()
+
+
 def test_a_stranger_has_no_memory_and_asking_makes_no_folder(
     model: MemformerForCausalLM, store: MemoryStore
 ) -> None:

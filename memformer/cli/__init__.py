@@ -1,11 +1,18 @@
 """The `memformer` command; `application.py` is where it starts."""
 
+import sys
+from io import TextIOWrapper
+
 from memformer.cli import commands, memories, talk
 from memformer.cli.application import app
 
 
 def main() -> None:
     """Entry point of the `memformer` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # a character that the locale does not have is shown by its number
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

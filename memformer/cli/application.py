@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from memformer import __version__
-from memformer.cli.output import one_line
+from memformer.cli.output import one_line, sentence
 from memformer.pretrained import FetchError
 
 # what a user can cause
@@ -34,8 +34,7 @@ class _Commands(TyperGroup):
         except Exception as error:
             if ctx.params.get("debug") or not isinstance(error, EXPECTED):
                 raise
-            message = str(error.args[0]) if isinstance(error, KeyError) and error.args else error
-            typer.echo(f"error: {one_line(str(message))}", err=True)
+            typer.echo(f"error: {sentence(error)}", err=True)
             raise typer.Exit(1) from error
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from transformers import TextStreamer
 
 from memformer.chat import ChatSession
-from memformer.cli.output import cell, note, show, visible
+from memformer.cli.output import cell, note, sentence, show, visible
 from memformer.reading import Document
 
 PASSAGE_CHARACTERS = 400
@@ -30,14 +30,14 @@ so is one that begins with a slash then. Ctrl-C stops a reply."""
 
 def lines(stdin: TextIO) -> Iterator[str]:
     """What is typed, a turn at a time, until it ends or Ctrl-C is pressed at the prompt."""
+    if isinstance(stdin, TextIOWrapper):
+        # a byte that is not UTF-8 is refused with the turn it is in
+        stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     ask: Callable[[str], str] = input
     if stdin.isatty():
         from prompt_toolkit import PromptSession
 
         ask = PromptSession[str]().prompt
-    elif isinstance(stdin, TextIOWrapper):
-        # a byte that is not UTF-8 is refused with the turn it is in
-        stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
             yield ask("> ")
@@ -60,7 +60,7 @@ def take_turn(session: ChatSession, line: str) -> None:
         kept = "what was read is kept; /read it again to go on" if command == "/read" else None
         note(f"stopped; {kept or 'this turn is not remembered'}.")
     except (ValueError, OSError) as error:
-        note(f"error: {error}")
+        note(f"error: {sentence(error)}")
 
 
 def _obey(session: ChatSession, command: str, argument: str) -> None:

@@ -75,6 +75,11 @@ def open_documents(paths: list[Path]) -> Iterator[list[Document]]:
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "standard input"
         if any(str(path) == "-" for path in paths):
+            if sys.stdin is None:
+                raise ValueError(
+                    "`--document -` reads standard input, which is closed; pipe a text into the "
+                    "command, or name a file."
+                )
             with given.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         yield [Document.file(given if str(path) == "-" else path) for path in paths]

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from memformer.cli.application import JsonOption, ModelOption, app
-from memformer.cli.output import cell, print_json, show
+from memformer.cli.output import cell, print_json, show, visible
 
 memory = typer.Typer(
     help="List, show and delete what is remembered.",
@@ -95,7 +95,7 @@ def delete_memory(
     if not store.exists(user):
         raise ValueError(f"User {user!r} has no memory.")
     if not yes:
-        typer.confirm(f"Delete the memory of {user}? It can't be brought back", abort=True)
+        typer.confirm(f"Delete the memory of {visible(user)}? It can't be brought back", abort=True)
     store.delete(user, timeout=5.0)
     show(f"the memory of {user} is deleted.")
 

@@ -22,6 +22,7 @@ from rich.text import Text
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+PATH_CHARACTERS = 100
 
 
 def visible(text: str) -> str:
@@ -39,6 +40,21 @@ def _picture(character: str) -> str:
 def one_line(text: str) -> str:
     """The same without line breaks, and with control characters shown."""
     return visible(" ".join(text.split()))
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line; an error of the system without its number and with a shortened path."""
+    if isinstance(error, KeyError) and error.args:
+        return one_line(str(error.args[0]))
+    if not isinstance(error, OSError) or error.strerror is None:
+        return one_line(str(error))
+    path = error.filename if isinstance(error.filename, str) else ""
+    if len(path) > PATH_CHARACTERS:
+        path = path[:PATH_CHARACTERS] + " ..."
+    return one_line(
+        f"{path or 'A file'} can't be read or written: {error.strerror}; check the path, its "
+        "permissions and the disk."
+    )
 
 
 def show(what: Any) -> None:
@@ -63,11 +79,11 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON object."""
+    """Prints one JSON object, in UTF-8 whatever the locale is."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     # JSON itself escapes what is below a space; the others may stand in its texts only
     escaped = re.sub("(?![\n])" + CONTROL.pattern, lambda found: f"\\u{ord(found[0]):04x}", text)
-    typer.echo(escaped)
+    typer.echo(escaped.encode())
 
 
 @contextlib.contextmanager
@@ -86,7 +102,7 @@ def reading(name: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, where that is a terminal; yields the function to call with (done, total)."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[counted]}"),
         TimeElapsedColumn(),

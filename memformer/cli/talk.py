@@ -165,6 +165,10 @@ def chat(
     """
     if temporary == (user is not None):
         raise typer.BadParameter("give either --user NAME or --temporary.")
+    if sys.stdin is None:
+        raise ValueError(
+            "`memformer chat` reads standard input, which is closed; use a terminal or a pipe."
+        )
     from memformer.chat import ChatSession
     from memformer.cli.conversation import lines, take_turn
     from memformer.cli.inputs import open_model
@@ -185,6 +189,7 @@ def chat(
         max_new_tokens=max_new_tokens,
         **options,
     )
+    begun = session.memory
     remembered = int(session.memory.num_written[0])
     whose = "a temporary memory" if temporary else f"the memory of {user}"
     show(f"{whose}: {remembered:,} tokens so far. /help lists the commands.")
@@ -193,4 +198,9 @@ def chat(
             break
         if line.strip():
             take_turn(session, line)
-    show("nothing was kept." if temporary else f"the memory of {user} is saved.")
+    if temporary:
+        show("nothing was kept.")
+    elif session.memory is begun:
+        show(f"nothing was saved; the memory of {user} is as it was.")
+    else:
+        show(f"the memory of {user} is saved.")
