@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from test_forms import attached
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
-from memformer.memory.check import flaw
+from memformer.memory.check import all_finite, flaw
 from memformer.memory.file import (
     FORMAT,
     VERSION,
@@ -470,3 +470,13 @@ def test_only_its_user_opens_a_file_that_says_whose_it_is(memory, tmp_path):
     assert load_memory(tmp_path / "m", user="alice").num_slots == 20
     with pytest.raises(ValueError, match="not the memory of user 'bob'"):
         load_memory(tmp_path / "m", user="bob")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_numbers_are_finite_though_their_sum_is_not(dtype):
+    large = torch.full((4,), torch.finfo(dtype).max, dtype=dtype)
+    assert all_finite(large, torch.zeros(2, dtype=dtype), torch.arange(3))
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        large[1] = wrong
+        assert not all_finite(torch.zeros(2, dtype=dtype), large)
+    assert not all_finite(torch.tensor([float("inf"), -float("inf")], dtype=dtype))
