@@ -74,22 +74,23 @@ class Document:
             ValueError: it is no text, or there is nothing in it.
         """
         path = Path(path)
-        digest, characters, blank = hashlib.sha256(), 0, True
         try:
             mode = path.stat().st_mode
-            if stat.S_ISDIR(mode):
-                raise ValueError(f"{path} is a folder; give one text file.")
-            if not stat.S_ISREG(mode):
-                raise ValueError(
-                    f"{path} is no regular file, and can't be read twice; give a file, or hand the "
-                    "text over on standard input."
-                )
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {path}.") from None
+        if stat.S_ISDIR(mode):
+            raise ValueError(f"{path} is a folder; give one text file.")
+        if not stat.S_ISREG(mode):
+            raise ValueError(
+                f"{path} is no regular file, and can't be read twice; give a file, or hand the "
+                "text over on standard input."
+            )
+        digest, characters, blank = hashlib.sha256(), 0, True
+        try:
             for text in _decoded(path):
                 digest.update(text.encode())
                 characters += len(text)
                 blank = blank and not text.strip()
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {path}.") from None
         except OSError as error:
             raise type(error)(f"{path} can't be read: {error.strerror}.") from error
         if blank:

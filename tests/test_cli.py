@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -498,6 +499,8 @@ class Terminal:
 
         process, self.handle = pty.fork()
         if process == 0:
+            # a shell that starts the tests in the background has this ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.environ.update(
                 TERM="xterm", PYTHONUTF8="1", MEMFORMER_STORE=str(folder), COLUMNS="120"
             )

@@ -354,5 +354,5 @@ def test_what_can_not_be_read_twice_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is no regular file.*standard input"):
         Document.file(tmp_path / "pipe")
-    with pytest.raises(OSError, match="can't be read: File name too long"):
+    with pytest.raises(OSError, match="File name too long"):
         Document.file("x" * 5000)
