@@ -8,6 +8,7 @@ import random
 
 import pytest
 import torch
+from frames import unframed
 from tiny import byte_tokenizer, save_tiny
 from typer.testing import CliRunner
 
@@ -123,7 +124,7 @@ def test_the_command_changes_the_gate_alone_and_saves_a_checkpoint(folder, tmp_p
     assert 0 < model.memorize(text).occupied.sum() < 1800
     again = CliRunner().invoke(gate.app, arguments)
     assert again.exit_code == 2
-    said = " ".join(again.output.replace("│", " ").split())
+    said = unframed(again.output)
     assert "is not empty; name a new folder." in said
 
 
@@ -157,10 +158,10 @@ def test_training_data_teaches_the_gate_too(folder, tmp_path):
     assert report["held_out"]["data.jsonl"].keys() == {"facts", "book", "read"}
     write(file, [story])
     result = CliRunner().invoke(gate.app, [str(tmp_path / "other"), *arguments])
-    assert result.exit_code == 2 and "has 1 records" in " ".join(result.output.split())
+    assert result.exit_code == 2 and "has 1 records" in unframed(result.output)
     file.write_text('{"document": "Ada"')
     result = CliRunner().invoke(gate.app, [str(tmp_path / "other"), *arguments])
-    assert result.exit_code == 2 and "data.jsonl, line 1" in " ".join(result.output.split())
+    assert result.exit_code == 2 and "data.jsonl, line 1" in unframed(result.output)
     assert not (tmp_path / "other").exists()
 
 
@@ -169,4 +170,4 @@ def test_a_mistake_in_the_data_is_told_before_the_model_is_looked_for(tmp_path):
     arguments = [str(tmp_path / "new"), "--model", "nowhere/at-all", "--data", str(data)]
     result = CliRunner().invoke(gate.app, arguments)
     assert result.exit_code == 2
-    assert "none.jsonl can't be read" in " ".join(result.output.split())
+    assert "none.jsonl can't be read" in unframed(result.output)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from frames import unframed
 from typer.testing import CliRunner
 
 from eval.stories import BadStory
@@ -174,7 +175,7 @@ def test_bad_folders_and_configs_get_a_sentence(tmp_path):
     assert "lacks data" in run(config).output
     result = run(config, f"data={tmp_path}")
     assert result.exit_code == 2
-    assert "must hold one file qa1_*_train" in " ".join(result.output.split())
+    assert "must hold one file qa1_*_train" in unframed(result.output)
     result = run(config, f"data={write_folder(tmp_path)}", "train.batch_size=900")
     assert result.exit_code == 2 and "must be between 1 and the 440 stories" in result.output
     result = run(config, f"data={tmp_path}", "machine.name=dmc")
