@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from frames import unframed
 from tiny import byte_tokenizer, save_tiny
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -86,9 +87,9 @@ def test_the_command_writes_records_or_says_why_not(tmp_path, monkeypatch):
     assert result.exit_code == 2 and "of no use here" in result.output
     assert not (tmp_path / "none.jsonl").exists()
     missing = CliRunner().invoke(replies.app, [str(out), "--model", str(tmp_path / "nowhere")])
-    assert missing.exit_code == 2 and "can't be opened" in " ".join(missing.output.split())
+    assert missing.exit_code == 2 and "can't be opened" in unframed(missing.output)
     place = CliRunner().invoke(replies.app, [str(tmp_path), "--model", "nowhere/at-all"])
-    assert place.exit_code == 2 and "is a folder, and a file" in " ".join(place.output.split())
+    assert place.exit_code == 2 and "is a folder, and a file" in unframed(place.output)
 
 
 @pytest.mark.parametrize("form", replies.ASKED)
