@@ -1,4 +1,4 @@
-"""What a full memory takes beside itself, and what tokenizing a large document takes.
+"""Measures the space for using a full memory, and for tokenizing a large document.
 
     python -m eval.footprint MODEL --megabytes 50 --threads 1
 
@@ -74,6 +74,7 @@ def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
     if what == "open":
         return measured(lambda: MemoryState.load(path, model=model))
     if what == "turn":
+        # made without the store, so that the session holds no memory before its turn
         session = ChatSession(model, tokenizer, max_new_tokens=ANSWER_TOKENS)
         session.store, session.user = store, USER
         return measured(lambda: session.say(turn[0]["content"]))
@@ -106,7 +107,7 @@ ROWS = {
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """What each step takes."""
+    """The page of a report: a row for each step."""
     settings, rows = report["settings"], report["rows"]
     lines = [["", "MiB beyond", "seconds"]]
     lines += [[text, f"{rows[name]['mib']:.0f}", f"{rows[name]['seconds']:.1f}"] for name, text in

@@ -67,6 +67,7 @@ def checked_device(name: str) -> str:
     """
     try:
         torch.empty(0, device=name)
+    # a torch that was built without the device raises one of the first two
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise typer.BadParameter(

@@ -23,10 +23,10 @@ from memformer.template import (
     ACKNOWLEDGEMENT,
     PLAIN_NAMES,
     PLAIN_STOP,
-    Frame,
     chat_ids,
     frame,
 )
+from memformer.turns import readable_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -395,44 +395,8 @@ class ChatSession:
             return is_same, self._mark()
 
 
-def readable_turns(
-    memory: MemoryState, tokenizer: PreTrainedTokenizerBase, marks: Frame
-) -> list[dict[str, Any]]:
-    """The turns of a memory of one row; see `ChatSession.turns`.
-
-    Args:
-        memory: what is remembered.
-        tokenizer: of the model that wrote it.
-        marks: what its template writes around a turn, which is left out.
-    """
-    names = {read.turn: read.name for read in memory.documents}
-    slots = memory.occupied[0].nonzero().flatten()
-    slots = slots[memory.written_at[0, slots].argsort()]
-    turns = []
-    for turn in sorted(set(memory.turn[0, slots].tolist())):
-        mine = slots[(memory.turn[0, slots] == turn) & (memory.strength[0, slots] > 0)]
-        if memory.token[0, mine].tolist() == [marks.first]:
-            continue  # where every text begins; see `Frame.first`
-        said, _, replied = _split(memory.token[0, mine].tolist(), marks.reply)
-        for part in (marks.opening, marks.before, marks.before[1:], marks.after):
-            said, replied = _without(said, part), _without(replied, part)
-        text, reply = (
-            str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in (said, replied)
-        )
-        turns.append(
-            {
-                "turn": turn,
-                "tokens": len(mine),
-                "text": text,
-                "reply": reply,
-                "document": names.get(turn),
-            }
-        )
-    return turns
-
-
 def _replies(output: Any, rows: int) -> Tensor:
-    """What was generated, one reply a row.
+    """The token ids of replies, a row each.
 
     Raises:
         ValueError: an option has asked for something else.
@@ -450,23 +414,6 @@ def _check_text(text: str) -> None:
         raise ValueError(f"There must be a text to say or to remember; got {text!r}.")
     if not text.strip():
         raise ValueError("There is nothing to say or to remember: the text is empty.")
-
-
-def _split(ids: list[int], marks: list[int]) -> tuple[list[int], list[int], list[int]]:
-    """Ids before the first place where all marks stand, the marks, and those after."""
-    for place in range(len(ids) - len(marks) + 1) if marks else ():
-        if ids[place : place + len(marks)] == marks:
-            return ids[:place], marks, ids[place + len(marks) :]
-    return ids, [], []
-
-
-def _without(ids: list[int], marks: list[int]) -> list[int]:
-    """The same ids without any place where all marks stand."""
-    before, found, after = _split(ids, marks)
-    while found:
-        ids = before + after
-        before, found, after = _split(ids, marks)
-    return ids
 
 
 __all__ = ["ACKNOWLEDGEMENT", "PLAIN_NAMES", "PLAIN_STOP", "ChatSession", "chat_ids"]

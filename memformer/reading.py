@@ -198,9 +198,8 @@ def chunks(
         read: so many tokens of the text are in memory already; the rest is read on from there.
     """
     size = SEGMENTS * model.memory_config.segment_tokens
-    reply = frame.thanks if reply_limit > 0 else []
-    begin, end = [*frame.opening, *frame.before], [*frame.after, *reply]
-    waiting: list[int] = [] if read else list(begin)
+    end = frame.end(reply_limit > 0)
+    waiting: list[int] = [] if read else frame.begin
     # tokens of `waiting` that are no words of the text: all at the beginning
     marks, skipped = len(waiting), 0
     unwritten = frame.unwritten if waiting else 0
@@ -216,8 +215,8 @@ def chunks(
         while len(waiting) > room + len(end):
             yield Chunk(waiting[:room], unwritten, 0, room - marks, expected, is_last=False)
             waiting, room, unwritten, marks = waiting[room:], size, 0, 0
-    words = len(waiting) - marks
-    yield Chunk([*waiting, *end], unwritten, len(reply), words, made, is_last=True)
+    words, thanks = len(waiting) - marks, len(end) - len(frame.after)
+    yield Chunk([*waiting, *end], unwritten, thanks, words, made, is_last=True)
 
 
 def read_document(
@@ -249,9 +248,8 @@ def read_document(
     Raises:
         ValueError: it was forgotten or changed while it was read, or another session reads it too.
     """
-    reply = frame.thanks if reply_limit > 0 else []
     # what is written of a turn beside the text
-    marks = len(frame.opening) + len(frame.before) + len(frame.after) + len(reply) - frame.unwritten
+    marks = len(frame.begin) + len(frame.end(reply_limit > 0)) - frame.unwritten
     memory, mark = load()
     known = memory.document(document.checksum)
     if known is not None and again:
@@ -325,8 +323,8 @@ def read_document(
             commit(memory, mark)
         raise
     assert turn is not None
-    already = before + marks if before else 0
-    return Reading(done + marks - already, done + marks, memory.kept_of(turn))
+    total = done + marks
+    return Reading(done - before if before else total, total, memory.kept_of(turn))
 
 
 def _decoded(path: Path) -> Iterator[str]:

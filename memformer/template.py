@@ -174,6 +174,15 @@ class Frame:
         return (self.opening or self.before)[0]
 
     @property
+    def begin(self) -> list[int]:
+        """What stands before the words of a first turn."""
+        return [*self.opening, *self.before]
+
+    def end(self, is_thanked: bool) -> list[int]:
+        """What follows the words of a turn, with thanks for them or without."""
+        return [*self.after, *(self.thanks if is_thanked else [])]
+
+    @property
     def unwritten(self) -> int:
         """How many tokens at the beginning of each turn are seen and not remembered."""
         return max(1, len(self.opening))

@@ -80,7 +80,7 @@ class Chat:
 
     @cached_property
     def frame(self) -> Frame:
-        """What the chat template writes around a turn."""
+        """The tokens that the chat template writes around a turn."""
         return frame(self.tokenizer)
 
     def head(self, question: Question) -> list[int]:

@@ -29,7 +29,7 @@ so is one that begins with a slash then. Ctrl-C stops a reply."""
 
 
 def lines(stdin: TextIO) -> Iterator[str]:
-    """What is typed, a turn at a time, until it ends or Ctrl-C is pressed at the prompt."""
+    """Reads what the user types, a turn at a time, until the input ends or Ctrl-C at the prompt."""
     if isinstance(stdin, TextIOWrapper):
         # a byte that is not UTF-8 is refused with the turn it is in
         stdin.reconfigure(encoding="utf-8", errors="surrogateescape")

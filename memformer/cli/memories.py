@@ -64,10 +64,10 @@ def show_memory(user: UserOption, model: ModelOption = None, as_json: JsonOption
 
     Example: `memformer memory show --user alice`
     """
-    from memformer.chat import readable_turns
     from memformer.cli.conversation import memory_table
     from memformer.store import MemoryStore
     from memformer.template import frame
+    from memformer.turns import readable_turns
 
     found = MemoryStore().read(user)
     if found is None:

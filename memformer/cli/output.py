@@ -115,7 +115,8 @@ def reading(name: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
 
         def report(done: int, total: int) -> None:
             now = time.monotonic()
-            begun.append((now, done)) if not begun else None
+            if not begun:
+                begun.append((now, done))
             rate = (done - begun[0][1]) / max(now - begun[0][0], 1e-9)
             speed = f", {rate:,.0f} tokens/s" if done > begun[0][1] else ""
             counted = f"{done:,} of about {total:,} tokens{speed}"

@@ -77,7 +77,7 @@ class ReadDocument:
         checksum: of its text.
         name: what a person calls it.
         turn: that its slots belong to.
-        tokens: read so far.
+        tokens: of the text that are read so far.
         whole: nothing of it is left to read.
     """
 
