@@ -22,12 +22,12 @@ import typer
 from eval.extras import PAGE, PICTURE, require
 from eval.harness.looks import looks, words
 from eval.harness.pages import grid, write_page
-from eval.harness.roster import parse
+from eval.harness.roster import TRAINED, parse
 from eval.harness.summary import bootstrap
 from eval.report import OutOption, write_json
 
 # systems that have a memory of ours; all others are what somebody would use instead
-WITH_MEMORY = ("memformer", "ungated", "attached")
+WITH_MEMORY = (*TRAINED, "attached")
 ALL = "all questions"
 # what the model of a report is called where several reports stand together
 OWN = "MODEL"

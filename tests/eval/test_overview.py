@@ -81,6 +81,12 @@ def test_the_memory_is_beside_the_best_other_that_saw_the_same() -> None:
     assert found[ALL].questions == 2 * DOCUMENTS and found[ALL].low == found[ALL].high == 0.0
 
 
+@pytest.mark.parametrize("memory", ["ungated", "session", "attached"])
+def test_another_memory_is_no_system_without_one(memory: str) -> None:
+    report = made({"memformer": half, memory: right, "bm25:2": lambda *_: 0.0})
+    assert {one.other for one in lines(report, "memformer")} == {"bm25:2"}
+
+
 def test_a_few_questions_more_are_not_yet_ahead() -> None:
     def mostly(share: int) -> Answer:
         return lambda number, size: float(number % 10 < share)
