@@ -35,12 +35,12 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from eval.extras import PICTURE, require
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import KINDS, Fact, Kind, make_documents
+from eval.harness.interview import Interview
 from eval.harness.metrics import first_words, wilson_interval
-from eval.haystack import Haystack
-from eval.interview import Interview
-from eval.people import KINDS, Fact, Kind, make_documents
-from eval.report import (
+from eval.reporting.extras import PICTURE, require
+from eval.reporting.report import (
     BookOption,
     ModelArgument,
     OutOption,

@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from eval.babilong_metric import HEADLINE, LABELS, LEFT_OUT, score
-from eval.babilong_samples import LENGTHS
+from eval.babilong.metric import HEADLINE, LABELS, LEFT_OUT, score
+from eval.babilong.samples import LENGTHS
 
 COLUMNS = ("target", "output", "question")
 

@@ -27,15 +27,15 @@ import typer
 from memformer.chat import ChatSession
 from rich.console import Console
 
-from eval.asking import progress_bar
+from eval.corpora.people import KINDS, NAMES, Fact
 from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
-from eval.extras import PAGE, require
+from eval.harness.asking import progress_bar
 from eval.harness.metrics import contains, normal, wilson_interval
 from eval.harness.pages import grid, origin, write_page
-from eval.people import KINDS, NAMES, Fact
 from eval.recipe import KINDS as DEVELOPMENT_KINDS
 from eval.recipe import NAMES as DEVELOPMENT_NAMES
-from eval.report import (
+from eval.reporting.extras import PAGE, require
+from eval.reporting.report import (
     DtypeOption,
     ModelArgument,
     OutOption,

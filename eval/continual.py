@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains
-from eval.haystack import Haystack
-from eval.people import KINDS, NAMES, Fact
-from eval.report import BookOption
+from eval.reporting.report import BookOption
 
 # facts told in one document; one of them is asked for
 FACTS = 2

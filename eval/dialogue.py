@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains, normal
-from eval.people import KINDS, NAMES, Fact
 
 KINDS_OF_QUESTION = ("told", "updated", "never")
 AGO = (1, 4, 16)

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.haystack import Haystack
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import normal
-from eval.haystack import Haystack
-from eval.report import BookOption, numbers
+from eval.reporting.report import BookOption, numbers
 
 LABELS = "dax wug fep zib toma lorp".split()
 SENTENCES = {

@@ -24,11 +24,11 @@ from memformer.reading import Document, begun
 from memformer.store import MemoryStore
 from memformer.template import chat_ids, frame, text_pieces
 
-from eval.book import read_book
-from eval.extras import PAGE, require
+from eval.corpora.book import read_book
+from eval.corpora.haystack import Haystack
 from eval.harness.pages import grid, origin, write_page
-from eval.haystack import Haystack
-from eval.report import (
+from eval.reporting.extras import PAGE, require
+from eval.reporting.report import (
     BookOption,
     ModelArgument,
     OutOption,
@@ -38,7 +38,7 @@ from eval.report import (
     open_model,
     write_json,
 )
-from eval.resident import in_fresh_process, peak, release, reset_peak, resident
+from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 USER = "reader"
 ANSWER_TOKENS = 32

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from eval.extras import PAGE, require
+from eval.corpora.haystack import Haystack
 from eval.harness.pages import grid, origin, write_page
-from eval.haystack import Haystack
-from eval.report import (
+from eval.reporting.extras import PAGE, require
+from eval.reporting.report import (
     BookOption,
     ModelArgument,
     OutOption,

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 import typer
 
-from eval.extras import require
-from eval.report import open_model
+from eval.reporting.extras import require
+from eval.reporting.report import open_model
 
 try:
     from lm_eval.__main__ import cli_evaluate

@@ -24,10 +24,10 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.extras import missing
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import overlap, stemmer
+from eval.reporting.extras import missing
 
 # by the number that the file gives them, in the order of the table
 CATEGORIES = {4: "single-hop", 1: "multi-hop", 2: "temporal", 3: "open-domain", 5: "adversarial"}

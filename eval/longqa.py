@@ -10,13 +10,13 @@ The sets, and what they are scored by:
 - `nq`: passages of Wikipedia among others; exact match, F1, and whether the answer is contained
 - `squad`: paragraphs that any window holds; exact match and F1; what a model could do before
 - `narrativeqa`: books and film scripts, from the hub; F1 of the best of two answers
-- `own`: your documents, in the form of training data (`eval/records.py`); exact match, F1, and
-  whether the answer is contained
+- `own`: your documents, in the form of training data (`eval/corpora/records.py`); exact match,
+  F1, and whether the answer is contained
 - `own-paragraphs`: the same with answers of a paragraph; ROUGE
 
-All but NarrativeQA are read from a local copy, JSONL in the set's own form (`eval/longdocs.py` says
-what is expected). A document is read once for all its questions; one of your own once for each
-place at which a question stands.
+All but NarrativeQA are read from a local copy, JSONL in the set's own form, which
+`eval/corpora/long_documents.py` says. A document is read once for all its questions; one of your
+own once for each place at which a question stands.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from eval import longdocs
-from eval.extras import missing
+from eval.corpora import long_documents
+from eval.corpora.jsonl import BadRecord
+from eval.corpora.long_documents import Asked, LongDocument
 from eval.harness.benchmark import Benchmark, Document, Question, Score
 from eval.harness.command import command
 from eval.harness.metrics import contains, exact, f1, option, rouge
-from eval.jsonl import BadRecord
-from eval.longdocs import Asked, LongDocument
+from eval.reporting.extras import missing
 
 Name = Literal[
     "squality", "quality", "qmsum", "nq", "squad", "narrativeqa", "own", "own-paragraphs"
@@ -89,7 +89,7 @@ def _short() -> Score:
 
 def _choice() -> Score:
     def score(question: Question, output: str) -> Mapping[str, float]:
-        options = [found for _, found in longdocs.OPTION.findall(question.text)]
+        options = [found for _, found in long_documents.OPTION.findall(question.text)]
         return {"accuracy": float(option(output, options) == question.answers[0])}
 
     return score
@@ -178,14 +178,14 @@ def _read(
     if source is None:
         raise BadRecord(f"{name} is read from a local copy; give it with --source.")
     if name == "nq":
-        return list(longdocs.nq(source, documents or 20, seed))
+        return list(long_documents.nq(source, documents or 20, seed))
     if name.startswith("own"):
-        return list(longdocs.own(source, documents, questions))
+        return list(long_documents.own(source, documents, questions))
     readers: dict[str, Callable[[Path], Iterator[LongDocument]]] = {
-        "squality": longdocs.squality,
-        "quality": longdocs.quality,
-        "qmsum": longdocs.qmsum,
-        "squad": longdocs.squad,
+        "squality": long_documents.squality,
+        "quality": long_documents.quality,
+        "qmsum": long_documents.qmsum,
+        "squad": long_documents.squad,
     }
     return list(islice(readers[name](source), documents))
 
@@ -207,7 +207,7 @@ def narrativeqa() -> Iterator[LongDocument]:
             if row["document"]["id"] != name and asked:
                 yield LongDocument(name, text, tuple(asked), name)
                 asked = []
-            name, text = row["document"]["id"], longdocs.tidy(row["document"]["text"])
+            name, text = row["document"]["id"], long_documents.tidy(row["document"]["text"])
             answers = tuple(one["text"] for one in row["answers"])
             asked.append(Asked(row["question"]["text"], answers))
     except (OSError, ValueError) as error:
@@ -228,7 +228,7 @@ def _question(axis: str, number: int, asked: Asked) -> Question:
     value = "all" if axis == "kind" else ("summary" if asked.general else "specific")
     return Question(
         str(number),
-        longdocs.choice(asked.question, asked.options),
+        long_documents.choice(asked.question, asked.options),
         asked.answers,
         {axis: value},
         chance=1 / len(asked.options) if asked.options else 0.0,

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains
-from eval.haystack import Haystack
-from eval.people import KINDS, NAMES, Fact
-from eval.report import BookOption, numbers
+from eval.reporting.report import BookOption, numbers
 
 DEPTHS = (0, 25, 50, 75, 100)  # of the book text, how many percent come before the fact
 

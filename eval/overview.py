@@ -19,12 +19,12 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.extras import PAGE, PICTURE, require
 from eval.harness.looks import looks, words
 from eval.harness.pages import grid, write_page
 from eval.harness.roster import TRAINED, parse
 from eval.harness.summary import bootstrap
-from eval.report import OutOption, write_json
+from eval.reporting.extras import PAGE, PICTURE, require
+from eval.reporting.report import OutOption, write_json
 
 # systems that have a memory of ours; all others are what somebody would use instead
 WITH_MEMORY = (*TRAINED, "attached")

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import NAMES, make_documents
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
+from eval.harness.interview import MAX_NEW_TOKENS
 from eval.harness.metrics import first_words
-from eval.haystack import Haystack
-from eval.interview import MAX_NEW_TOKENS
-from eval.people import NAMES, make_documents
-from eval.report import BookOption, numbers
+from eval.reporting.report import BookOption, numbers
 
 # tokens of one fact, roughly
 FACT_TOKENS = 8

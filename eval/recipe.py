@@ -18,10 +18,10 @@ from memformer import MemformerForCausalLM, MemoryConfig
 from rich.console import Console
 from rich.table import Table
 
-from eval.haystack import Haystack
-from eval.interview import Interview, right
-from eval.people import Kind, make_documents
-from eval.report import ThreadsOption, numbers, open_model
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import Kind, make_documents
+from eval.harness.interview import Interview, right
+from eval.reporting.report import ThreadsOption, numbers, open_model
 
 NAMES = (
     "Robert Linda Michael Susan David Karen Richard Nancy Steven Betty Brian Helen Kevin Laura "

@@ -28,10 +28,10 @@ import torch
 import typer
 from rich.console import Console
 
-from eval.extras import PAGE, PICTURE, require
+from eval.corpora.haystack import Haystack
 from eval.harness.pages import grid, origin, write_page
-from eval.haystack import Haystack
-from eval.report import (
+from eval.reporting.extras import PAGE, PICTURE, require
+from eval.reporting.report import (
     BookOption,
     Line,
     ModelArgument,
@@ -45,7 +45,7 @@ from eval.report import (
     open_model,
     write_json,
 )
-from eval.resident import in_fresh_process, peak, release, reset_peak, resident
+from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 MEMORIZE, PREFILL = "memorize", "prefill"
 WARM_UP_TOKENS = 512

@@ -25,9 +25,18 @@ from memformer.classic import DNC, SAM, detached
 from rich.console import Console
 from rich.table import Table
 
-from eval.extras import PICTURE, require
-from eval.report import Line, OutOption, Panel, ThreadsOption, draw, head, numbers, write_json
-from eval.resident import in_fresh_process, peak, release, reset_peak, resident
+from eval.reporting.extras import PICTURE, require
+from eval.reporting.report import (
+    Line,
+    OutOption,
+    Panel,
+    ThreadsOption,
+    draw,
+    head,
+    numbers,
+    write_json,
+)
+from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 SAM_ROW, LINKED, DENSE = "SAM, faiss", "DNC", "DNC without links"
 INPUT, OUTPUT, WIDTH, READS, STEPS = 8, 8, 32, 4, 8

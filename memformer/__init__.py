@@ -1,7 +1,7 @@
 """An external, differentiable memory for pretrained Hugging Face decoders.
 
-Reading order: `memory/dnc.py`, `memory/addressing.py`, `memory/read.py`, `memory/state.py`,
-`memory/segment.py`, `layers.py`, `backbone.py`, `model.py`.
+Reading order: `model.py`, `engine.py`, `attach/layers.py`, `memory/segment.py`, `memory/read.py`,
+`memory/state.py`; then `classic/step.py`, the DNC on one screen.
 
 Names are imported when they are first used: torch and transformers take seconds, and the command
 line needs neither to show its help.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from memformer.backbone import Family, register_backbone
+    from memformer.attach.backbone import Family, register_backbone
     from memformer.cache import MemoryCache
     from memformer.chat import ChatSession
     from memformer.config import MemformerConfig, MemoryConfig
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ChatSession": "chat",
-    "Family": "backbone",
+    "Family": "attach.backbone",
     "IncompatibleMemory": "memory",
     "MemformerConfig": "config",
     "MemformerForCausalLM": "model",
@@ -40,7 +40,7 @@ _HOME = {
     "TRAINED": "pretrained",
     "chat_ids": "template",
     "fetch": "pretrained",
-    "register_backbone": "backbone",
+    "register_backbone": "attach.backbone",
 }
 
 

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from memformer.backbone import Backbone
+from memformer.attach.backbone import Backbone
 from memformer.card import card
 from memformer.config import MemformerConfig, MemoryConfig
 from memformer.conventions import check_adapter, is_adapted

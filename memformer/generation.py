@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import GenerationMixin
 
 from memformer.cache import MemoryCache
+from memformer.engine import begin_turn, ingest
 from memformer.memory.segment import MemoryPass
 from memformer.memory.state import MemoryState
-from memformer.passes import begin_turn, ingest
 
 if TYPE_CHECKING:
     from memformer.model import MemformerForCausalLM

@@ -1,7 +1,7 @@
 """`MemformerForCausalLM`: a pretrained decoder with a memory between its segments of text.
 
 `forward`, `memorize` and `generate` check what they are given and say what is kept. How text goes
-through the backbone: `passes.py`, or `layout.py` where it comes laid out; generation:
+through the backbone: `engine.py`, or `layout.py` where it comes laid out; generation:
 `generation.py`; saving and loading: `checkpoint.py`; the memory's own computation:
 `memory/segment.py`.
 """
@@ -21,16 +21,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from memformer import calibrate, generation, mixing, passes
-from memformer.backbone import Backbone
+from memformer import engine, generation
+from memformer.asides import IGNORED_LABEL, forward_laid_out
+from memformer.attach import calibrate, mixing
+from memformer.attach.backbone import Backbone
+from memformer.attach.heads import ADDRESS_WIDTH
+from memformer.attach.layers import MemoryLayer, drop_memory_argument
 from memformer.cache import MemoryCache
 from memformer.config import MemformerConfig, MemoryConfig
 from memformer.conventions import Conventions, check_adapter
-from memformer.layers import MemoryLayer, drop_memory_argument
-from memformer.layout import IGNORED_LABEL, forward_laid_out
 from memformer.memory.check import all_finite
 from memformer.memory.state import IncompatibleMemory, MemoryState
-from memformer.release import ADDRESS_WIDTH
 
 NO_TOKEN_IDS = (
     "A memory needs input_ids, because it keeps which tokens it was written from; give these "
@@ -407,7 +408,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             return self.init_memory(input_ids.shape[0]) if memory is None else memory
         memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
-            after = passes.ingest(
+            after = engine.ingest(
                 self,
                 input_ids,
                 real,
@@ -520,7 +521,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             cache = past_key_values
             if cache is None:  # an empty cache is falsy
                 state = self.init_memory(input_ids.shape[0]) if memory is None else memory
-                cache = MemoryCache(passes.begin_turn(state.closed(), real)[0])
+                cache = MemoryCache(engine.begin_turn(state.closed(), real)[0])
             # a decoding step keeps logits of its last tokens; a tensor names places
             few = logits_to_keep if isinstance(logits_to_keep, int) else 0
             logits, *hidden = generation.forward_cached(
@@ -535,9 +536,9 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             if not bool(real.any()):
                 raise ValueError("There is no text: attention_mask is 0 everywhere.")
             state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
-            state, turn = passes.begin_turn(state, real)
+            state, turn = engine.begin_turn(state, real)
             if input_ids.shape[1] <= self.memory_config.segment_tokens:
-                outputs, state = passes.forward_segment(
+                outputs, state = engine.forward_segment(
                     self,
                     input_ids,
                     real,
@@ -564,7 +565,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                         f"{self.memory_config.segment_tokens} tokens; in longer text positions "
                         "start anew in every segment. Leave them out."
                     )
-                (logits, *hidden), state = passes.forward_long(
+                (logits, *hidden), state = engine.forward_long(
                     self,
                     input_ids,
                     real,

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memformer.classic.step import DNCInterface, DNCState, dnc_step
 from memformer.memory import addressing as a
 from memformer.memory.addressing import Guards
-from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
 
 PAPER = Guards(0.0, 0.0, 0.0)
 # all different, so that a swapped axis can't pass

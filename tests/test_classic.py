@@ -9,12 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memformer.classic import DNC, NTM, SAM, SegmentDNC, detached
-from memformer.memory import search
+from memformer.classic import DNC, NTM, SAM, SegmentDNC, detached, search
+from memformer.classic.search import ExactSearch, FaissSearch
+from memformer.classic.sparse import Accesses, SparseMemory
+from memformer.classic.step import DNCInterface, DNCState, dnc_step
 from memformer.memory.addressing import content_weights, oneplus
-from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
-from memformer.memory.search import ExactSearch, FaissSearch
-from memformer.memory.sparse import Accesses, SparseMemory
 
 BATCH, STEPS, INPUT, OUTPUT, SLOTS, WIDTH, READS = 2, 6, 4, 3, 7, 5, 3
 SIZES = {"slots": SLOTS, "width": WIDTH, "reads": READS, "hidden": 8}

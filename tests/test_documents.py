@@ -18,10 +18,11 @@ from omegaconf import MISSING
 from typer.main import get_command
 
 from memformer import cli
-from memformer.backbone import _FAMILIES
-from training import finetune, settings
-from training.config import read_config
-from training.settings import Settings
+from memformer.attach.backbone import _FAMILIES
+from training import finetune
+from training.finetuning import settings
+from training.finetuning.settings import Settings
+from training.setup.config import read_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,8 +64,11 @@ def wrong(words: list[str]) -> str | None:
             read_config(Settings, ROOT / given["config"], given["overrides"] or [])
             return None
         case ["python", "-m", module, *arguments]:
-            if importlib.util.find_spec(module) is None:
+            spec = importlib.util.find_spec(module)
+            if spec is None:
                 return module
+            if spec.submodule_search_locations:
+                module += ".__main__"
             if module.startswith(("eval.", "training.")):
                 return wrong_command(get_command(importlib.import_module(module).app), arguments)
             return None

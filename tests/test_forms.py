@@ -8,7 +8,7 @@ from backbones import FAMILIES, random_ids, tiny_backbone
 
 from memformer import MemformerForCausalLM, MemoryConfig
 from memformer.memory import MemoryPass
-from training.inputs import lowest_inputs
+from training.heads.inputs import lowest_inputs
 
 SEGMENT = 8
 

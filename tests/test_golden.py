@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from memformer.classic.step import DNCInterface, DNCState, dnc_step
 from memformer.memory import addressing as a
 from memformer.memory.addressing import Guards
-from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
 
 ARCHIVE = np.load(Path(__file__).parent / "golden" / "dnc_golden.npz")
 TOLERANCE = 1e-10

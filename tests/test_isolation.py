@@ -20,8 +20,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from memformer import MemformerForCausalLM, MemoryConfig
-from memformer.backbone import Backbone
-from memformer.mixing import BoundConfig
+from memformer.attach.backbone import Backbone
+from memformer.attach.mixing import BoundConfig
 
 USERS = 8
 QUESTION = random_ids(1, SEGMENT - 1, seed=50)
@@ -113,7 +113,7 @@ def test_a_failure_between_read_and_projection_is_the_failing_calls_alone(error,
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("memformer.mixing.ALL_ATTENTION_FUNCTIONS.get_interface", fail)
+        patch.setattr("memformer.attach.mixing.ALL_ATTENTION_FUNCTIONS.get_interface", fail)
         with pytest.raises(type(error)):
             users.call(0, 0)
     for user in range(1, USERS):

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import memformer
-import memformer.backbone as backbones_module
+import memformer.attach.backbone as backbones_module
 from memformer import (
     Family,
     IncompatibleMemory,
@@ -32,8 +32,8 @@ from memformer import (
     MemoryState,
     register_backbone,
 )
-from memformer.backbone import Backbone
-from memformer.calibrate import choose_layers, null_logits, retrieval
+from memformer.attach.backbone import Backbone
+from memformer.attach.calibrate import choose_layers, null_logits, retrieval
 from memformer.pretrained import DEFAULT_MODEL
 
 READ_IN_A_NEW_PROCESS = """
@@ -203,7 +203,7 @@ def test_recomputed_scores_are_those_of_the_backbone(family):
     ids = random_ids(2, 9)
     with torch.no_grad():
         wanted = backbone(ids, output_attentions=True).attentions
-    from memformer.calibrate import _local_scores
+    from memformer.attach.calibrate import _local_scores
 
     with torch.no_grad():
         scores = _local_scores(Backbone.of(backbone), ids)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig
+from memformer.attach.heads import ADDRESS_WIDTH, ReleaseHeads
 from memformer.memory.addressing import forward_weights, link_after, matches, precedence_after
 from memformer.memory.read import Links, content_read, lay, linked
 from memformer.memory.state import neighbours
-from memformer.release import ADDRESS_WIDTH, ReleaseHeads
 
 SEGMENT = 8
 

@@ -10,7 +10,7 @@ from tiny import SPECIAL, byte_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from eval.book import read_book
+from eval.corpora.book import read_book
 from memformer import template
 from memformer.pretrained import DEFAULT_MODEL, local_path
 from memformer.template import ACKNOWLEDGEMENT, chat_ids, frame, text_ids, text_pieces

@@ -25,13 +25,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColu
 from rich.table import Table
 from torch import Generator, Tensor, nn
 
-from eval.report import Line, Panel, draw, head, write_json
-from eval.stories import BadStory
+from eval.corpora.stories import BadStory
+from eval.reporting.report import Line, Panel, draw, head, write_json
 from training import missing
 from training.classic import MachineSection, made_machine
-from training.config import BadConfig, read_config
-from training.places import BadPlace, check_file
-from training.stories import SILENT, Story, Vocabulary, batches, read_tasks
+from training.machines.stories import SILENT, Story, Vocabulary, batches, read_tasks
+from training.setup.config import BadConfig, read_config
+from training.setup.places import BadPlace, check_file
 
 # one training story in so many is kept back, to choose by
 HELD_OUT = 20

@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import Generator, nn
 
-from eval.report import Line, Panel, draw, head, write_json
+from eval.reporting.report import Line, Panel, draw, head, write_json
 from memformer.classic import DNC, NTM, SAM, SegmentDNC
-from training.config import BadConfig, read_config
-from training.machine import LSTM, Machine, MemoryMachine
-from training.places import BadPlace, check_file
-from training.tasks import TASKS, Task
-from training.weights import draw_weights
+from training.machines.machine import LSTM, Machine, MemoryMachine
+from training.machines.tasks import TASKS, Task
+from training.machines.weights import draw_weights
+from training.setup.config import BadConfig, read_config
+from training.setup.places import BadPlace, check_file
 
 MACHINES: dict[str, type] = {
     "dnc": DNC,

@@ -40,21 +40,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, logging
 
-from eval.jsonl import BadRecord
-from eval.report import head, write_json
+from eval.corpora.jsonl import BadRecord
+from eval.reporting.report import head, write_json
 from memformer import MemformerForCausalLM
 from memformer.pretrained import local_path
-from training import resume, sources
-from training.attention import in_float32
-from training.config import BadConfig, read_config
-from training.documents import Document, collate, laid_out, windowed
-from training.health import Health
-from training.launch import LaunchFailed, hand_over, launch
-from training.objective import Batch, budget_penalty, exact, predicted, sums
-from training.preparation import Prepared, check, prepare, weights
-from training.settings import Settings, Stage
-from training.sources import Pool, Source
-from training.thaw import build, grouped, rate
+from training.finetuning import resume, sources
+from training.finetuning.attention import in_float32
+from training.finetuning.documents import Document, collate, laid_out, windowed
+from training.finetuning.health import Health
+from training.finetuning.launch import LaunchFailed, hand_over, launch
+from training.finetuning.objective import Batch, budget_penalty, exact, predicted, sums
+from training.finetuning.preparation import Prepared, check, prepare, weights
+from training.finetuning.settings import Settings, Stage
+from training.finetuning.sources import Pool, Source
+from training.finetuning.thaw import build, grouped, rate
+from training.setup.config import BadConfig, read_config
 
 
 class Run:

@@ -35,22 +35,22 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from eval import people
-from eval.asking import Asker
-from eval.haystack import Haystack
-from eval.interview import Interview
-from eval.jsonl import BadRecord
+from eval.corpora import people
+from eval.corpora.haystack import Haystack
+from eval.corpora.jsonl import BadRecord
+from eval.corpora.stories import SENTENCE_END, Background, strewn
+from eval.harness.asking import Asker
+from eval.harness.interview import Interview
 from eval.recipe import KINDS, NAMES
-from eval.report import ThreadsOption, checked_book, head, model_name, open_model
-from eval.stories import SENTENCE_END, Background, strewn
+from eval.reporting.report import ThreadsOption, checked_book, head, model_name, open_model
 from memformer import MemformerForCausalLM
 from memformer.memory.segment import GATE_REACH, OPEN
 from training.data import records
 from training.data.records import Record
-from training.documents import encoded, tokenised
-from training.inputs import lowest_inputs
-from training.kinds import MORE_KINDS
-from training.parts import NewFolder, open_tokenizer, save
+from training.finetuning.documents import encoded, tokenised
+from training.heads.inputs import lowest_inputs
+from training.heads.kinds import MORE_KINDS
+from training.heads.parts import NewFolder, open_tokenizer, save
 
 BOOK = Path(__file__).parent / "data" / "garden.txt"
 FACTS = 6

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from eval.people import Chat, Fact, Kind
-from eval.report import ThreadsOption, head, model_name, open_model
+from eval.corpora.people import Chat, Fact, Kind
+from eval.reporting.report import ThreadsOption, head, model_name, open_model
 from memformer import MemformerForCausalLM, MemoryState
-from training.kinds import MORE_NAMES
-from training.parts import NewFolder, save, with_parts
+from training.heads.kinds import MORE_NAMES
+from training.heads.parts import NewFolder, save, with_parts
 
 THINGS = (
     "lamp chair mirror carpet clock sofa desk oven kettle broom rope spade helmet blanket bucket "

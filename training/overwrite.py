@@ -31,18 +31,18 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from eval.haystack import Haystack
-from eval.people import Chat, Fact, Kind
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import Chat, Fact, Kind
 from eval.recipe import KINDS, NAMES
-from eval.report import ThreadsOption, checked_book, head, model_name, open_model
+from eval.reporting.report import ThreadsOption, checked_book, head, model_name, open_model
 from memformer import MemformerForCausalLM, MemoryState
+from memformer.attach.heads import ReleaseHeads
 from memformer.memory.addressing import matches
 from memformer.memory.segment import OPEN, MemoryPass
-from memformer.release import ReleaseHeads
 from training.gate import BOOK
-from training.inputs import lowest_inputs
-from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
-from training.parts import NewFolder, save, with_parts
+from training.heads.inputs import lowest_inputs
+from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.heads.parts import NewFolder, save, with_parts
 
 PEOPLE, KINDS_EACH = 4, 2  # in a document
 CHANGED, NEW = 3, 3  # facts of the later text

@@ -31,16 +31,16 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from eval.jsonl import BadRecord
+from eval.corpora.jsonl import BadRecord
 from eval.peers.system import PEERS, Peer, save
-from eval.report import DtypeOption, ThreadsOption, model_name, open_model
-from memformer.layout import IGNORED_LABEL
-from training import resume
-from training.attention import in_float32
+from eval.reporting.report import DtypeOption, ThreadsOption, model_name, open_model
+from memformer.asides import IGNORED_LABEL
 from training.data.records import read
-from training.documents import Aside, Document, tokenised
-from training.parts import open_tokenizer
-from training.places import BadPlace, check_folder
+from training.finetuning import resume
+from training.finetuning.attention import in_float32
+from training.finetuning.documents import Aside, Document, tokenised
+from training.heads.parts import open_tokenizer
+from training.setup.places import BadPlace, check_folder
 
 WARMUP = 0.05  # share of the steps in which the rate rises
 FALL = 0.2  # and in which it falls to nothing again

@@ -8,8 +8,8 @@ answer to be learned, with facts about people in memory that have nothing to do 
 that do not end by themselves are left out. Other questions are about the facts, and are answered in
 a sentence.
 
-The people and kinds of facts are those that training may use, none of `eval.people`. The requests
-are our own words.
+The people and kinds of facts are those that training may use, none of `eval.corpora.people`. The
+requests are our own words.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from eval.people import Fact
+from eval.corpora.people import Fact
 from eval.recipe import KINDS, NAMES
-from eval.report import ThreadsOption
+from eval.reporting.report import ThreadsOption
 from memformer.chat import chat_ids
 from memformer.checkpoint import check_place
 from memformer.pretrained import DEFAULT_MODEL, FetchError, fetch
 from training.data.build import Documents, Out, Seed, build
 from training.data.drills import REPLIES
 from training.data.records import Record, parse
-from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
-from training.places import BadPlace, check_file
+from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.setup.places import BadPlace, check_file
 
 ASKED = (
     "Write one sentence about {}.",

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from eval.haystack import Haystack
-from eval.report import ThreadsOption, head, numbers, write_json
+from eval.corpora.haystack import Haystack
+from eval.reporting.report import ThreadsOption, head, numbers, write_json
 from memformer import MemformerForCausalLM
-from training.parts import tokenizer_of
-from training.settings import Model, Settings, Stage
-from training.thaw import build, check_model
+from training.finetuning.settings import Model, Settings, Stage
+from training.finetuning.thaw import build, check_model
+from training.heads.parts import tokenizer_of
 
 app = typer.Typer(add_completion=False)
 

@@ -15,16 +15,23 @@ from memformer.pretrained import DEFAULT_MODEL
 from rich.console import Console
 from rich.progress import Progress
 
-from eval.asking import progress_bar
-from eval.cases import OtherRun
-from eval.extras import PAGE, PICTURE, require
+from eval.harness.asking import progress_bar
 from eval.harness.benchmark import Benchmark, Document
+from eval.harness.cases import OtherRun
 from eval.harness.charts import draw_all
 from eval.harness.pages import markdown, write_page
 from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
-from eval.report import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, head, write_json
+from eval.reporting.extras import PAGE, PICTURE, require
+from eval.reporting.report import (
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    ThreadsOption,
+    head,
+    write_json,
+)
 
 # how long processes wait for the one that has the longest documents; half an hour, which is what
 # torch grants them, was not enough

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from eval.asking import Asker
+from eval.harness.asking import Asker
 from eval.harness.benchmark import Question
 from eval.harness.prompts import Prompts
 

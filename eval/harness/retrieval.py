@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from eval.extras import missing
 from eval.harness.metrics import stemmer
+from eval.reporting.extras import missing
 
 # what each system searches with
 PACKAGES = {"bm25": ("bm25s", "nltk"), "dense": ("faiss",)}

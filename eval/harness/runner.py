@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from eval.cases import CaseLog, read_cases
 from eval.harness.benchmark import Benchmark, Document, Question
+from eval.harness.cases import CaseLog, read_cases
 from eval.harness.desk import BATCH_QUESTIONS, WindowExceeded, chunks, neighbours
 from eval.harness.roster import Roster, Spec
 from eval.harness.summary import Key

@@ -17,7 +17,7 @@ from memformer.classic.controller import (
     check_sizes,
     unroll,
 )
-from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
+from memformer.classic.step import DNCInterface, DNCState, dnc_step
 
 
 class DNCMachineState(NamedTuple):

@@ -17,9 +17,9 @@ from memformer.classic.controller import (
     check_sizes,
     unroll,
 )
+from memformer.classic.search import ExactSearch, FaissSearch, Search, load_faiss
+from memformer.classic.sparse import Accesses, SparseMemory
 from memformer.memory.addressing import content_weights, oneplus
-from memformer.memory.search import ExactSearch, FaissSearch, Search, load_faiss
-from memformer.memory.sparse import Accesses, SparseMemory
 
 # a slot counts as accessed from this weight on (SAM, section 3.2)
 ACCESSED = 0.005

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memformer.classic.controller import check_sizes, unroll
+from memformer.classic.step import DNCInterface, DNCState, dnc_step
 from memformer.memory.addressing import oneplus
-from memformer.memory.dnc import DNCInterface, DNCState, dnc_step
 
 
 class SegmentDNC(nn.Module):

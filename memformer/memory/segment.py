@@ -37,7 +37,7 @@ LEAST_AGE = 16
 
 
 class Release(NamedTuple):
-    """What one release head asks for; see `memformer.release`.
+    """What one release head asks for; see `memformer.attach.heads`.
 
     Attributes:
         keys: what each token looks for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.babilong_metric import HEADLINE
+from eval.babilong.metric import HEADLINE
 
 # in the format of bAbI, in sentences of our own
 STORY = """\

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from eval import ablation
 from eval.ablation import PARTS, Question, Scene, capacity, cells_of, has, latest, only, order
-from eval.haystack import Haystack
-from eval.interview import Interview
-from eval.people import KINDS, Fact
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import KINDS, Fact
+from eval.harness.interview import Interview
 from memformer import MemformerForCausalLM
 from memformer.memory import MemoryPass
 from tests.tiny import byte_tokenizer, save_tiny
-from training.parts import with_parts
+from training.heads.parts import with_parts
 
 
 @pytest.fixture(scope="module")

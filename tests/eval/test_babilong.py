@@ -11,10 +11,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from eval import babilong
-from eval.babilong_metric import HEADLINE
-from eval.babilong_samples import FromStories
-from eval.cases import CaseLog, OtherRun
+from eval.babilong import command as babilong
+from eval.babilong.metric import HEADLINE
+from eval.babilong.samples import FromStories
+from eval.harness.cases import CaseLog, OtherRun
 from eval.harness.prompts import Chat
 from memformer.chat import chat_ids
 from tests.eval.babi import save_data

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval import babilong, babilong_score
-from eval.babilong import averages
-from eval.babilong_metric import HEADLINE, LABELS, score
+from eval import babilong_score
+from eval.babilong import command as babilong
+from eval.babilong.command import averages
+from eval.babilong.metric import HEADLINE, LABELS, score
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.summary import summarize
 from tests.eval.toy import said

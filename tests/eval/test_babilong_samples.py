@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from eval.babilong_samples import LENGTHS, FromHub, FromStories, NoSamples
-from eval.stories import Background
+from eval.babilong.samples import LENGTHS, FromHub, FromStories, NoSamples
+from eval.corpora.stories import Background
 from tests.eval.babi import save_data
 
 

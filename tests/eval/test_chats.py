@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eval import chats
-from eval.people import KINDS, NAMES, THANKS_FOR_FACTS
+from eval.corpora.people import KINDS, NAMES, THANKS_FOR_FACTS
 from eval.recipe import KINDS as DEVELOPMENT_KINDS
 from eval.recipe import NAMES as DEVELOPMENT_NAMES
 from memformer import ChatSession, MemformerForCausalLM

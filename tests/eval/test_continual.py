@@ -34,7 +34,7 @@ def test_one_document_is_asked_about_in_every_column() -> None:
 def test_book_text_goes_on_from_page_to_page() -> None:
     tokenizer = byte_tokenizer()
     (row,) = continual.continual(tokenizer, documents=4, page=40, rows=1, seed=5).documents
-    from eval.haystack import Haystack
+    from eval.corpora.haystack import Haystack
 
     text = tokenizer.decode(Haystack(tokenizer).tokens(160, "5/0"))
     for number, page in enumerate(row.parts()):

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eval import dialogue, needle
+from eval.corpora.people import KINDS, NAMES
 from eval.dialogue import AGO, KINDS_OF_QUESTION, SINCE, score
 from eval.harness.benchmark import Question
 from eval.needle import DEPTHS
-from eval.people import KINDS, NAMES
 from tests.tiny import byte_tokenizer, save_tiny
 
 

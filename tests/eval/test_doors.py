@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.extras import PACKAGES
+from eval.reporting.extras import PACKAGES
 from tests.eval.toy import said
 
 ROOT = Path(__file__).parents[2]
 # every command, with what it can't do without, and the package of which it speaks first
 NEEDED = {
     "ablation": ([], "matplotlib"),
-    "babilong": ([], "markdown-it-py"),
+    "babilong.__main__": ([], "markdown-it-py"),
     "chats": ([], "markdown-it-py"),
     "continual": ([], "markdown-it-py"),
     "dialogue": ([], "markdown-it-py"),
@@ -109,11 +109,11 @@ def test_what_a_system_searches_with_is_missed_before_a_model_is_opened(
         ("ablation", ["--parts", "soul"], "--parts knows latest,"),
         ("ablation", ["--book", "no.txt"], "There is no book file no.txt"),
         (
-            "babilong",
+            "babilong.__main__",
             ["--babi", ".", "--lengths", "0k"],
             ". must hold one file qa1_*_test* of bAbI; it holds 0.",
         ),
-        ("babilong", ["--tasks", "qa21"], "--tasks knows qa1,"),
+        ("babilong.__main__", ["--tasks", "qa21"], "--tasks knows qa1,"),
         ("chats", ["--reply-limits", "some"], "'some' is no list of numbers"),
         ("chats", ["--reply-limits", "0,2"], "--reply-limits takes numbers from 0 to 1; got '0,2'"),
         ("chats", ["--penalties", "0"], "--penalties takes numbers above 0; got '0'"),

@@ -16,12 +16,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from eval import report as shared
 from eval.harness import command, desk, prompts, runner, systems
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 from eval.harness.runner import groups
 from eval.harness.systems import Reading
+from eval.reporting import report as shared
 from tests.eval.toy import SYSTEMS, run, said, toy
 from tests.tiny import save_tiny
 

@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eval import longqa
+from eval.corpora.jsonl import BadRecord
 from eval.harness.benchmark import Question
 from eval.harness.metrics import contains, exact, f1, normal, option, overlap, rouge
-from eval.jsonl import BadRecord
 from eval.longqa import KINDS
 from tests.eval.toy import said
 from tests.tiny import save_tiny

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from eval import interview, people
-from eval.book import BOOK, read_book
-from eval.haystack import Haystack
-from eval.interview import Interview, right
-from eval.people import KINDS, NAMES, Chat, make_documents
+from eval.corpora import people
+from eval.corpora.book import BOOK, read_book
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import KINDS, NAMES, Chat, make_documents
+from eval.harness import interview
+from eval.harness.interview import Interview, right
 from memformer.pretrained import DEFAULT_MODEL, local_path
 from tests.tiny import byte_tokenizer, open_lively, save_tiny
 

@@ -10,8 +10,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from eval import recall
+from eval.corpora.people import make_documents
 from eval.harness.metrics import first_words
-from eval.people import make_documents
 from tests.eval.toy import said
 from tests.tiny import byte_tokenizer, save_tiny
 

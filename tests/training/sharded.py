@@ -10,12 +10,12 @@ from rich.console import Console
 from torch.distributed.fsdp import fully_shard
 from torch.optim import AdamW
 
-from memformer.backbone import Backbone
-from training.config import read_config
+from memformer.attach.backbone import Backbone
 from training.finetune import Run
-from training.preparation import prepare
-from training.settings import Settings
-from training.thaw import build, grouped
+from training.finetuning.preparation import prepare
+from training.finetuning.settings import Settings
+from training.finetuning.thaw import build, grouped
+from training.setup.config import read_config
 
 
 class Sharding(Accelerator):

@@ -7,7 +7,7 @@ import torch
 from tiny import save_tiny
 from transformers import AutoModelForCausalLM
 
-from training.attention import NAME, in_float32
+from training.finetuning.attention import NAME, in_float32
 
 
 @pytest.fixture

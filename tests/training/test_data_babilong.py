@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.stories import BadStory, read_stories
+from eval.corpora.stories import BadStory, read_stories
 from training.data.babilong import babilong, by_words, check
 from training.data.build import app
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from eval.jsonl import BadRecord
+from eval.corpora.jsonl import BadRecord
 from training.data.dialogues import Dialogue, conversations, dialogue, fact, read_dialogues
 
 # every dialogue has a fact of its own; the first two clash in what they say besides

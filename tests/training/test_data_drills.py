@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from eval.people import KINDS, NAMES
+from eval.corpora.people import KINDS, NAMES
 from training.data.drills import DRILLS, NEVER_TOLD, UNKNOWN, keys, updates
 
 ABOUT = {drill.asked.format(key=key): (drill, key) for drill in DRILLS for key in drill.keys}

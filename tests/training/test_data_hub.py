@@ -7,7 +7,7 @@ import json
 import datasets
 import pytest
 
-from eval.jsonl import BadRecord
+from eval.corpora.jsonl import BadRecord
 from training.data.dialogues import Dialogue
 from training.data.hub import PERSONAS, SETS, BadSet, hub, hub_dialogues
 

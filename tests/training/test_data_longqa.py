@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from eval.jsonl import BadRecord
-from eval.longdocs import spoken, tidy
+from eval.corpora.jsonl import BadRecord
+from eval.corpora.long_documents import spoken, tidy
 from training.data.longqa import nq, qmsum, quality, squality
 
 STORY = "THE WELL\n   \n  Ada dug\nfor nine days.\n \n  Then there was water.\n"

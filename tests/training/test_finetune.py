@@ -21,12 +21,13 @@ from transformers import AutoConfig, BertConfig
 from typer.testing import CliRunner
 
 from memformer import MemformerForCausalLM
-from training import finetune, preparation, resume
-from training.config import BadConfig, read_config
+from training import finetune
 from training.data.records import Question, Record, write
-from training.launch import LaunchFailed, launch
-from training.settings import TRAINED, Optim, Settings
-from training.thaw import grouped, rate
+from training.finetuning import preparation, resume
+from training.finetuning.launch import LaunchFailed, launch
+from training.finetuning.settings import TRAINED, Optim, Settings
+from training.finetuning.thaw import grouped, rate
+from training.setup.config import BadConfig, read_config
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("attic", "cellar", "garden", "harbour")

@@ -12,19 +12,19 @@ from frames import unframed
 from tiny import byte_tokenizer, save_tiny
 from typer.testing import CliRunner
 
-from eval import people
-from eval.asking import Asker
-from eval.book import BOOK
-from eval.haystack import Haystack
-from eval.interview import Interview
-from eval.people import make_documents
+from eval.corpora import people
+from eval.corpora.book import BOOK
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import make_documents
+from eval.corpora.stories import Background
+from eval.harness.asking import Asker
+from eval.harness.interview import Interview
 from eval.recipe import KINDS, NAMES
-from eval.stories import Background
 from memformer import MemformerForCausalLM, MemoryConfig
 from training import gate
 from training.data.records import parse, write
 from training.gate import Example, fit, observe, shares, strew
-from training.kinds import MORE_KINDS
+from training.heads.kinds import MORE_KINDS
 
 
 def examples(count: int, seed: int = 0) -> list[Example]:

@@ -10,17 +10,17 @@ import torch
 from tiny import byte_tokenizer, save_tiny
 from typer.testing import CliRunner
 
-from eval import people
-from eval.haystack import Haystack
-from eval.people import Chat, Fact
+from eval.corpora import people
+from eval.corpora.haystack import Haystack
+from eval.corpora.people import Chat, Fact
 from eval.recipe import KINDS, NAMES
 from memformer import MemformerForCausalLM
-from memformer.release import ReleaseHeads
+from memformer.attach.heads import ReleaseHeads
 from training import links, overwrite
-from training.inputs import lowest_inputs
-from training.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.heads.inputs import lowest_inputs
+from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.heads.parts import with_parts
 from training.overwrite import Example, kept, observe, same, shares, told
-from training.parts import with_parts
 
 HIDDEN = 48
 

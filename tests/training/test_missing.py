@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from training import babi, curve, missing, sources
-from training.config import BadConfig
+from training import babi, curve, missing
 from training.data import build
+from training.finetuning import sources
+from training.setup.config import BadConfig
 
 ROOT = Path(__file__).parents[2]
 EXTRA = "which is not installed; the extra train brings it: python -m pip install -e '.[train]'."

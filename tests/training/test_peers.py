@@ -21,7 +21,7 @@ from tests.eval.toy import said, toy
 from tests.tiny import byte_tokenizer, save_tiny
 from training import peers
 from training.data.records import parse
-from training.documents import tokenised
+from training.finetuning.documents import tokenised
 
 KINDS = [RMT, ARMT]
 

@@ -9,7 +9,7 @@ from tiny import byte_tokenizer, save_tiny
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from eval.people import KINDS, NAMES
+from eval.corpora.people import KINDS, NAMES
 from memformer.chat import chat_ids
 from training import replies
 from training.data import records

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from training import classic
 from training.classic import TEST, VALIDATION, ClassicConfig, Mistakes, Sizes, TaskSection
-from training.config import BadConfig, read_config
-from training.tasks import Copy
+from training.machines.tasks import Copy
+from training.setup.config import BadConfig, read_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "classic"
 # bAbI has a command, and a test, of its own

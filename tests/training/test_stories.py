@@ -11,10 +11,9 @@ import torch
 from frames import unframed
 from typer.testing import CliRunner
 
-from eval.stories import BadStory
+from eval.corpora.stories import BadStory
 from training import babi
-from training.config import read_config
-from training.stories import (
+from training.machines.stories import (
     ANSWER,
     NUM_TASKS,
     SILENT,
@@ -24,6 +23,7 @@ from training.stories import (
     read_stories,
     read_tasks,
 )
+from training.setup.config import read_config
 
 # the format of the release, in sentences of our own
 TEXT = """\

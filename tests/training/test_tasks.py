@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.tasks import (
+from training.machines.tasks import (
     BITS,
     CHOICE,
     TASKS,

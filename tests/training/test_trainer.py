@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from memformer import MemformerForCausalLM
 from training.data.records import Question, Record
-from training.documents import tokenised
-from training.health import Health
-from training.trainer import Collator, HealthCallback
+from training.finetuning.documents import tokenised
+from training.finetuning.health import Health
+from training.finetuning.trainer import Collator, HealthCallback
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer
 
-from eval.jsonl import BadRecord
-from memformer.layout import IGNORED_LABEL
+from eval.corpora.jsonl import BadRecord
+from memformer.asides import IGNORED_LABEL
 from memformer.template import chat_ids
 from training.data.records import Question, Record, parse, read, write
-from training.documents import STYLES, collate, laid_out, tokenised, windowed
+from training.finetuning.documents import STYLES, collate, laid_out, tokenised, windowed
 
 TEXT = "Ada left for Porto. Ben stayed in the mill! Where Cleo is, nobody knows."
 RECORD = Record(

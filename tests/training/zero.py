@@ -15,11 +15,11 @@ from accelerate.utils import DistributedType
 from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper
 from rich.console import Console
 
-from training.config import read_config
 from training.finetune import Run
-from training.preparation import prepare
-from training.settings import Settings
-from training.thaw import build
+from training.finetuning.preparation import prepare
+from training.finetuning.settings import Settings
+from training.finetuning.thaw import build
+from training.setup.config import read_config
 
 stage, config, *overrides = sys.argv[1:]
 

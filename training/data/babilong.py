@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from eval.stories import Background, BadStory, Story, read_stories, story_file, strewn
+from eval.corpora.stories import Background, BadStory, Story, read_stories, story_file, strewn
 from training.data.journeys import ASK, journey
 from training.data.maps import room_map
 from training.data.records import Question, Record

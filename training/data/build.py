@@ -19,8 +19,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from eval.jsonl import BadRecord
-from eval.stories import BadStory
+from eval.corpora.jsonl import BadRecord
+from eval.corpora.stories import BadStory
 from training.data import drills, longqa
 from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.jsonl import BadRecord, items, rows
+from eval.corpora.jsonl import BadRecord, items, rows
 from training.data.records import Record, parse
 
 SESSIONS = (3, 8)

@@ -2,7 +2,7 @@
 
 `keys` makes lists of facts, asked at the end. `updates` makes conversations in which what was told
 is told anew, asked in between and at the end. Some questions are about what was never told, or not
-yet; the answer is then `UNKNOWN`. None of the words are those of `eval.people`.
+yet; the answer is then `UNKNOWN`. None of the words are those of `eval.corpora.people`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.data.records import Record, parse
-from training.kinds import MORE_NAMES
+from training.heads.kinds import MORE_NAMES
 
 UNKNOWN = "I don't know."
 NEVER_TOLD = 0.15  # share of the questions

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.jsonl import BadRecord, Row, field, items
-from eval.longdocs import choice, spoken, tidy
+from eval.corpora.jsonl import BadRecord, Row, field, items
+from eval.corpora.long_documents import choice, spoken, tidy
 from training import missing
 from training.data.dialogues import Dialogue, dialogue
 from training.data.records import Record, parse

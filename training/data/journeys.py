@@ -12,7 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 
-from eval.stories import Asked, Story
+from eval.corpora.stories import Asked, Story
 
 PEOPLE = ("Daniel", "John", "Mary", "Sandra")
 ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")

@@ -1,4 +1,5 @@
-"""Questions about long documents, from local copies of four public sets (see `eval.longdocs`).
+"""Questions about long documents, from local copies of four public sets; see
+`eval.corpora.long_documents`.
 
 Each function yields one record a document. All questions are asked at its end.
 """
@@ -8,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from eval import longdocs
-from eval.longdocs import Asked, LongDocument
+from eval.corpora import long_documents
+from eval.corpora.long_documents import Asked, LongDocument
 from training.data.records import Record, parse
 
 
@@ -22,7 +23,7 @@ def squality(path: Path) -> Iterator[Record]:
     Raises:
         BadRecord: a row is of another form.
     """
-    for one in longdocs.squality(path):
+    for one in long_documents.squality(path):
         yield _record("squality", one, lambda asked: min(asked.answers, key=len))
 
 
@@ -34,7 +35,7 @@ def quality(path: Path) -> Iterator[Record]:
     Raises:
         BadRecord: a row is of another form.
     """
-    for one in longdocs.quality(path):
+    for one in long_documents.quality(path):
         if not one.also:
             yield _record("quality", one)
 
@@ -45,7 +46,7 @@ def qmsum(path: Path) -> Iterator[Record]:
     Raises:
         BadRecord: a row is of another form.
     """
-    for one in longdocs.qmsum(path):
+    for one in long_documents.qmsum(path):
         yield _record("qmsum", one)
 
 
@@ -54,12 +55,12 @@ def nq(
 ) -> Iterator[Record]:
     """Natural Questions: passages of Wikipedia in random order; some are asked about.
 
-    Of several answers the first is taken. See `eval.longdocs.nq`.
+    Of several answers the first is taken. See `eval.corpora.long_documents.nq`.
 
     Raises:
         BadRecord: a row is of another form, or there are too few passages.
     """
-    for one in longdocs.nq(path, documents, seed, gold, distractors):
+    for one in long_documents.nq(path, documents, seed, gold, distractors):
         yield _record("nq", one)
 
 
@@ -68,7 +69,7 @@ def _record(
 ) -> Record:
     questions = [
         {
-            "question": longdocs.choice(asked.question, asked.options),
+            "question": long_documents.choice(asked.question, asked.options),
             "answer": answer(asked),
         }
         for asked in one.asked

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from eval.stories import Asked, Story
+from eval.corpora.stories import Asked, Story
 from training.data.journeys import ROOMS
 
 STATEMENTS = (3, 5)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eval.book import read_book
+from eval.corpora.book import read_book
 from training.data.records import Record
 
 

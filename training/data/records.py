@@ -1,7 +1,7 @@
 """What all training data is turned into: documents with questions, one JSON object a line.
 
-`eval.records` says what a record holds and reads files of them; this file writes them. Builders in
-this folder write such files, `training.finetune` reads them, and neither knows the other.
+`eval.corpora.records` says what a record holds and reads files of them; this file writes them.
+Builders in this folder write such files, `training.finetune` reads them; neither knows the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from eval.records import Question, Record, parse, read
+from eval.corpora.records import Question, Record, parse, read
 
 __all__ = ["Question", "Record", "parse", "read", "write"]
 

@@ -1,0 +1,1 @@
+"""BABILong: the command, the samples, the official prompts and the official metric."""

@@ -1,0 +1,271 @@
+"""Documents with questions: local copies of five public sets, each in its own form, and your own.
+
+What is asked and how answers are scored is decided by `eval.longqa`; `training.data.longqa` makes
+training data of the same files. Knows no model.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from eval.corpora import records
+from eval.corpora.jsonl import BadRecord, Row, field, items, rows
+
+# (A) an option of a multiple choice, up to the next one
+OPTION = re.compile(r"\(([A-D])\)\s(.*?)(?=\s*\([A-D]\)\s|$)", re.DOTALL)
+# sounds, pauses and the like in the transcripts of QMSum: {vocalsound}
+SOUND = re.compile(r"\{[^}]*\}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question.
+
+    Attributes:
+        question: as it is asked, without options.
+        answers: all that the set takes for right; with options, one of them.
+        options: of a multiple choice.
+        general: whether it asks for a summary of everything.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    general: bool = False
+
+
+@dataclass(frozen=True)
+class LongDocument:
+    """One document and what is asked about it.
+
+    Attributes:
+        id: as in the set.
+        text: paragraphs with an empty line between them, or a turn a line.
+        asked: at least one question.
+        place: where it is in its file, for messages.
+        also: name of the same story in SQuALITY, which may test with it.
+        source: what it is the beginning of, if it is not all of a document.
+    """
+
+    id: str
+    text: str
+    asked: tuple[Asked, ...]
+    place: str
+    also: str | None = None
+    source: str = ""
+
+
+def squality(path: Path) -> Iterator[LongDocument]:
+    """SQuALITY: stories, each with questions that take a paragraph to answer, several answers each.
+
+    A row is `{doc_id, document, questions: [{question, answers}]}`; the first question asks for
+    the plot.
+
+    Raises:
+        BadRecord: a row is of another form.
+    """
+    for place, row in rows(path):
+        asked: list[Asked] = []
+        for where, one in items(row, "questions", dict, place):
+            answers = tuple(tidy(answer) for _, answer in items(one, "answers", str, where))
+            if not answers:
+                raise BadRecord(f"{where}: there is no answer.")
+            question = tidy(field(one, "question", str, where))
+            asked.append(Asked(question, answers, general=not asked))
+        yield _document(row, place, tidy(field(row, "document", str, place)), asked)
+
+
+def quality(path: Path) -> Iterator[LongDocument]:
+    """QuALITY: stories with multiple choice.
+
+    A row is `{doc_id, document, questions: [{question, answer}]}` with the options (A) to (D) in
+    the text of the question; `same_story_as_squality` names a story that is in both sets.
+
+    Raises:
+        BadRecord: a row is of another form.
+    """
+    for place, row in rows(path):
+        asked = []
+        for where, one in items(row, "questions", dict, place):
+            text = field(one, "question", str, where)
+            options = {letter: tidy(option) for letter, option in OPTION.findall(text)}
+            answer = OPTION.fullmatch(field(one, "answer", str, where).strip())
+            if answer is None or answer[1] not in options:
+                raise BadRecord(
+                    f"{where}: the answer must be one of the options of the question, (A) to (D); "
+                    f"got {one['answer'][:60]!r}."
+                )
+            question = tidy(text[: text.index("(A)")])
+            right = options[answer[1]]
+            asked.append(Asked(question, (right,), tuple(options.values())))
+        story = tidy(field(row, "document", str, place))
+        yield _document(row, place, story, asked, row.get("same_story_as_squality"))
+
+
+def qmsum(path: Path) -> Iterator[LongDocument]:
+    """QMSum: transcripts of meetings, a turn a line, with general and specific queries.
+
+    A row is `{doc_id, meeting_transcripts: [{speaker, content}], general_query_list,
+    specific_query_list}` with `{query, answer}` in the lists.
+
+    Raises:
+        BadRecord: a row is of another form.
+    """
+    for place, row in rows(path):
+        turns = []
+        for where, turn in items(row, "meeting_transcripts", dict, place):
+            said = spoken(field(turn, "content", str, where))
+            if said:
+                turns.append(f"{field(turn, 'speaker', str, where)}: {said}")
+        asked = [
+            Asked(
+                tidy(field(one, "query", str, where)),
+                (spoken(field(one, "answer", str, where)),),
+                general=name.startswith("general"),
+            )
+            for name in ("general_query_list", "specific_query_list")
+            for where, one in items(row, name, dict, place)
+        ]
+        yield _document(row, place, "\n".join(turns), asked)
+
+
+def nq(
+    path: Path, documents: int, seed: int = 0, gold: int = 4, distractors: int = 12
+) -> Iterator[LongDocument]:
+    """Natural Questions: passages of Wikipedia in random order; some are asked about.
+
+    Args:
+        path: rows are `{question, answers, title, text}`.
+        documents: how many to make; no passage is asked about again before (nearly) all were.
+        seed: draws the passages and their order.
+        gold: how many passages of a document are asked about.
+        distractors: how many are not.
+
+    Raises:
+        BadRecord: a row is of another form, or there are too few passages.
+    """
+    about: dict[str, list[Asked]] = {}
+    for place, row in rows(path):
+        passage = f"{tidy(field(row, 'title', str, place))}\n{tidy(field(row, 'text', str, place))}"
+        answers = tuple(tidy(answer) for _, answer in items(row, "answers", str, place))
+        if not answers:
+            raise BadRecord(f"{place}: there is no answer.")
+        question = tidy(field(row, "question", str, place)).rstrip("? ")
+        question = f"{question[:1].upper()}{question[1:]}?"
+        about.setdefault(passage, []).append(Asked(question, answers))
+    if len(about) < gold + distractors:
+        raise BadRecord(
+            f"{path} holds {len(about)} passages, and a document takes {gold + distractors}."
+        )
+    rng = random.Random(seed)
+    waiting: list[str] = []
+    for number in range(documents):
+        if len(waiting) < gold:
+            waiting = rng.sample(list(about), len(about))
+        chosen, waiting = waiting[:gold], waiting[gold:]
+        others = [passage for passage in about if passage not in chosen]
+        passages = chosen + rng.sample(others, distractors)
+        rng.shuffle(passages)
+        asked = tuple(one for passage in chosen for one in about[passage])
+        yield LongDocument(str(number), "\n\n".join(passages), asked, f"document {number}")
+
+
+def squad(path: Path) -> Iterator[LongDocument]:
+    """SQuAD: paragraphs of Wikipedia, each a document of its own, with answers found in them.
+
+    A row is `{doc_id, paragraphs: [{context, qas: [{question, answers: [{text}]}]}]}`.
+
+    Raises:
+        BadRecord: a row is of another form.
+    """
+    for place, row in rows(path):
+        name = field(row, "doc_id", str, place)
+        for number, (where, one) in enumerate(items(row, "paragraphs", dict, place)):
+            asked = []
+            for at, qa in items(one, "qas", dict, where):
+                found = [field(each, "text", str, x) for x, each in items(qa, "answers", dict, at)]
+                if not found:
+                    raise BadRecord(f"{at}: there is no answer.")
+                asked.append(Asked(tidy(field(qa, "question", str, at)), tuple(map(tidy, found))))
+            text = tidy(field(one, "context", str, where))
+            yield LongDocument(f"{name}/{number}", text, tuple(asked), where)
+
+
+def own(
+    path: Path, documents: int | None = None, questions: int | None = None
+) -> Iterator[LongDocument]:
+    """Documents in the form of training data (`records.py`), each as all that is to be read.
+
+    A question is asked after the part of its document that its `after` says: a document with
+    questions at several places is read up to each of them. A conversation is a line for each
+    message. Documents without questions are left out.
+
+    Args:
+        path: one JSON object a line.
+        documents: only so many, from the first.
+        questions: at most so many about a document, from the first.
+
+    Raises:
+        BadRecord: a line is of another form.
+    """
+    asked_about = (one for one in records.read(path) if one.questions)
+    for number, record in enumerate(islice(asked_about, documents), 1):
+        name = f"{number}/{record.id}" if record.id else str(number)
+        place = f"{path}, document {number}"
+        yield from _beginnings(name, record, record.questions[:questions], place)
+
+
+def _beginnings(
+    name: str, record: records.Record, asked: Sequence[records.Question], place: str
+) -> Iterator[LongDocument]:
+    for after in sorted({one.after for one in asked}):
+        mine = [Asked(one.question, (one.answer,)) for one in asked if one.after == after]
+        whole = after == len(record.text)
+        here = name if whole else f"{name}@{after}"
+        yield LongDocument(here, _told(record, after), tuple(mine), place, source=name)
+
+
+def _told(record: records.Record, after: int) -> str:
+    """So many characters of a document; of a conversation, of what is said in it."""
+    if isinstance(record.document, str):
+        return record.document[:after]
+    lines = []
+    for role, content in record.document:
+        if after <= 0:
+            break
+        lines.append(f"{role.capitalize()}: {content[:after]}")
+        after -= len(content)
+    return "\n".join(lines)
+
+
+def _document(
+    row: Row, place: str, text: str, asked: Sequence[Asked], also: str | None = None
+) -> LongDocument:
+    return LongDocument(field(row, "doc_id", str, place), text, tuple(asked), place, also)
+
+
+def choice(question: str, options: Sequence[str]) -> str:
+    """A question with its options as it is asked, one option a line."""
+    lines = [f"({letter}) {option}" for letter, option in zip("ABCDEFGH", options, strict=False)]
+    return "\n".join([tidy(question), *lines])
+
+
+def tidy(text: str) -> str:
+    """A text without hard line breaks: paragraphs have an empty line between them."""
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+    return "\n\n".join(part for part in paragraphs if part)
+
+
+def spoken(text: str) -> str:
+    """A turn of a transcript without marks of sounds, and without spaces that no writer would set.
+
+    May be empty: some turns are a cough.
+    """
+    text = " ".join(SOUND.sub(" ", text).split())
+    text = re.sub(r" ([.,;:?!]|'(?:s|m|d|t|re|ve|ll)\b)", r"\1", text)
+    return re.sub(r"(?<=\w) - (?=\w)", "-", text)

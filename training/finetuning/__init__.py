@@ -1,0 +1,1 @@
+"""Parts of `python -m training.finetune`: settings, data, model, loop, measures, checkpoints."""

@@ -1,0 +1,1 @@
+"""What the commands that train one head of a memory share."""

@@ -1,0 +1,1 @@
+"""What the commands that train classic machines share: tasks, stories, machines, plots."""

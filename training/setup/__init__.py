@@ -1,0 +1,1 @@
+"""Before a command computes anything: its config and the places it writes to."""
