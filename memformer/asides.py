@@ -1,32 +1,27 @@
-"""Text laid out in segments, with asides: what a training example is made of.
+"""A document with asides, as one training example: `forward_document`.
 
 A *document* is read segment after segment and remembered. An *aside*, such as a question and its
 answer, stands between two segments: it reads the memory as it is there, and is not written to it.
 So one pass over a document answers any number of questions about any of its prefixes, and the
-document is never spoiled by them. `MemformerForCausalLM.forward` calls `forward_laid_out`.
+document is never spoiled by them.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memformer.engine import begin_turn
-from memformer.memory.segment import MemoryPass
+from memformer.engine import Engine, Forwarded, begin_turn
+from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.state import MemoryState
 from memformer.segments import Segments, arrange
-
-if TYPE_CHECKING:
-    from memformer.model import MemformerForCausalLM
 
 IGNORED_LABEL = -100
 
 
-def forward_laid_out(
-    model: MemformerForCausalLM,
+def forward_document(
+    engine: Engine,
     ids: Int[Tensor, "batch tokens"],
     real: Bool[Tensor, "batch tokens"],
     segment_ids: Int[Tensor, "batch tokens"],
@@ -34,12 +29,8 @@ def forward_laid_out(
     labels: Int[Tensor, "batch tokens"] | None,
     memory: MemoryState,
     chunks: int,
-) -> dict[str, Any]:
-    """Reads laid out text; the arguments are those of `MemformerForCausalLM.forward`.
-
-    Returns:
-        Fields of `MemformerOutput`, and `targets`: the label that each row of the logits is to
-        predict.
+) -> Forwarded:
+    """Reads a document with asides; the arguments are those of `MemformerForCausalLM.forward`.
 
     Raises:
         ValueError: a layout that can't be.
@@ -56,76 +47,101 @@ def forward_laid_out(
     document = arrange(ids, told, segment_ids)
     asides = arrange(ids, real & ~told, segment_ids)
     for part in (document, asides):
-        if part.ids.shape[2] > (most := model.memory_config.segment_tokens):
+        if part.ids.shape[2] > (most := engine.segment_tokens):
             raise ValueError(
                 f"A segment of {part.ids.shape[2]} tokens is too long: the model's segment_tokens "
                 f"is {most}. Cut the text into shorter segments, or attach with more."
             )
-    clock = memory.clock[:, None] + told.cumsum(-1)
+    clock = memory.num_seen[:, None] + told.cumsum(-1)
     until = clock.gather(1, asides.column[..., 0])
-    asked = asides.real.any(-1)
-    state, turn = begin_turn(memory, told)
-    found = _Found(ids.shape[1])
-    written, evidence, entropy = [], [], []
-    bounds = [len(document) * part // chunks for part in range(chunks + 1)]
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        part = document.part(begin, end)
-        if part.real.any():
-            state = state.detach() if begin else state
-            memory_pass = MemoryPass(
-                state,
-                part.real,
-                part.sequences,
-                segment_tokens=model.memory_config.segment_tokens,
-                closes=part.real.any(-1),
-            )
-            found.add(model, part, memory_pass, targets)
-            written.append(memory_pass.written)
-            state = memory_pass.finish(part.ids, turn[:, None, None].expand_as(part.ids))
-        elif distributed:
-            found.idle(model, state)
-        # those that stand in this part; what nothing of the document precedes is in the first
-        due = asked & ((until <= state.clock[:, None]) | (end == len(document)))
-        if due.any():
-            asked = asked & ~due
-            part = Segments(asides.ids, asides.real & due[..., None], asides.column)
-            memory_pass = MemoryPass(state, part.real, part.sequences, writes=False, until=until)
-            found.add(model, part, memory_pass, targets)
-            for number in range(len(part)):
-                read = memory_pass.read_mass(number, state.token.shape[1])[due[:, number]]
-                evidence.append(read.sum(-1) / part.real[due[:, number], number].sum(-1))
-                share = read / read.sum(-1, keepdim=True).clamp_min(1e-30)
-                entropy.append(torch.special.entr(share).sum(-1))
-        elif distributed:
-            found.idle(model, state)
-    nothing = torch.zeros(0, device=ids.device)
-    return {
-        "logits": found.logits(),
-        "targets": targets[targets != IGNORED_LABEL],
-        "memory": state,
-        "written": torch.cat(written).mean() if written else nothing.sum(),
-        "evidence": torch.cat([nothing, *evidence]),
-        "entropy": torch.cat([nothing, *entropy]),
-    }
+    return _Reading(engine, targets).read(document, asides, until, memory, told, chunks)
 
 
-class _Found:
-    """Collects logits where there is something to predict, and puts them in the text's order."""
+class _Reading:
+    """One document while it is read: what is found where there is something to predict.
 
-    def __init__(self, columns: int) -> None:
-        self.columns = columns
-        self.pieces: list[Tensor] = []
+    Args:
+        engine: what reads it.
+        targets: the label that each token is to predict.
+    """
+
+    def __init__(self, engine: Engine, targets: Int[Tensor, "batch tokens"]) -> None:
+        self.engine = engine
+        self.targets = targets
+        self.logits: list[Tensor] = []
         self.places: list[Tensor] = []
+        self.written: list[Tensor] = []
+        self.evidence: list[Tensor] = []
+        self.entropy: list[Tensor] = []
 
-    def add(
+    def read(
         self,
-        model: MemformerForCausalLM,
-        part: Segments,
-        memory_pass: MemoryPass,
-        targets: Int[Tensor, "batch tokens"],
+        document: Segments,
+        asides: Segments,
+        until: Int[Tensor, "batch asides"],
+        memory: MemoryState,
+        told: Bool[Tensor, "batch tokens"],
+        chunks: int,
+    ) -> Forwarded:
+        """Part after part of the document, and after each the asides that stand in it."""
+        asked = asides.real.any(-1)
+        state, turn = begin_turn(memory, told)
+        bounds = [len(document) * part // chunks for part in range(chunks + 1)]
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        for begin, end in zip(bounds, bounds[1:], strict=False):
+            part = document.part(begin, end)
+            if part.real.any():
+                state = self.remember(part, state.detach() if begin else state, turn)
+            elif distributed:
+                self.idle(state)
+            # asides that stand in this part; those before all of the document are in the first
+            due = asked & ((until <= state.num_seen[:, None]) | (end == len(document)))
+            if due.any():
+                asked = asked & ~due
+                self.answer(asides, due, state, until)
+            elif distributed:
+                self.idle(state)
+        nothing = torch.zeros(0, device=told.device)
+        return Forwarded(
+            logits=self.in_order(),
+            memory=state,
+            written=torch.cat([nothing, *self.written]),
+            targets=self.targets[self.targets != IGNORED_LABEL],
+            evidence=torch.cat([nothing, *self.evidence]),
+            entropy=torch.cat([nothing, *self.entropy]),
+        )
+
+    def remember(
+        self, part: Segments, state: MemoryState, turn: Int[Tensor, " batch"]
+    ) -> MemoryState:
+        """Reads segments of the document into memory; each is closed at its end."""
+        memory_pass = self.engine.begin_pass(state, part.real, part.sequences)
+        self.predict(part, memory_pass, self.targets)
+        self.written.append(memory_pass.written)
+        turns = turn[:, None, None].expand_as(part.ids)
+        return memory_pass.commit(part.ids, turns, part.real.any(-1))
+
+    def answer(
+        self,
+        asides: Segments,
+        due: Bool[Tensor, "batch asides"],
+        state: MemoryState,
+        until: Int[Tensor, "batch asides"],
     ) -> None:
-        """Sends segments through the backbone."""
+        """Reads asides, each of which sees the memory as it is where the aside stands."""
+        part = Segments(asides.ids, asides.real & due[..., None], asides.column)
+        memory_pass = self.engine.begin_pass(state, part.real, part.sequences, until, writes=False)
+        self.predict(part, memory_pass, self.targets)
+        for number in range(len(part)):
+            read = memory_pass.read_mass(number, state.token.shape[1])[due[:, number]]
+            self.evidence.append(read.sum(-1) / part.real[due[:, number], number].sum(-1))
+            share = read / read.sum(-1, keepdim=True).clamp_min(1e-30)
+            self.entropy.append(torch.special.entr(share).sum(-1))
+
+    def predict(
+        self, part: Segments, memory_pass: MemoryPass, targets: Int[Tensor, "batch tokens"]
+    ) -> None:
+        """Sends segments through the backbone; keeps the logits that have a label to predict."""
         rows, numbers = part.sequences
         real, column = part.real[rows, numbers], part.column[rows, numbers]
         wanted = real & (targets[rows[:, None], column] != IGNORED_LABEL)
@@ -133,35 +149,36 @@ class _Found:
         # one place at least, and never a layer less: whoever shards the model must see every
         # layer end, and the same number of calls on all ranks
         some[0] |= ~some.any()
-        logits = model.backbone(
+        logits = self.engine.call(
+            memory_pass,
             input_ids=part.ids[rows, numbers],
             attention_mask=None if bool(real.all()) else real.long(),
             use_cache=False,
             logits_to_keep=some.nonzero().flatten(),
-            memory_pass=memory_pass,
         ).logits
         entry, place = wanted[:, some].nonzero(as_tuple=True)
-        self.pieces.append(logits[entry, place])
-        self.places.append((rows[:, None] * self.columns + column)[:, some][entry, place])
+        self.logits.append(logits[entry, place])
+        columns = self.targets.shape[1]
+        self.places.append((rows[:, None] * columns + column)[:, some][entry, place])
 
-    def idle(self, model: MemformerForCausalLM, state: MemoryState) -> None:
+    def idle(self, state: MemoryState) -> None:
         """A call that predicts nothing, in place of one that other ranks may have to make.
 
-        Who shards layers waits in each for all ranks; and a weight that is used on one rank must
-        have its gradient on all.
+        Whoever shards layers waits in each for all ranks; and a weight that is used on one rank
+        must have its gradient on all.
         """
-        until = state.clock[:, None]
+        until = state.num_seen[:, None]
         token = torch.zeros_like(until)[..., None]
         part = Segments(token, torch.ones_like(token, dtype=torch.bool), token)
-        memory_pass = MemoryPass(state, part.real, part.sequences, writes=False, until=until)
-        self.add(model, part, memory_pass, torch.full_like(until, IGNORED_LABEL))
+        memory_pass = self.engine.begin_pass(state, part.real, part.sequences, until, writes=False)
+        self.predict(part, memory_pass, torch.full_like(until, IGNORED_LABEL))
 
-    def logits(self) -> Float[Tensor, "labels vocabulary"]:
-        """One row a label."""
+    def in_order(self) -> Float[Tensor, "labels vocabulary"]:
+        """One row a label, in the order of the text."""
         places = torch.cat(self.places)
-        logits = self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
+        logits = self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)
         if bool((places[1:] > places[:-1]).all()):
-            return logits  # of a document alone, which is in order: no copy of them all
+            return logits  # a document alone is in order: no copy of all its logits
         return logits[places.argsort()]
 
 

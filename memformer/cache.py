@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from memformer.memory.read import Laid
+from memformer.memory.read import SlotView
 from memformer.memory.state import MemoryState
 
 
@@ -41,8 +41,10 @@ class MemoryCache(DynamicCache):
         self.memory = memory.closed()
         self.num_seen = num_seen
         batch = memory.batch_size
-        self.first_column = torch.zeros_like(memory.clock) if first_column is None else first_column
-        self.ids: Int[Tensor, "batch columns"] = memory.clock.new_zeros(batch, 0)
+        self.first_column = (
+            torch.zeros_like(memory.num_seen) if first_column is None else first_column
+        )
+        self.ids: Int[Tensor, "batch columns"] = memory.num_seen.new_zeros(batch, 0)
         self.real: Bool[Tensor, "batch columns"] = self.ids.bool()
 
     @property
@@ -53,8 +55,8 @@ class MemoryCache(DynamicCache):
     @memory.setter
     def memory(self, memory: MemoryState) -> None:
         self._memory = memory
-        # its slots as the layers read them, set out at the first token and the same for the next
-        self.laid: dict[int, Laid] = {}
+        # its slots as the layers read them, prepared at the first token and the same for the next
+        self.slot_views: dict[int, SlotView] = {}
 
     @property
     def segment(self) -> DynamicCache:
@@ -129,6 +131,6 @@ class MemoryCache(DynamicCache):
         """Back to an empty memory and an empty segment."""
         super().reset()
         self.layers.clear()
-        self.memory = self.memory.clone().reset()
+        self.memory = self.memory.emptied()
         self.ids, self.real = self.ids[:, :0], self.real[:, :0]
         self.num_seen = 0

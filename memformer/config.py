@@ -32,15 +32,25 @@ class MemoryConfig:
             the layers, the upper ones). After attaching: the layer numbers.
         projection_rank: rank of the trainable corrections to the memory path's query, key and
             value projections. None: full matrices.
-        key_positions: `"passage"` keeps the order of tokens inside passages of 64 tokens in the
-            stored keys, `"none"` stores keys without any position. No effect on backbones without
-            rotary positions.
+        key_positions: `"passage"` keeps the order of tokens inside passages in the stored keys,
+            `"none"` stores keys without any position. No effect on backbones without rotary
+            positions.
+        passage_tokens: tokens written one after the other that are read as one passage, and whose
+            keys keep their order: a few sentences. Tokens that the write gate keeps out do not
+            count, here and in ages: so a memory looks the same however much else was said in
+            between.
         read_distance: how far away, in tokens, memory looks to every query: all of it with
             `"none"`, the end of each stored passage with `"passage"`.
         focus: how firmly the heads of a layer read the same passages; 0: each head on its own.
-            Without it, what one looks for drowns in a long text.
+            Without focus, what a question asks for drowns in a long text.
+        gate_reach: the write gate of a token is the mean over so many tokens on either side, and
+            the token: a token is written for the words around it.
         erase: new text weakens what it replaces, once trained (`training.overwrite`).
         free: new text lets go of what is done with, once trained.
+        address_reach: how many tokens, up to and with each one, say what it is about: a short
+            sentence.
+        least_age: a token lets go of nothing that was seen fewer tokens before it: of nothing in
+            its own sentence.
         links: heads read what was written before or after what they match too, once trained.
         write_budget: share of the text that training makes the write gate let through, a penalty
             on the loss; None: all that the loss asks for (`training.finetune`: as much as before).
@@ -55,10 +65,14 @@ class MemoryConfig:
     memory_layers: str | float | tuple[int, ...] = "auto"
     projection_rank: int | None = 8
     key_positions: str = "passage"
+    passage_tokens: int = 64
     read_distance: int = 100
     focus: float = 8.0
+    gate_reach: int = 8
     erase: bool = False
     free: bool = False
+    address_reach: int = 6
+    least_age: int = 16
     links: bool = False
     write_budget: float | None = None
     null_offset: float = 0.0
@@ -69,6 +83,10 @@ class MemoryConfig:
             ("segment_tokens", 2, False),
             ("projection_rank", 1, True),
             ("read_distance", 0, False),
+            ("passage_tokens", 1, False),
+            ("gate_reach", 0, False),
+            ("address_reach", 1, False),
+            ("least_age", 0, False),
         ):
             _check_int(field, getattr(self, field), least, optional)
         if self.key_positions not in KEY_POSITIONS:

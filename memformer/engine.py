@@ -1,32 +1,59 @@
-"""Text of any length through the backbone, segment by segment, and into memory.
+"""`Engine`: text of any length through a backbone and into memory, segment by segment.
 
-One pass takes some segments and the memory before them, and gives the memory after them. `ingest`
-only reads, `forward_segment` and `forward_long` want logits too. Longer text is cut, and as many
-segments share a pass as may. What a segment does with the memory: `memory/segment.py`.
+One pass takes some segments and the memory before them, and gives the memory after them. Longer
+text is cut, and as many segments share a pass as may. What a pass does with the memory:
+`memory/memory_pass.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from memformer.attach.backbone import StopBackbone
-from memformer.memory.segment import MemoryPass
-from memformer.memory.state import EMPTY, MemoryState
+from memformer.attach.layers import MemoryCall, MemoryPath
+from memformer.memory.chunk import Chunk, Rules
+from memformer.memory.columns import EMPTY
+from memformer.memory.memory_pass import MemoryPass
+from memformer.memory.state import MemoryState
 from memformer.segments import Segments, cut
 
-if TYPE_CHECKING:
-    from memformer.model import MemformerForCausalLM
-
-# tokens that one parallel pass encodes at most outside training. A CPU is the faster the less it
-# has at once: what it works on stays in its cache, and segments of one pass read each other before
-# it is known what a write gate drops
+# tokens that one parallel pass encodes at most outside training. CPU passes stay small so that
+# their working set fits into cache, and because segments of one pass read each other before it is
+# known what a write gate drops
 PARALLEL_TOKENS = {"cpu": 512}
 PARALLEL_TOKENS_ELSEWHERE = 8192
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """What a forward gives: of plain text, of text with a cache, or of a document with asides.
+
+    Attributes:
+        logits: of every position that was asked for; of a document, one row a label.
+        memory: the memory after the text; None with a cache, which carries it.
+        hidden_states: of every layer, where the arguments ask for them.
+        attentions: likewise.
+        written: 1 for every token of text that is written, 0 for the others; straight-through.
+        targets: of a document, the label that each row of the logits is to predict.
+        evidence: of a document, see `MemformerOutput`.
+        entropy: likewise.
+    """
+
+    logits: Tensor
+    memory: MemoryState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    written: Float[Tensor, " tokens"] | None = None
+    targets: Int[Tensor, " labels"] | None = None
+    evidence: Float[Tensor, " asides"] | None = None
+    entropy: Float[Tensor, " asides"] | None = None
 
 
 def begin_turn(
@@ -38,185 +65,207 @@ def begin_turn(
     return after, (after.num_turns - 1).clamp_min(0)
 
 
-def ingest(
-    model: MemformerForCausalLM,
-    ids: Int[Tensor, "batch tokens"],
-    real: Bool[Tensor, "batch tokens"],
-    memory: MemoryState,
-    *,
-    turn: Int[Tensor, " batch"] | None = None,
-    gated: bool = True,
-    limit: Float[Tensor, "batch tokens"] | None = None,
-    segments_per_chunk: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> MemoryState:
-    """Reads text into memory, continuing its open segment; see `MemformerForCausalLM.memorize`.
+@dataclass(frozen=True)
+class Engine:
+    """A backbone, its memory path, and how text is taken in.
 
-    Args:
-        model: whose backbone reads.
-        ids: token ids.
-        real: where they are text rather than padding.
-        memory: what is remembered so far.
-        turn: the turn that the text belongs to, in each row; None: one of its own.
-        gated: False writes every token.
-        limit: how firmly each token may be written at most. The open segment is closed before and
-            after then, because its tokens would be encoded again without a limit.
-        segments_per_chunk: so many segments in one pass.
-        progress: called with the number of new tokens per row done so far.
+    Attributes:
+        backbone: a causal language model whose attention modules have a `MemoryHook`.
+        path: the memory layers.
+        rules: see `Rules`.
+        segment_tokens: tokens that the backbone sees at once.
+        training: whether weights are trained: then all segments share a pass.
     """
-    if limit is not None:
-        memory = memory.closed()
-    state, open_ids, open_turns = memory.reopened()
-    if turn is None:
-        state, turn = begin_turn(state, real)
-    turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
-    ids = torch.cat([open_ids.clamp_min(0), ids], 1)
-    real = torch.cat([open_turns != EMPTY, real], 1)
-    segments = cut(ids, real, model.memory_config.segment_tokens)
-    turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
-    limits = None
-    if limit is not None:
-        limits = limit.gather(1, segments.column.flatten(1)).view(segments.ids.shape)
-    begin = done = 0
-    while begin < len(segments):
-        end = _pass_end(model, begin, segments, state, segments_per_chunk)
-        part = segments.part(begin, end)
-        cut_out = (slice(None), slice(begin, end), slice(part.ids.shape[2]))
-        part_limits = None if limits is None else limits[cut_out]
-        _, state = _pass(model, part, turns[cut_out], state, gated=gated, limit=part_limits)
-        done += int(part.real.sum((1, 2)).max())
-        if progress is not None:
-            progress(max(0, done - open_ids.shape[1]))
-        begin = end
-    state = state.replaced(fingerprint=model.stamp)
-    return state if limit is None else state.closed()
 
+    backbone: PreTrainedModel
+    path: MemoryPath
+    rules: Rules
+    segment_tokens: int
+    training: bool
 
-def forward_segment(
-    model: MemformerForCausalLM,
-    ids: Int[Tensor, "batch tokens"],
-    real: Bool[Tensor, "batch tokens"],
-    state: MemoryState,
-    turn: Int[Tensor, " batch"],
-    written: list[Tensor],
-    **backbone_arguments: Any,
-) -> tuple[Any, MemoryState]:
-    """The backbone's output for text of at most one segment, and the memory afterwards.
+    def begin_pass(
+        self,
+        state: MemoryState,
+        real: Bool[Tensor, "batch segments tokens"],
+        sequences: tuple[Int[Tensor, " entries"], Int[Tensor, " entries"]] | None = None,
+        until: Int[Tensor, "batch segments"] | None = None,
+        **options: Any,
+    ) -> MemoryPass:
+        """A pass over the text that follows a memory; the options are those of `MemoryPass`."""
+        return MemoryPass(state, Chunk.after(state, real, sequences, until), self.rules, **options)
 
-    `written` is given what the write gate let through.
-    """
-    memory_pass = MemoryPass(
-        state, real[:, None], segment_tokens=model.memory_config.segment_tokens
-    )
-    outputs = model.backbone(
-        input_ids=ids, use_cache=False, memory_pass=memory_pass, **backbone_arguments
-    )
-    written.append(memory_pass.written)
-    after = memory_pass.finish(ids[:, None], turn[:, None, None].expand_as(real[:, None]))
-    return outputs, after.replaced(fingerprint=model.stamp)
+    def call(self, memory: MemoryPass, *, is_last: bool = False, **arguments: Any) -> Any:
+        """The backbone's output for a pass; None where its upper layers are not needed."""
+        try:
+            return self.backbone(memory_call=MemoryCall(self.path, memory, is_last), **arguments)
+        except StopBackbone:
+            return None
 
+    def ingest(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        memory: MemoryState,
+        *,
+        turn: Int[Tensor, " batch"] | None = None,
+        limit: Float[Tensor, "batch tokens"] | None = None,
+        segments_per_chunk: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> MemoryState:
+        """Reads text into memory, continuing its open segment; see `memorize` of the model.
 
-def forward_long(
-    model: MemformerForCausalLM,
-    ids: Int[Tensor, "batch tokens"],
-    real: Bool[Tensor, "batch tokens"],
-    state: MemoryState,
-    turn: Int[Tensor, " batch"],
-    written: list[Tensor],
-    segments_per_chunk: int | None,
-    **backbone_arguments: Any,
-) -> tuple[list[Float[Tensor, "batch tokens _"]], MemoryState]:
-    """Logits for text of more than one segment, zero at padding, and the memory afterwards.
+        Args:
+            ids: token ids.
+            real: where they are text rather than padding.
+            memory: what is remembered so far.
+            turn: the turn that the text belongs to, in each row; None: a turn of its own.
+            limit: how firmly each token may be written at most. The open segment is closed before
+                and after then, because its tokens would be encoded again without a limit.
+            segments_per_chunk: so many segments in one pass.
+            progress: called with the number of new tokens per row done so far.
+        """
+        if limit is not None:
+            memory = memory.closed()
+        state, open_ids, open_turns = memory.reopened()
+        if turn is None:
+            state, turn = begin_turn(state, real)
+        turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
+        ids = torch.cat([open_ids.clamp_min(0), ids], 1)
+        real = torch.cat([open_turns != EMPTY, real], 1)
+        segments = cut(ids, real, self.segment_tokens)
+        turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
+        limits = None
+        if limit is not None:
+            limits = limit.gather(1, segments.column.flatten(1)).view(segments.ids.shape)
+        begin = done = 0
+        while begin < len(segments):
+            end = self._pass_end(begin, segments, state, segments_per_chunk)
+            part = segments.part(begin, end)
+            window = (slice(None), slice(begin, end), slice(part.ids.shape[2]))
+            part_limits = None if limits is None else limits[window]
+            if bool(part.real.any()):
+                memory_pass = self._pass(part, state, limit=part_limits)
+                self.call(memory_pass, is_last=True, **self._inputs(part))
+                state = self._commit(memory_pass, part, turns[window])
+            done += int(part.real.sum((1, 2)).max())
+            if progress is not None:
+                progress(max(0, done - open_ids.shape[1]))
+            begin = end
+        return state if limit is None else state.closed()
 
-    The logits are followed by the hidden states of every layer, if the arguments ask for them.
-    `written` is given what the write gate let through, one tensor a pass.
-    """
-    segments = cut(ids, real, model.memory_config.segment_tokens)
-    whole: list[Tensor] = []
-    begin = 0
-    while begin < len(segments):
-        end = _pass_end(model, begin, segments, state, segments_per_chunk)
-        part = segments.part(begin, end)
-        turns = turn[:, None, None].expand_as(part.ids)
-        outputs, state = _pass(
-            model, part, turns, state, logits=True, written=written, **backbone_arguments
+    def forward_plain(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        memory: MemoryState,
+        *,
+        segments_per_chunk: int | None = None,
+        **arguments: Any,
+    ) -> Forwarded:
+        """Logits of text in a row, and the memory after it.
+
+        Args:
+            ids: token ids.
+            real: where they are text rather than padding.
+            memory: what is remembered so far, its segments closed.
+            segments_per_chunk: so many segments in one pass.
+            **arguments: for the backbone, where the text is one segment; `output_hidden_states`
+                for text of any length.
+        """
+        state, turn = begin_turn(memory, real)
+        if ids.shape[1] > self.segment_tokens:
+            return self._forward_long(ids, real, state, turn, segments_per_chunk, **arguments)
+        memory_pass = self.begin_pass(state, real[:, None])
+        outputs = self.call(memory_pass, input_ids=ids, use_cache=False, **arguments)
+        written = memory_pass.written
+        closes = real[:, None].sum(-1) == self.segment_tokens
+        turns = turn[:, None, None].expand_as(real[:, None])
+        return Forwarded(
+            outputs.logits,
+            memory_pass.commit(ids[:, None], turns, closes),
+            outputs.hidden_states,
+            outputs.attentions,
+            written,
         )
-        if outputs is not None:
+
+    def _forward_long(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        state: MemoryState,
+        turn: Int[Tensor, " batch"],
+        segments_per_chunk: int | None,
+        **arguments: Any,
+    ) -> Forwarded:
+        """Text of more than one segment; logits and hidden states are zero at padding."""
+        segments = cut(ids, real, self.segment_tokens)
+        whole: list[Tensor] = []
+        written: list[Tensor] = []
+        begin = 0
+        while begin < len(segments):
+            end = self._pass_end(begin, segments, state, segments_per_chunk)
+            part = segments.part(begin, end)
+            begin = end
+            if not bool(part.real.any()):
+                continue
+            memory_pass = self._pass(part, state)
+            outputs = self.call(memory_pass, **self._inputs(part), **arguments)
+            written.append(memory_pass.written)
+            state = self._commit(memory_pass, part, turn[:, None, None].expand_as(part.ids))
             found = [outputs.logits, *(outputs.hidden_states or ())]
             whole = whole or [one.new_zeros(*ids.shape, one.shape[-1]) for one in found]
             rows, numbers = part.sequences
             entry, place = part.real[rows, numbers].nonzero(as_tuple=True)
             columns = part.column[rows, numbers][entry, place]
             whole = [
-                all_of_it.index_put((rows[entry], columns), one[entry, place])
-                for all_of_it, one in zip(whole, found, strict=True)
+                total.index_put((rows[entry], columns), one[entry, place])
+                for total, one in zip(whole, found, strict=True)
             ]
-        begin = end
-    return whole, state.replaced(fingerprint=model.stamp)
+        logits, *hidden = whole
+        return Forwarded(logits, state, tuple(hidden) or None, written=torch.cat(written))
 
+    def _pass_end(
+        self,
+        begin: int,
+        segments: Segments,
+        state: MemoryState,
+        segments_per_chunk: int | None,
+    ) -> int:
+        """How far one pass goes: over as many segments as need no eviction in between."""
+        if segments_per_chunk is not None and segments_per_chunk < 1:
+            raise ValueError(f"segments_per_chunk must be at least 1; got {segments_per_chunk}.")
+        if segments_per_chunk is not None:
+            count = segments_per_chunk
+        elif self.training:
+            count = len(segments)
+        else:
+            most = PARALLEL_TOKENS.get(self.backbone.device.type, PARALLEL_TOKENS_ELSEWHERE)
+            count = most // (self.segment_tokens * segments.ids.shape[0])
+            if state.num_slots is not None:
+                free = state.num_slots - int(state.occupied.sum(-1).max())
+                count = min(count, free // self.segment_tokens)
+        return min(len(segments), begin + max(1, count))
 
-def _pass_end(
-    model: MemformerForCausalLM,
-    begin: int,
-    segments: Segments,
-    state: MemoryState,
-    segments_per_chunk: int | None,
-) -> int:
-    """How far one pass goes: over as many segments as need no eviction in between."""
-    if segments_per_chunk is not None and segments_per_chunk < 1:
-        raise ValueError(f"segments_per_chunk must be at least 1; got {segments_per_chunk}.")
-    tokens = model.memory_config.segment_tokens
-    if segments_per_chunk is not None:
-        count = segments_per_chunk
-    elif model.training:
-        count = len(segments)
-    else:
-        most = PARALLEL_TOKENS.get(model.device.type, PARALLEL_TOKENS_ELSEWHERE)
-        count = most // (tokens * segments.ids.shape[0])
-        if state.num_slots is not None:
-            free = state.num_slots - int(state.occupied.sum(-1).max())
-            count = min(count, free // tokens)
-    return min(len(segments), begin + max(1, count))
+    def _pass(
+        self,
+        part: Segments,
+        state: MemoryState,
+        limit: Float[Tensor, "batch segments tokens"] | None = None,
+    ) -> MemoryPass:
+        return self.begin_pass(state, part.real, part.sequences, limit=limit)
 
+    def _inputs(self, part: Segments) -> dict[str, Any]:
+        """The segments that hold text, as one batch of the backbone."""
+        real = part.real[part.sequences]
+        mask = None if bool(real.all()) else real.long()
+        return {
+            "input_ids": part.ids[part.sequences],
+            "attention_mask": mask,
+            "use_cache": False,
+        }
 
-def _pass(
-    model: MemformerForCausalLM,
-    part: Segments,
-    turns: Int[Tensor, "batch segments tokens"],
-    state: MemoryState,
-    *,
-    logits: bool = False,
-    gated: bool = True,
-    limit: Float[Tensor, "batch segments tokens"] | None = None,
-    written: list[Tensor] | None = None,
-    **backbone_arguments: Any,
-) -> tuple[Any, MemoryState]:
-    """The segments that hold text go through the backbone as one batch; its output, if wanted."""
-    sequences = part.sequences
-    if sequences[0].numel() == 0:
-        return None, state
-    memory_pass = MemoryPass(
-        state,
-        part.real,
-        sequences,
-        segment_tokens=model.memory_config.segment_tokens,
-        gated=gated,
-        limit=limit,
-        stop_after=None if logits else len(model.memory) - 1,
-    )
-    real = part.real[sequences]
-    mask = None if bool(real.all()) else real.long()
-    outputs = None
-    try:
-        outputs = model.backbone(
-            input_ids=part.ids[sequences],
-            attention_mask=mask,
-            use_cache=False,
-            memory_pass=memory_pass,
-            **backbone_arguments,
-        )
-    except StopBackbone:
-        pass
-    if written is not None:
-        written.append(memory_pass.written)
-    return outputs, memory_pass.finish(part.ids, turns)
+    def _commit(
+        self, memory_pass: MemoryPass, part: Segments, turns: Int[Tensor, "batch segments tokens"]
+    ) -> MemoryState:
+        """The memory after a pass: full segments are closed, a shorter last one stays open."""
+        return memory_pass.commit(part.ids, turns, part.real.sum(-1) == self.segment_tokens)

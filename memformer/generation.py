@@ -8,20 +8,17 @@ whole, so a memory does not depend on how its text came about.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from memformer.cache import MemoryCache
-from memformer.engine import begin_turn, ingest
-from memformer.memory.segment import MemoryPass
+from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.state import MemoryState
-
-if TYPE_CHECKING:
-    from memformer.model import MemformerForCausalLM
 
 
 class Generated(NamedTuple):
@@ -42,94 +39,115 @@ class Generated(NamedTuple):
         )
 
 
-def generate(
-    model: MemformerForCausalLM,
-    inputs: Int[Tensor, "batch tokens"] | None,
-    memory: MemoryState | None,
-    kwargs: dict[str, Any],
-    return_memory: bool = False,
-    limit: Float[Tensor, "batch tokens"] | None = None,
-    reply_limit: float = 1.0,
-) -> Any:
-    """See `MemformerForCausalLM.generate`."""
-    if inputs is None:
-        inputs = kwargs.pop("input_ids", None)
-    if inputs is not None and not isinstance(inputs, Tensor):
-        model.check_input(inputs, None, None)
-    if inputs is None or inputs.dim() != 2 or inputs.shape[1] == 0:
-        raise ValueError(
-            "The prompt is empty: generate needs input_ids of shape [batch, tokens] with at "
-            "least one token a row."
-        )
-    if kwargs.get("past_key_values") is not None:
+@dataclass(frozen=True)
+class Prompt:
+    """The prompts of one call of `generate`, checked.
+
+    Attributes:
+        ids: token ids.
+        real: where they are text rather than padding.
+        memory: what is remembered so far, its segments closed.
+        limit: how firmly each token may be remembered at most; None: 1.
+        reply_limit: the same for all that is generated.
+    """
+
+    ids: Int[Tensor, "batch tokens"]
+    real: Bool[Tensor, "batch tokens"]
+    memory: MemoryState
+    limit: Float[Tensor, "batch tokens"] | None
+    reply_limit: float
+
+
+def settings(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
+    """What transformers makes of the arguments of `generate`; a cache that it asks for is dropped.
+
+    Raises:
+        ValueError: the arguments ask for a cache of their own.
+    """
+    if arguments.get("past_key_values") is not None:
         raise ValueError("Pass memory= to generate instead of past_key_values.")
     # transformers types its mixin's self as a protocol that no class of its own satisfies
     mixin: Any = GenerationMixin
-    others = {name: value for name, value in kwargs.items() if name != "generation_config"}
-    config, _ = mixin._prepare_generation_config(model, kwargs.get("generation_config"), **others)
-    if kwargs.get("cache_implementation") is not None:
+    others = {name: value for name, value in arguments.items() if name != "generation_config"}
+    given = arguments.get("generation_config")
+    config, _ = mixin._prepare_generation_config(model, given, **others)
+    if arguments.get("cache_implementation") is not None:
         raise ValueError(
             "A memory brings its own cache; leave cache_implementation out of the call."
         )
+    found: GenerationConfig = config
+    return found
+
+
+def generate(
+    model: PreTrainedModel,
+    engine: Engine,
+    prompt: Prompt,
+    config: GenerationConfig,
+    arguments: dict[str, Any],
+    *,
+    return_memory: bool,
+    given: MemoryState | None,
+) -> tuple[Any, MemoryState | None]:
+    """What transformers returns, and the memory afterwards where it is asked for.
+
+    Args:
+        model: whose loop this is.
+        engine: takes the prompt in.
+        prompt: what is asked.
+        config: from `settings`.
+        arguments: of `generate`, for transformers.
+        return_memory: whether the memory afterwards is wanted.
+        given: the memory as the caller gave it, for a generation without a cache.
+    """
     if config.cache_implementation is not None:
-        kwargs["cache_implementation"] = None
-    attention_mask = kwargs.get("attention_mask")
-    if attention_mask is None:
-        attention_mask = _guess_mask(inputs, config)
-        kwargs["attention_mask"] = attention_mask
-    real = model.check_input(inputs, attention_mask, memory)
-    limit = model.check_limit(limit, inputs)
-    if not 0 <= reply_limit <= 1:
-        raise ValueError(f"reply_limit must be between 0 and 1; got {reply_limit}.")
-    if not bool(real.any(-1).all()):
-        row = int((~real.any(-1)).nonzero()[0])
-        raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
-    before = (model.init_memory(inputs.shape[0]) if memory is None else memory).closed()
-    before, turn = begin_turn(before, real)
-    # whole segments of the prompt go to memory at once; the rest is the current segment
-    lengths = real.sum(-1)
-    tokens = model.memory_config.segment_tokens
-    rest = (lengths - 1) % tokens + 1
-    place = real.long().cumsum(-1) - 1
-    finished = real & (place < (lengths - rest)[:, None])
+        arguments = arguments | {"cache_implementation": None}
+    before, turn = begin_turn(prompt.memory, prompt.real)
+    finished = _finished(prompt.real, engine.segment_tokens)
     with torch.no_grad():
-        readable = ingest(model, inputs, finished, before, turn=turn)
-        # what may be read while generating, such as a system message, need not be remembered
-        if limit is None:
+        readable = engine.ingest(prompt.ids, finished, before, turn=turn)
+        # text that is read while generating, such as a system message, need not be remembered
+        if prompt.limit is None:
             before = readable
         elif bool(finished.any()):
-            before = ingest(model, inputs, finished, before, turn=turn, limit=limit)
-    unread = real & ~finished
-    first_column = unread.long().argmax(-1)
+            before = engine.ingest(prompt.ids, finished, before, turn=turn, limit=prompt.limit)
+    unread = prompt.real & ~finished
     if config.use_cache is False:
-        kwargs["memory"] = memory
+        carried: dict[str, Any] = {"memory": given}
     else:
-        kwargs["past_key_values"] = MemoryCache(readable, int(first_column.min()), first_column)
-    result: Any = mixin.generate(model, inputs, **kwargs)
+        first_column = unread.long().argmax(-1)
+        cache = MemoryCache(readable, int(first_column.min()), first_column)
+        carried = {"past_key_values": cache}
+    mixin: Any = GenerationMixin
+    result: Any = mixin.generate(model, prompt.ids, **arguments, **carried)
     structured = not isinstance(result, Tensor)
     if not (return_memory or structured):
-        return result
+        return result, None
     sequences = result.sequences if structured else result
     with torch.no_grad():
-        after = _remember(model, sequences, unread, before, turn, config, limit, float(reply_limit))
-    if structured and result.past_key_values is not None:
-        result.past_key_values.memory = after
-    return Generated(result, after) if return_memory else result
+        after = _remember(engine, prompt, sequences, unread, before, turn, config.eos_token_id)
+    return result, after
+
+
+def _finished(
+    real: Bool[Tensor, "batch tokens"], segment_tokens: int
+) -> Bool[Tensor, "batch tokens"]:
+    """Whole segments of a prompt, which go to memory at once; the rest is the current segment."""
+    lengths = real.sum(-1)
+    rest = (lengths - 1) % segment_tokens + 1
+    place = real.long().cumsum(-1) - 1
+    return real & (place < (lengths - rest)[:, None])
 
 
 def forward_cached(
-    model: MemformerForCausalLM,
+    engine: Engine,
     ids: Int[Tensor, "batch tokens"],
     real: Bool[Tensor, "batch tokens"],
     cache: MemoryCache,
-    **backbone_arguments: Any,
-) -> list[Float[Tensor, "batch tokens _"]]:
-    """Feeds new columns to the current segments, turning pages where rows are full.
-
-    Returns:
-        Logits and, if the arguments ask for them, the hidden states of every layer.
-    """
-    tokens = model.memory_config.segment_tokens
+    **arguments: Any,
+) -> Forwarded:
+    """Feeds new columns to the current segments, turning pages where rows are full."""
+    tokens = engine.segment_tokens
     columns = torch.arange(ids.shape[1], device=ids.device) + cache.num_seen
     real = real & (columns[None] >= cache.first_column[:, None])
     pieces: list[list[Tensor]] = []
@@ -139,68 +157,69 @@ def forward_cached(
         if full.numel():
             before = cache.memory.select(full)
             turn = (before.num_turns - 1).clamp_min(0)
-            memory = ingest(model, cache.ids[full], cache.real[full], before, turn=turn)
+            memory = engine.ingest(cache.ids[full], cache.real[full], before, turn=turn)
             cache.turn_page(full, memory.closed())
         fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
         end = begin + int(fits.long().cumprod(0).sum())
         new, new_real = ids[:, begin:end], real[:, begin:end]
         mask = torch.cat([cache.real, new_real], 1).long()
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
-        # with a gradient, what is laid out belongs to one step
-        laid = None if torch.is_grad_enabled() else cache.laid
-        memory_pass = MemoryPass(cache.memory, new_real[:, None], writes=False, laid=laid)
-        outputs = model.backbone(
+        # with a gradient, prepared slots belong to one step
+        views = None if torch.is_grad_enabled() else cache.slot_views
+        memory_pass = engine.begin_pass(
+            cache.memory, new_real[:, None], writes=False, slot_views=views
+        )
+        outputs = engine.call(
+            memory_pass,
             input_ids=new,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache.segment,
             use_cache=True,
-            memory_pass=memory_pass,
-            **backbone_arguments,
+            **arguments,
         )
         cache.append(new, new_real)
         pieces.append([outputs.logits, *(outputs.hidden_states or ())])
         begin = end
-    return [torch.cat(parts, 1) for parts in zip(*pieces, strict=True)]
+    logits, *hidden = [torch.cat(parts, 1) for parts in zip(*pieces, strict=True)]
+    return Forwarded(logits, hidden_states=tuple(hidden) or None)
 
 
-def memory_after(model: MemformerForCausalLM, cache: MemoryCache) -> MemoryState:
+def memory_after(engine: Engine, cache: MemoryCache) -> MemoryState:
     """See `MemformerForCausalLM.memory_after`."""
     turn = (cache.memory.num_turns - 1).clamp_min(0)
-    return ingest(model, cache.ids, cache.real, cache.memory, turn=turn)
+    return engine.ingest(cache.ids, cache.real, cache.memory, turn=turn)
 
 
 def _remember(
-    model: MemformerForCausalLM,
+    engine: Engine,
+    prompt: Prompt,
     sequences: Int[Tensor, "answers tokens"],
     unread: Bool[Tensor, "batch prompt"],
     memory: MemoryState,
     turn: Int[Tensor, " batch"],
-    config: Any,
-    limit: Float[Tensor, "batch prompt"] | None,
-    reply_limit: float,
+    eos_token_id: int | list[int] | None,
 ) -> MemoryState:
     """Writes the rest of the prompt and each answer, up to and with its end-of-text token."""
     answers = sequences.shape[0] // unread.shape[0]
     rows = torch.arange(unread.shape[0], device=sequences.device).repeat_interleave(answers)
     said = sequences[:, unread.shape[1] :]
     ends = torch.zeros_like(said, dtype=torch.bool)
-    if config.eos_token_id is not None:
-        eos = torch.as_tensor(config.eos_token_id, device=said.device).flatten()
+    if eos_token_id is not None:
+        eos = torch.as_tensor(eos_token_id, device=said.device).flatten()
         ends = torch.isin(said, eos)
     spoken = ends.long().cumsum(-1) - ends.long() == 0
-    new = torch.cat([unread[rows], spoken & (reply_limit > 0)], 1)
-    limits = None
-    if limit is not None or reply_limit < 1:
+    new = torch.cat([unread[rows], spoken & (prompt.reply_limit > 0)], 1)
+    limits, limit = None, prompt.limit
+    if limit is not None or prompt.reply_limit < 1:
         asked = torch.ones_like(unread, dtype=torch.float32) if limit is None else limit
-        answered = torch.full_like(said, reply_limit, dtype=torch.float32)
+        answered = torch.full_like(said, prompt.reply_limit, dtype=torch.float32)
         limits = torch.cat([asked[rows], answered], 1)
-    return ingest(model, sequences, new, memory.select(rows), turn=turn[rows], limit=limits)
+    return engine.ingest(sequences, new, memory.select(rows), turn=turn[rows], limit=limits)
 
 
-def _guess_mask(ids: Int[Tensor, "batch tokens"], config: Any) -> Tensor:
-    """As transformers does without a mask: padding is where the pad token is, unless it may
-    also end a text."""
+def guess_mask(ids: Int[Tensor, "batch tokens"], config: GenerationConfig) -> Tensor:
+    """The mask that transformers guesses: 0 at the pad token, unless it may also end a text."""
     pad, eos = config.pad_token_id, config.eos_token_id
     ends = [eos] if isinstance(eos, int) else list(eos or [])
     if pad is None or pad in ends:

@@ -1,45 +1,49 @@
 """`MemformerForCausalLM`: a pretrained decoder with a memory between its segments of text.
 
-`forward`, `memorize` and `generate` check what they are given and say what is kept. How text goes
-through the backbone: `engine.py`, or `layout.py` where it comes laid out; generation:
-`generation.py`; saving and loading: `checkpoint.py`; the memory's own computation:
-`memory/segment.py`.
+The methods check what they are given and say what is kept; the work is elsewhere. Text goes through
+the backbone in `engine.py` (`asides.py` for a document with questions, `generation.py` for
+generation); checkpoints are in `checkpoint.py`. This file is long because the arguments of one
+public class are explained in it.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from memformer import engine, generation
-from memformer.asides import IGNORED_LABEL, forward_laid_out
+from memformer import checkpoint, fingerprint, generation
+from memformer.asides import IGNORED_LABEL, forward_document
 from memformer.attach import calibrate, mixing
 from memformer.attach.backbone import Backbone
 from memformer.attach.heads import ADDRESS_WIDTH
-from memformer.attach.layers import MemoryLayer, drop_memory_argument
+from memformer.attach.layers import MemoryHook, MemoryLayer, MemoryPath
 from memformer.cache import MemoryCache
+from memformer.checks import NO_TOKEN_IDS, check_ids, check_limit, check_rows, text_of
 from memformer.config import MemformerConfig, MemoryConfig
 from memformer.conventions import Conventions, check_adapter
+from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.check import all_finite
+from memformer.memory.chunk import Rules
 from memformer.memory.state import IncompatibleMemory, MemoryState
 
-NO_TOKEN_IDS = (
-    "A memory needs input_ids, because it keeps which tokens it was written from; give these "
-    "instead of inputs_embeds, or call the model within memory_disabled()."
-)
-
-# of the squared difference between the share that is written and the budget, in the loss
+# weight of the write-budget penalty in the loss
 BUDGET_WEIGHT = 1.0
+# what `with_memory` can't change, because the shapes and the calibration of a memory depend on it
+FIXED = ("memory_layers", "projection_rank", "null_offset")
 
 
 @dataclass
@@ -47,23 +51,19 @@ class MemformerOutput(CausalLMOutputWithPast):
     """Output of `MemformerForCausalLM.forward`: the usual fields, and the memory.
 
     Attributes:
-        memory: afterwards.
-        written: of text laid out in segments: share that the write gate let through, which the
-            gate's gradient passes straight through.
-        evidence: and for every aside, how much its tokens read from memory, in [0, 1], mean over
-            heads and layers;
-        entropy: in nats, how widely that is spread over the slots. Neither carries a gradient.
+        memory: the memory after this call.
+        written: of a document with asides: share that the write gate let through; the gradient of
+            the gate passes straight through.
+        evidence: for every aside, how much its tokens read from memory, in [0, 1], mean over heads
+            and layers. Carries no gradient.
+        entropy: for every aside, how widely its reads are spread over the slots, in nats. Carries
+            no gradient.
     """
 
     memory: MemoryState | None = None
     written: Float[Tensor, ""] | None = None
     evidence: Float[Tensor, " asides"] | None = None
     entropy: Float[Tensor, " asides"] | None = None
-
-
-def _kept(logits: Tensor, places: int | Tensor) -> Tensor:
-    """Logits of the last positions, of all (0), or of those that are named."""
-    return logits[:, -places:] if isinstance(places, int) else logits[:, places]
 
 
 class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -99,63 +99,82 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         self._family = [Backbone.of(backbone)]  # in a list: a view of the backbone, no submodule
         family = self._family[0]
         layers = calibrate.choose_layers(self.memory_config.memory_layers, len(family.layers), None)
-        self.memory_config = dataclasses.replace(self.memory_config, memory_layers=layers)
-        config.memory_config = self.memory_config.to_dict()
-        self.memory = nn.ModuleList(
-            MemoryLayer(
-                family,
-                layer,
-                index,
-                rank=self.memory_config.projection_rank,
-                key_positions=self.memory_config.key_positions,
-                read_distance=self.memory_config.read_distance,
-                focus=self.memory_config.focus,
-                links=self.memory_config.links,
-                release=self.memory_config.release,
-            )
-            for index, layer in enumerate(layers)
-        )
+        self._set_memory_config(dataclasses.replace(self.memory_config, memory_layers=layers))
+        self.memory = MemoryPath(family, self.memory_config)
+        # switches that a view may turn and a checkpoint does not keep; see `with_memory`
+        self._gate = self._usage_by_reads = True
         self._hooks = self._attach()
         self.memory.to(backbone.device)
         backbone.requires_grad_(False)
         self.generation_config = backbone.generation_config
         self.post_init()
 
+    def _set_memory_config(self, settings: MemoryConfig) -> None:
+        self.memory_config = settings
+        self.config.memory_config = settings.to_dict()
+
     def _attach(self) -> list[Any]:
-        """Hooks every attention module; those without a memory only drop its argument."""
+        """Hooks every attention module, and binds those that have a memory layer."""
         family = self._family[0]
-        hooks: dict[int, Any] = {
-            layer.layer: layer.before_attention for layer in self.memory_layers
-        }
         attentions = [family.attention(layer) for layer in range(len(family.layers))]
         for attention in attentions:
-            for hook in attention._forward_pre_hooks.values():
-                if getattr(hook, "__module__", "") == drop_memory_argument.__module__:
-                    raise ValueError(
-                        "This backbone has a memory already; take it off with "
-                        "model.unload_memory(), or load the backbone anew."
-                    )
+            hooks = attention._forward_pre_hooks.values()
+            if any(isinstance(hook, MemoryHook) for hook in hooks):
+                raise ValueError(
+                    "This backbone has a memory already; take it off with "
+                    "model.unload_memory(), or load the backbone anew."
+                )
         bound = None
-        for layer in sorted(hooks):
-            bound = mixing.bind(attentions[layer], bound)
+        for number in sorted(self.memory.index_of):
+            bound = mixing.bind(attentions[number], bound)
         return [
-            attention.register_forward_pre_hook(
-                hooks.get(layer) or drop_memory_argument, with_kwargs=True
-            )
-            for layer, attention in enumerate(attentions)
+            attention.register_forward_pre_hook(MemoryHook(number), with_kwargs=True)
+            for number, attention in enumerate(attentions)
         ]
 
     def unload_memory(self) -> PreTrainedModel:
         """Takes the memory off; returns the backbone as it was before.
 
-        This model can still be saved, but no longer read, write or generate.
+        This model and its views can still be saved, but no longer read, write or generate.
         """
         for handle in self._hooks:
             handle.remove()
-        self._hooks = []
+        self._hooks.clear()
         for layer in self.memory_layers:
             mixing.unbind(self._family[0].attention(layer.layer))
         return self.backbone
+
+    def with_memory(
+        self, *, gate: bool | None = None, usage_by_reads: bool | None = None, **changes: Any
+    ) -> MemformerForCausalLM:
+        """The same model and weights with mechanisms of its memory switched.
+
+        A view: both models share the backbone and all weights that both have, so that training one
+        trains the other. A mechanism that is switched on for the first time starts untrained.
+
+        Args:
+            gate: False: every token is written, whatever the write gate says. Not kept in a
+                checkpoint, like `usage_by_reads`.
+            usage_by_reads: False: reads do not renew the usage of a slot.
+            **changes: fields of `MemoryConfig`, such as `focus=0.0`, `links=True`, `erase=False`.
+
+        Raises:
+            ValueError: a field that does not exist, or one that can't be changed.
+        """
+        if wrong := sorted(changes.keys() & set(FIXED)):
+            raise ValueError(
+                f"with_memory can't change {wrong[0]}; attach a new memory with from_backbone."
+            )
+        settings = MemoryConfig.from_dict(dataclasses.asdict(self.memory_config) | changes)
+        view = copy.copy(self)
+        view._modules = dict(self._modules)
+        view.config = copy.copy(self.config)
+        view._set_memory_config(settings)
+        view.memory = MemoryPath(self._family[0], settings).to(self.device).adopt(self.memory)
+        view.memory.train(self.training)
+        view._gate = self._gate if gate is None else gate
+        view._usage_by_reads = self._usage_by_reads if usage_by_reads is None else usage_by_reads
+        return view
 
     def init_weights(self) -> None:
         """Nothing to do: backbone and memory layers come initialised."""
@@ -205,7 +224,21 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
     @property
     def memory_layers(self) -> list[MemoryLayer]:
         """The memory layers, lowest first."""
-        return [cast(MemoryLayer, layer) for layer in self.memory]
+        return [cast(MemoryLayer, layer) for layer in self.memory.layers]
+
+    def engine(self, *, gated: bool = True) -> Engine:
+        """How text goes through this model as it is now; `gated=False` writes every token."""
+        settings = self.memory_config
+        rules = Rules(
+            settings.passage_tokens,
+            settings.gate_reach,
+            settings.address_reach,
+            settings.least_age,
+            settings.focus,
+            gate=gated and self._gate,
+            usage_by_reads=self._usage_by_reads,
+        )
+        return Engine(self.backbone, self.memory, rules, settings.segment_tokens, self.training)
 
     # ---- memory ----------------------------------------------------------------------------
 
@@ -232,50 +265,33 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
     @property
     def architecture(self) -> str:
         """What decides the shape and the meaning of slots, weights aside."""
-        family = self._family[0]
-        addressed = f", addresses of width {ADDRESS_WIDTH}" if self.memory_config.release else ""
-        return (
-            f"{self.config.text_config.model_type}, memory layers "
-            f"{','.join(str(layer) for layer in self._layer_numbers)}, "
-            f"{family.kv_heads} key heads of width {family.width}, "
-            f"key positions {self.memory_config.key_positions}{addressed}"
-        )
+        return fingerprint.architecture(self._family[0], self.memory_config)
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What a memory must have in common with the model that reads it."""
-        memory = hashlib.sha256()
-        for name, weight in self.memory.state_dict().items():
-            memory.update(name.encode() + weight.float().cpu().numpy().tobytes())
-        for name, weight in self.backbone.named_parameters():
-            if "lora_" in name:
-                sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
-                memory.update(sample.float().cpu().numpy().tobytes())
         return {
             "architecture": self.architecture,
             "backbone": self._family[0].fingerprint(),
-            "memory": memory.hexdigest()[:16],
+            "memory": fingerprint.digest(self.memory, self.backbone),
         }
 
     @property
     def stamp(self) -> dict[str, str]:
-        """Fingerprint of the memories that this model writes, with the name of its backbone.
+        """Fingerprint to stamp on memories, with the name of the backbone.
 
         While training it names the architecture only, because the weights still change.
         """
         named = {"name": self.backbone_name} if self.backbone_name else {}
         return named | ({"architecture": self.architecture} if self.training else self.fingerprint)
 
+    def _stamped(self, memory: MemoryState) -> MemoryState:
+        return memory.replaced(fingerprint=self.stamp)
+
     @property
     def backbone_name(self) -> str:
         """Hub id or folder of the backbone; empty where its weights are the checkpoint's own."""
         return (self.config.backbone or {}).get("name") or ""
-
-    @property
-    def _layer_numbers(self) -> tuple[int, ...]:
-        layers = self.memory_config.memory_layers
-        assert isinstance(layers, tuple)
-        return layers
 
     def check_memory(self, memory: MemoryState, *, source: str = "") -> None:
         """Refuses a memory that another model wrote.
@@ -292,20 +308,10 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                 its fingerprint says so.
         """
         whose = f"The memory {source}".strip()
-        if different := self._differences(memory.fingerprint, weights=bool(source)):
-            raise IncompatibleMemory(
-                f"{whose} was written by another model: {'; '.join(different)}. "
-                "Load the model that wrote it, or start a new memory."
-            )
-        family = self._family[0]
-        shape = (len(self.memory), family.kv_heads, family.width)
-        width = ADDRESS_WIDTH if self.memory_config.release else 0
-        found = (memory.keys.shape[0], *memory.keys.shape[3:]), memory.addresses.shape[-1]
-        if found != (shape, width):
-            raise ValueError(
-                f"{whose} is damaged: it has layers, key heads, width and address width {found}, "
-                f"and the model {(shape, width)}; restore it from a copy or start a new memory."
-            )
+        mine = self.fingerprint if source else {"architecture": self.architecture}
+        mine = mine | {"name": self.backbone_name or "unnamed"}
+        fingerprint.check_fits(memory, mine, whose)
+        fingerprint.check_shapes(memory, self._family[0], self.memory_config, whose)
         vocabulary = self.config.text_config.vocab_size
         if source and bool((memory.token >= vocabulary).any()):
             raise ValueError(
@@ -317,23 +323,6 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                 f"{whose} holds {memory.dtype} and the model computes in {self.backbone.dtype}; "
                 "convert it with memory.to(dtype=model.dtype)."
             )
-
-    def _differences(self, theirs: dict[str, str], *, weights: bool) -> list[str]:
-        """In what a memory's writer differs from this model."""
-        different = []
-        if theirs.get("architecture") != self.architecture:
-            there = theirs.get("architecture", "unknown")
-            different.append(f"architecture is {there!r} there and {self.architecture!r} here")
-        mine = self.fingerprint if weights else {}
-        if theirs.get("backbone") != mine.get("backbone", theirs.get("backbone")):
-            there, here = theirs.get("name", "unnamed"), self.backbone_name or "unnamed"
-            names = (
-                f"is {there!r} there and {here!r} here" if there != here else f"is another {here!r}"
-            )
-            different.append(f"backbone {names}, with other weights")
-        if theirs.get("memory") != mine.get("memory", theirs.get("memory")):
-            different.append("memory path has other weights, from other training")
-        return different
 
     def adopt_memory(self, memory: MemoryState, *, source: str) -> MemoryState:
         """A memory from a file, checked, and as this model computes: on its device, in its dtype.
@@ -357,10 +346,9 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
 
     def calibration_report(self) -> list[dict[str, float]]:
         """Per memory layer: its number, and its null logits' mean over heads."""
-        means = [float(layer.null_logit.detach().mean()) for layer in self.memory_layers]
         return [
-            {"layer": number, "null_logit_mean": mean}
-            for number, mean in zip(self._layer_numbers, means, strict=True)
+            {"layer": layer.layer, "null_logit_mean": float(layer.null_logit.detach().mean())}
+            for layer in self.memory_layers
         ]
 
     def memorize(
@@ -378,8 +366,8 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         """Reads text into memory: no logits, and no layer above the top memory layer is run.
 
         Text continues the memory's last segment if that is still open: a document interrupted
-        anywhere and continued gives the memory of one pass. The memory carries a gradient in
-        training mode only: that of a book would fill any machine.
+        anywhere and continued gives the memory of one pass. Gradients flow through the memory in
+        training mode only; for a book they would not fit into any machine.
 
         Args:
             input_ids: any number of tokens, padded on either side.
@@ -398,7 +386,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             progress: called with the number of new tokens per row done so far.
 
         Returns:
-            The memory afterwards. The one passed in is unchanged.
+            The memory after the text. The one passed in is unchanged.
 
         Raises:
             ValueError: shapes, token ids or memory that do not fit.
@@ -408,17 +396,16 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             return self.init_memory(input_ids.shape[0]) if memory is None else memory
         memory = self.init_memory(input_ids.shape[0]) if memory is None else memory
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
-            after = engine.ingest(
-                self,
+            after = self.engine(gated=gated).ingest(
                 input_ids,
                 real,
                 memory if gated else memory.closed(),
                 turn=self._check_turn(turn, memory),
-                gated=gated,
-                limit=self.check_limit(limit, input_ids),
+                limit=check_limit(limit, input_ids),
                 segments_per_chunk=segments_per_chunk,
                 progress=progress,
             )
+        after = self._stamped(after)
         return after if gated else after.closed()
 
     # ---- language modelling ----------------------------------------------------------------
@@ -507,113 +494,108 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         carried = past_key_values.memory if past_key_values is not None else memory
         items = kwargs.pop("num_items_in_batch", None)
         real = self.check_input(input_ids, attention_mask, carried)
-        written: list[Tensor] = []
+        cache = past_key_values
+        if cache is None and use_cache and labels is None and segment_ids is None:
+            cache = MemoryCache(begin_turn(self._known(memory, input_ids), real)[0])
         if segment_ids is not None:
-            state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
-            found = forward_laid_out(
-                self, input_ids, real, segment_ids, remembered, labels, state, chunks
+            found = forward_document(
+                self.engine(),
+                input_ids,
+                real,
+                segment_ids,
+                remembered,
+                labels,
+                self._known(memory, input_ids),
+                chunks,
             )
-            targets = found.pop("targets")
-            state = found.pop("memory").replaced(fingerprint=self.stamp)
-            output = MemformerOutput(memory=state, **found)
-            written.append(found["written"][None])
-        elif past_key_values is not None or (use_cache and labels is None):
-            cache = past_key_values
-            if cache is None:  # an empty cache is falsy
-                state = self.init_memory(input_ids.shape[0]) if memory is None else memory
-                cache = MemoryCache(engine.begin_turn(state.closed(), real)[0])
+        elif cache is not None:
             # a decoding step keeps logits of its last tokens; a tensor names places
             few = logits_to_keep if isinstance(logits_to_keep, int) else 0
-            logits, *hidden = generation.forward_cached(
-                self, input_ids, real, cache, logits_to_keep=few, **self._wanted(kwargs)
+            found = generation.forward_cached(
+                self.engine(), input_ids, real, cache, logits_to_keep=few, **_hidden(kwargs)
             )
-            output = MemformerOutput(
-                logits=_kept(logits, logits_to_keep),
-                past_key_values=cache,
-                hidden_states=tuple(hidden) or None,
-            )
+            found = _kept(found, logits_to_keep)
         else:
-            if not bool(real.any()):
-                raise ValueError("There is no text: attention_mask is 0 everywhere.")
-            state = self.init_memory(input_ids.shape[0]) if memory is None else memory.closed()
-            state, turn = engine.begin_turn(state, real)
-            if input_ids.shape[1] <= self.memory_config.segment_tokens:
-                outputs, state = engine.forward_segment(
-                    self,
-                    input_ids,
-                    real,
-                    state,
-                    turn,
-                    written,
-                    attention_mask=attention_mask,
-                    position_ids=position_ids,
-                    logits_to_keep=logits_to_keep,
-                    **kwargs,
-                )
-                output = MemformerOutput(
-                    logits=outputs.logits,
-                    hidden_states=outputs.hidden_states,
-                    attentions=outputs.attentions,
-                    memory=state,
-                )
-            else:
-                # transformers itself counts tokens where it generates without a cache
-                counted = real.long().cumsum(-1) - 1
-                if position_ids is not None and bool((position_ids != counted)[real].any()):
-                    raise ValueError(
-                        f"position_ids can be given for text of one segment, "
-                        f"{self.memory_config.segment_tokens} tokens; in longer text positions "
-                        "start anew in every segment. Leave them out."
-                    )
-                (logits, *hidden), state = engine.forward_long(
-                    self,
-                    input_ids,
-                    real,
-                    state,
-                    turn,
-                    written,
-                    segments_per_chunk,
-                    **self._wanted(kwargs),
-                )
-                output = MemformerOutput(
-                    logits=_kept(logits, logits_to_keep),
-                    memory=state,
-                    hidden_states=tuple(hidden) or None,
-                )
-        if labels is not None and output.logits is not None:
-            labels = labels.masked_fill(~real, IGNORED_LABEL)
-            if segment_ids is None:
-                targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
-            output.loss = self.loss_function(
-                logits=output.logits,
-                labels=labels,
-                vocab_size=output.logits.shape[-1],
-                shift_labels=targets,
-                num_items_in_batch=items,
+            found = self._forward_plain(
+                input_ids,
+                real,
+                self._known(memory, input_ids),
+                segments_per_chunk,
+                logits_to_keep,
+                {"attention_mask": attention_mask, "position_ids": position_ids} | kwargs,
             )
-            if self.training and (budget := self.memory_config.write_budget) is not None:
-                share = torch.cat(written).mean()
-                output.loss = output.loss + BUDGET_WEIGHT * (share - budget).square()
-            self._check_learnable(output.loss)
+        output = MemformerOutput(
+            logits=found.logits,
+            past_key_values=cache,
+            hidden_states=found.hidden_states,
+            attentions=found.attentions,
+            memory=None if found.memory is None else self._stamped(found.memory),
+            written=_share(found) if segment_ids is not None else None,
+            evidence=found.evidence,
+            entropy=found.entropy,
+        )
+        if labels is not None:
+            output.loss = self._loss(found, labels.masked_fill(~real, IGNORED_LABEL), items)
         return output.to_tuple() if return_dict is False else output
 
-    def _wanted(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What the backbone can be asked for where it sees a text in parts."""
-        if arguments.get("output_attentions"):
-            raise ValueError(
-                "output_attentions works for text of one segment without a cache: attention never "
-                "crosses a segment border. Leave it out, or hand segments over one by one."
-            )
-        wanted = arguments.get("output_hidden_states")
-        return {"output_hidden_states": True} if wanted else {}
+    def _known(self, memory: MemoryState | None, ids: Int[Tensor, "batch tokens"]) -> MemoryState:
+        """What is remembered before a new segment begins."""
+        return self.init_memory(ids.shape[0]) if memory is None else memory.closed()
 
-    def _check_learnable(self, loss: Tensor) -> None:
+    def _forward_plain(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        memory: MemoryState,
+        segments_per_chunk: int | None,
+        logits_to_keep: int | Tensor,
+        arguments: dict[str, Any],
+    ) -> Forwarded:
+        """Text in a row; the arguments of the backbone are checked where the text is long."""
+        if not bool(real.any()):
+            raise ValueError("There is no text: attention_mask is 0 everywhere.")
+        if ids.shape[1] <= self.memory_config.segment_tokens:
+            return self.engine().forward_plain(
+                ids, real, memory, logits_to_keep=logits_to_keep, **arguments
+            )
+        # transformers itself counts tokens where it generates without a cache
+        counted, position_ids = real.long().cumsum(-1) - 1, arguments["position_ids"]
+        if position_ids is not None and bool((position_ids != counted)[real].any()):
+            raise ValueError(
+                f"position_ids can be given for text of one segment, "
+                f"{self.memory_config.segment_tokens} tokens; in longer text positions "
+                "start anew in every segment. Leave them out."
+            )
+        found = self.engine().forward_plain(
+            ids, real, memory, segments_per_chunk=segments_per_chunk, **_hidden(arguments)
+        )
+        return _kept(found, logits_to_keep)
+
+    def _loss(
+        self, found: Forwarded, labels: Int[Tensor, "batch tokens"], items: Any
+    ) -> Float[Tensor, ""]:
+        """The loss, in training mode with the penalty of the write budget."""
+        targets = found.targets
+        if targets is None:
+            targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        loss: Tensor = self.loss_function(
+            logits=found.logits,
+            labels=labels,
+            vocab_size=found.logits.shape[-1],
+            shift_labels=targets,
+            num_items_in_batch=items,
+        )
+        budget = self.memory_config.write_budget
+        share = _share(found)
+        if self.training and budget is not None and share is not None:
+            loss = loss + BUDGET_WEIGHT * (share - budget).square()
         if self.training and torch.is_grad_enabled() and not loss.requires_grad:
             raise ValueError(
                 "Nothing can be learnt from this text: it is one segment, which reads no memory, "
                 "and the backbone is frozen. Give longer texts, or attach with smaller "
                 "segment_tokens, or unfreeze the backbone."
             )
+        return loss
 
     def _without_memory(
         self, memory: MemoryState | None, *, return_dict: bool | None, **arguments: Any
@@ -671,7 +653,52 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             return generation.Generated(said, memory) if return_memory else said
         if kwargs.get("inputs_embeds") is not None:
             raise ValueError(NO_TOKEN_IDS)
-        return generation.generate(self, inputs, memory, kwargs, return_memory, limit, reply_limit)
+        prompt, config = self._prompt(inputs, memory, kwargs, limit, reply_limit)
+        said, after = generation.generate(
+            self,
+            self.engine(),
+            prompt,
+            config,
+            kwargs,
+            return_memory=return_memory,
+            given=memory,
+        )
+        if after is None:
+            return said
+        after = self._stamped(after)
+        if not isinstance(said, Tensor) and said.past_key_values is not None:
+            said.past_key_values.memory = after
+        return generation.Generated(said, after) if return_memory else said
+
+    def _prompt(
+        self,
+        inputs: Any,
+        memory: MemoryState | None,
+        arguments: dict[str, Any],
+        limit: Tensor | None,
+        reply_limit: float,
+    ) -> tuple[generation.Prompt, GenerationConfig]:
+        """The prompts of a generation, checked; their mask is put among the arguments."""
+        ids = arguments.pop("input_ids", None) if inputs is None else inputs
+        if ids is not None and not isinstance(ids, Tensor):
+            self.check_input(ids, None, None)
+        if ids is None or ids.dim() != 2 or ids.shape[1] == 0:
+            raise ValueError(
+                "The prompt is empty: generate needs input_ids of shape [batch, tokens] with at "
+                "least one token a row."
+            )
+        config = generation.settings(self, arguments)
+        if arguments.get("attention_mask") is None:
+            arguments["attention_mask"] = generation.guess_mask(ids, config)
+        real = self.check_input(ids, arguments["attention_mask"], memory)
+        limit = check_limit(limit, ids)
+        if not 0 <= reply_limit <= 1:
+            raise ValueError(f"reply_limit must be between 0 and 1; got {reply_limit}.")
+        if not bool(real.any(-1).all()):
+            row = int((~real.any(-1)).nonzero()[0])
+            raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
+        known = self._known(memory, ids)
+        return generation.Prompt(ids, real, known, limit, float(reply_limit)), config
 
     @torch.no_grad()
     def memory_after(self, past_key_values: MemoryCache) -> MemoryState:
@@ -686,7 +713,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             ValueError: the memory was unloaded.
         """
         self._check_attached()
-        return generation.memory_after(self, past_key_values)
+        return self._stamped(generation.memory_after(self.engine(), past_key_values))
 
     def _expand_inputs_for_generation(  # type: ignore[override]
         self, expand_size: int = 1, **kwargs: Any
@@ -717,51 +744,11 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             ValueError: shapes, token ids or memory that do not fit, or the memory was unloaded.
         """
         self._check_attached()
-        if not isinstance(ids, Tensor):
-            kind = type(ids).__name__
-            how = (
-                "unpack it, as in model.generate(**inputs)"
-                if isinstance(ids, Mapping)
-                else ("tokenize text first, with tokenizer(text, return_tensors='pt')")
-            )
-            raise ValueError(f"input_ids must be a tensor of token ids; got {kind}: {how}.")
-        if ids.dim() != 2 or ids.numel() == 0:
-            raise ValueError(
-                "input_ids must be of shape [batch, tokens] with at least one row and one token; "
-                f"got {tuple(ids.shape)}."
-            )
-        if ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"input_ids must be token ids in torch.int64; got {ids.dtype}: convert them with "
-                "input_ids.long()."
-            )
-        vocabulary = self.config.text_config.vocab_size
-        # a decoding step feeds tokens that the model chose itself
-        if ids.shape[1] > 1 and not (0 <= int(ids.min()) and int(ids.max()) < vocabulary):
-            wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
-            raise ValueError(
-                f"Token id {int(wrong)} is out of range: the backbone's vocabulary has "
-                f"{vocabulary} tokens. Use the tokenizer of the backbone."
-            )
+        check_ids(ids, self.config.text_config.vocab_size)
         if memory is not None:
-            if not isinstance(memory, MemoryState):
-                raise ValueError(f"memory must be a MemoryState; got {type(memory).__name__}.")
-            if memory.batch_size != ids.shape[0]:
-                raise ValueError(
-                    f"The memory has {memory.batch_size} rows and input_ids has {ids.shape[0]}; "
-                    "they must be equal. memory.select(rows) repeats or drops rows."
-                )
+            check_rows(memory, ids.shape[0])
             self.check_memory(memory)
-        if attention_mask is None:
-            return torch.ones_like(ids, dtype=torch.bool)
-        if attention_mask.dim() != 2 or (
-            attention_mask.shape[0] != ids.shape[0] or attention_mask.shape[1] < ids.shape[1]
-        ):
-            raise ValueError(
-                "attention_mask must have the shape of input_ids; got "
-                f"{tuple(attention_mask.shape)} for {tuple(ids.shape)}."
-            )
-        return attention_mask[:, -ids.shape[1] :].bool()
+        return text_of(ids, attention_mask)
 
     def _check_attached(self) -> None:
         if not self._hooks:
@@ -769,24 +756,6 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                 "The memory was unloaded from this model; open the model again with "
                 "from_pretrained, or use the backbone alone."
             )
-
-    def check_limit(
-        self, limit: Tensor | None, ids: Int[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch tokens"] | None:
-        """A limit of what is written, as a tensor.
-
-        Raises:
-            ValueError: its shape or a value does not fit.
-        """
-        if limit is None:
-            return None
-        limit = torch.as_tensor(limit, dtype=torch.float32, device=ids.device)
-        if limit.shape != ids.shape or not bool(((limit >= 0) & (limit <= 1)).all()):
-            raise ValueError(
-                f"limit must have the shape of input_ids, {tuple(ids.shape)}, and values between 0 "
-                f"and 1; got shape {tuple(limit.shape)}."
-            )
-        return limit
 
     def _check_turn(self, turn: int | None, memory: MemoryState) -> Int[Tensor, " batch"] | None:
         if turn is None:
@@ -796,27 +765,97 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                 f"turn must be one that the memory has, below {int(memory.num_turns.min())}; got "
                 f"{turn}."
             )
-        return torch.full_like(memory.clock, turn)
+        return torch.full_like(memory.num_seen, turn)
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: Any, **kwargs: Any
+        self,
+        save_directory: Any,
+        *,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
     ) -> None:
-        """Saves the memory path and a reference to the backbone; see `checkpoint.save_model`."""
-        from memformer.checkpoint import save_model
+        """Saves the memory path and a reference to the backbone; see `checkpoint.save_checkpoint`.
 
-        save_model(self, save_directory, **kwargs)
+        Args:
+            save_directory: made if it does not exist.
+            state_dict: weights gathered elsewhere (FSDP); the model's own if None.
+            **kwargs: of `save_checkpoint`.
+        """
+        self.config.architectures = [type(self).__name__]
+        checkpoint.save_checkpoint(
+            save_directory,
+            self.config,
+            self.backbone,
+            state_dict or self.state_dict(),
+            self.generation_config,
+            **kwargs,
+        )
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *_: Any,
+        memory_config: MemoryConfig | None = None,
+        **kwargs: Any,
     ) -> MemformerForCausalLM:
-        """Opens a memformer checkpoint, or attaches a memory to a plain decoder.
+        """Opens a memformer checkpoint, or attaches and calibrates a memory on a plain decoder.
 
-        See `checkpoint.load_model` for the arguments.
+        Args:
+            pretrained_model_name_or_path: hub id or folder. The default model's id means its
+                fetched copy, if there is one.
+            memory_config: for a plain decoder.
+            **kwargs: `backbone` (for a checkpoint: another place to load the backbone from, or the
+                loaded model), `tokenizer` (to calibrate with; looked for beside a plain decoder if
+                left out), `config` (the checkpoint's, if it is loaded already), and options for
+                loading the backbone (`dtype`, `revision`, `device_map`, `gguf_file`,
+                `attn_implementation`, ...).
+
+        Raises:
+            OSError: nothing to load there.
+            ValueError: damaged weights, or arguments that do not go together.
+            IncompatibleMemory: the backbone is not the one that the memory was made for.
         """
-        from memformer.checkpoint import load_model
+        parts = checkpoint.load_parts(
+            pretrained_model_name_or_path, memory_config=memory_config, **kwargs
+        )
+        if isinstance(parts, checkpoint.Decoder):
+            return cls.from_backbone(parts.backbone, memory_config, parts.tokenizer)
+        model = cls(parts.config, parts.backbone)
+        if parts.adapter is not None:
+            model.backbone = checkpoint.adapted(parts.backbone, parts.adapter)
+        own = {
+            name: value for name, value in model.state_dict().items() if name.startswith("memory.")
+        }
+        checkpoint.check_weights(parts.weights, own, "memory", parts.source)
+        weights = {name: value.float() for name, value in parts.weights.items()}
+        model.load_state_dict(weights, strict=False)
+        model.memory.to(parts.backbone.device)
+        return model.eval()
 
-        return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+def _kept(found: Forwarded, places: int | Tensor) -> Forwarded:
+    """The same with logits of the last positions only, of all (0), or of those that are named."""
+    logits = found.logits[:, -places:] if isinstance(places, int) else found.logits[:, places]
+    return dataclasses.replace(found, logits=logits)
+
+
+def _share(found: Forwarded) -> Float[Tensor, ""] | None:
+    """The share of the text that is written, 0 of no text; None where nothing is written yet."""
+    if found.written is None:
+        return None
+    return found.written.mean() if found.written.numel() else found.written.sum()
+
+
+def _hidden(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The options of the backbone that work where it sees a text in parts."""
+    if arguments.get("output_attentions"):
+        raise ValueError(
+            "output_attentions works for text of one segment without a cache: attention never "
+            "crosses a segment border. Leave it out, or hand segments over one by one."
+        )
+    wanted = arguments.get("output_hidden_states")
+    return {"output_hidden_states": True} if wanted else {}
 
 
 # transformers' AutoModelForCausalLM opens checkpoints once this module is imported

@@ -24,10 +24,8 @@ import platformdirs
 
 from memformer.memory import IncompatibleMemory, MemoryState
 from memformer.memory.file import (
-    load_memory,
     read_header,
     remove_leftovers,
-    save_memory,
     sync_folder,
     write_atomically,
 )
@@ -144,7 +142,7 @@ class MemoryStore:
         try:
             # a file of an older version does not say whose it is
             is_old = path == self._old_path(user) and read_header(path).get("user") is None
-            memory = load_memory(path, user=None if is_old else user)
+            memory = MemoryState.load(path, user=None if is_old else user)
         except FileNotFoundError:  # deleted a moment ago
             return None
         if memory.batch_size != 1:
@@ -176,7 +174,7 @@ class MemoryStore:
         with self.lock(user, timeout):
             self._found(user)  # refuses a folder or a pipe that has the file's name
             path = self._path(user)
-            save_memory(memory, path, user=user)
+            memory.save(path, user=user)
             path.chmod(0o600)
             self._remove_old(user)
 

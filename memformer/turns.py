@@ -23,7 +23,7 @@ def readable_turns(
     """
     names = {read.turn: read.name for read in memory.documents}
     slots = memory.occupied[0].nonzero().flatten()
-    slots = slots[memory.written_at[0, slots].argsort()]
+    slots = slots[memory.seen_at[0, slots].argsort()]
     turns = []
     for turn in sorted(set(memory.turn[0, slots].tolist())):
         mine = slots[(memory.turn[0, slots] == turn) & (memory.strength[0, slots] > 0)]

@@ -1,28 +1,38 @@
-"""`ReleaseHeads`: new text lets go of slots that it makes worthless.
+"""`TableHeads`: which tokens enter the slot table, and which slots new text makes worthless.
 
-The DNC's erase vector and free gates, addressed by content. The *erase head* weakens what a token
-writes anew ("Anna lives in Rome" weakens the Paris of "Anna lives in Paris"); the *free head* what
-a token says is done with, whatever that is: it learns its own keys. Both lower a slot's strength,
-so that it is read less, and its usage, so that it is evicted first. The matching itself is in
-`memory/segment.py`.
+The *write gate* decides what is written, once for all memory layers. The *release heads* are the
+DNC's erase vector and free gates, addressed by content. The erase head weakens older text that a
+token replaces ("Anna lives in Rome" weakens the Paris of "Anna lives in Paris"). The free head
+weakens older text that is done with, whatever that is: it learns its own keys. Both lower a slot's
+strength, so that it is read less, and its usage, so that it is evicted first. `memory/gate.py`
+applies what these heads ask for.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memformer.memory.segment import MemoryPass, Release
+from memformer.memory.chunk import Chunk
+from memformer.memory.gate import OPEN, Release
 
 # numbers in the address of a slot
 ADDRESS_WIDTH = 32
 # gates start at sigmoid(-6) = 0.002: nothing is let go of until training asks for it
 GATE_BIAS = -6.0
 SHARPNESS, THRESHOLD = 20.0, 0.8
+
+
+class Decisions(NamedTuple):
+    """What the heads make of the lowest memory layer's input; see `MemoryPass.decide`."""
+
+    gate_logits: Float[Tensor, "entries tokens"]
+    addresses: Float[Tensor, "entries tokens address"] | None
+    releases: list[Release]
 
 
 class ReleaseHead(nn.Module):
@@ -72,9 +82,10 @@ class ReleaseHeads(nn.Module):
     Args:
         hidden: width of the backbone.
         heads: which of "erase" and "free" there are.
+        reach: tokens, up to and with each one, that say what it is about.
     """
 
-    def __init__(self, hidden: int, heads: tuple[str, ...]) -> None:
+    def __init__(self, hidden: int, heads: tuple[str, ...], reach: int) -> None:
         super().__init__()
         # seeded, so that attaching twice gives one and the same model
         generator = torch.Generator().manual_seed(hidden)
@@ -82,6 +93,7 @@ class ReleaseHeads(nn.Module):
         nn.init.normal_(weight, std=(2 * hidden) ** -0.5, generator=generator)
         self.address_weight = nn.Parameter(weight)
         self.address_bias = nn.Parameter(torch.zeros(ADDRESS_WIDTH))
+        self.reach = reach
         self.heads = nn.ModuleDict(
             {name: ReleaseHead(hidden, weight if name == "free" else None) for name in heads}
         )
@@ -90,12 +102,44 @@ class ReleaseHeads(nn.Module):
         """The head "erase" or "free"."""
         return cast(ReleaseHead, self.heads[name])
 
-    def forward(self, x: Float[Tensor, "entries tokens hidden"], memory: MemoryPass) -> None:
-        """Says what the tokens are about, and lets go of what they replace or have done with."""
+    def forward(
+        self, x: Float[Tensor, "entries tokens hidden"], chunk: Chunk
+    ) -> tuple[Float[Tensor, "entries tokens address"], list[Release]]:
+        """What the tokens are about, and what each head asks for."""
         x = x.float()
+        near = torch.cat([x, chunk.recent(x, self.reach)], -1)
+        addresses = nn.functional.linear(
+            near, self.address_weight.float(), self.address_bias.float()
+        )
+        return addresses, [head(x, near, addresses) for head in self.heads.values()]
+
+
+class TableHeads(nn.Module):
+    """The heads that decide about slots, which all memory layers share.
+
+    | parameter | shape | starts at |
+    |---|---|---|
+    | write_gate_weight, write_gate_bias | hidden, 1 | 0, 4: everything is written |
+    | release | see `ReleaseHeads` | nothing is let go of |
+
+    Args:
+        hidden: width of the backbone.
+        release: which of the heads "erase" and "free" there are.
+        address_reach: see `MemoryConfig`.
+    """
+
+    def __init__(self, hidden: int, release: tuple[str, ...], address_reach: int) -> None:
+        super().__init__()
+        self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
+        # no scalar: FSDP can not shard one
+        self.write_gate_bias = nn.Parameter(torch.tensor([OPEN]))
+        self.release = ReleaseHeads(hidden, release, address_reach) if release else None
+
+    def forward(self, x: Float[Tensor, "entries tokens hidden"], chunk: Chunk) -> Decisions:
+        """Decides about every token of a chunk, from the lowest memory layer's input."""
         with torch.autocast(x.device.type, enabled=False):
-            near = torch.cat([x, memory.recent(x)], -1)
-            addresses = nn.functional.linear(
-                near, self.address_weight.float(), self.address_bias.float()
-            )
-            memory.let_go(addresses, [head(x, near, addresses) for head in self.heads.values()])
+            weight, bias = self.write_gate_weight.float(), self.write_gate_bias.float()
+            logits = x.float() @ weight + bias
+            if self.release is None:
+                return Decisions(logits, None, [])
+            return Decisions(logits, *self.release(x, chunk))

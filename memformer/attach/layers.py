@@ -1,24 +1,26 @@
 """`MemoryLayer`: beside one attention module of the backbone, it writes and reads the memory.
 
-It hooks the attention module's input and changes no weight and no name of the backbone. The memory
-arrives as the keyword argument `memory_pass` of the backbone's forward; without it the layer does
-nothing at all. What was read goes on as the argument `memory_read` of the same call; `mixing.py`
-mixes it in.
+`MemoryHook` sits at the input of every attention module, and changes no weight and no name of the
+backbone. A call of the backbone carries a `MemoryCall` as the keyword argument `memory_call`;
+without one the hook does nothing at all. Read words go on as the argument `memory_read` of the same
+call, and `mixing.py` mixes them in.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from memformer.attach.backbone import Backbone, StopBackbone
-from memformer.attach.heads import ReleaseHeads
+from memformer.attach.heads import TableHeads
 from memformer.attach.mixing import Read
-from memformer.memory.segment import OPEN, MemoryPass
+from memformer.config import MemoryConfig
+from memformer.memory.memory_pass import MemoryPass, ReadHeads
 
 # memory is matched a little more sharply than the window: among many more tokens, that is better
 KEY_STRENGTH = 1.2
@@ -58,111 +60,153 @@ class MemoryLayer(nn.Module):
     | age_slope | heads | 0: all ages alike |
     | null_logit | heads | calibrated when the memory is attached |
     | read_modes (with links) | heads, 3 | 0, 4, 0: backward, content, forward before softmax |
-    | write_gate (lowest layer only) | hidden + 1 | weight 0, bias 4: everything is written |
-    | release (lowest layer only) | see `ReleaseHeads` | nothing is let go of |
 
     Args:
         backbone: how to reach the projections.
         layer: number of the decoder layer.
         index: place among the memory layers.
-        rank: of the corrections; None: full matrices.
-        key_positions: `"passage"` or `"none"`.
-        read_distance: position of every query; stored keys end at position 0.
-        focus: see `memory.read.focused`.
-        links: read along the order of writing too.
-        release: which of the heads "erase" and "free" it has.
+        config: rank of the corrections, positions of keys and queries, and whether there are links.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        layer: int,
-        index: int,
-        *,
-        rank: int | None,
-        key_positions: str,
-        read_distance: int,
-        focus: float,
-        links: bool,
-        release: tuple[str, ...],
-    ) -> None:
+    def __init__(self, backbone: Backbone, layer: int, index: int, config: MemoryConfig) -> None:
         super().__init__()
         self.layer = layer
         self.index = index
-        self.key_positions = key_positions
-        self.read_distance = read_distance
-        self.focus = focus
+        self.key_positions = config.key_positions
+        self.read_distance = config.read_distance
         self._backbone = [backbone]  # in a list: not a submodule, its weights are not ours
         heads, kv_heads, width = backbone.heads, backbone.kv_heads, backbone.width
-        hidden = backbone.hidden
+        hidden, rank = backbone.hidden, config.projection_rank
         self.query_correction = Correction(hidden, heads * width, rank, layer)
         self.key_correction = Correction(hidden, kv_heads * width, rank, layer)
         self.value_correction = Correction(hidden, kv_heads * width, rank, layer)
         self.log_key_strength = nn.Parameter(torch.full((heads,), math.log(KEY_STRENGTH)))
         self.age_slope = nn.Parameter(torch.zeros(heads))
         self.null_logit = nn.Parameter(torch.zeros(heads))
-        if links:
+        if config.links:
             self.read_modes = nn.Parameter(torch.tensor([0.0, CONTENT_MODE, 0.0]).repeat(heads, 1))
-        self.links = links
-        self.release: ReleaseHeads | None = None
-        if index == 0:
-            self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
-            # no scalar: FSDP can not shard one
-            self.write_gate_bias = nn.Parameter(torch.tensor([OPEN]))
-            if release:
-                self.release = ReleaseHeads(hidden, release)
+        self.links = config.links
 
-    def before_attention(
-        self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Hook on the attention module: writes, reads, and hands on what was read."""
-        memory_pass: MemoryPass | None = kwargs.pop("memory_pass", None)
-        if memory_pass is not None:
-            x = args[0] if args else kwargs["hidden_states"]
-            read = self.visit(attention, x, memory_pass)
-            if memory_pass.stop_after == self.index:
-                raise StopBackbone
-            if read is not None:
-                kwargs["memory_read"] = Read(*read)
-        return args, kwargs
-
-    def visit(
+    def forward(
         self, attention: nn.Module, x: Float[Tensor, "entries tokens hidden"], memory: MemoryPass
     ) -> tuple[Tensor, Tensor] | None:
-        """Writes what the tokens are, then reads what earlier segments left for them."""
+        """Writes keys and values of the tokens, then reads what earlier segments left for them."""
         backbone = self._backbone[0]
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
         if memory.writes:
-            if self.index == 0:
-                # first of all: what is not written has no place in the order of writing
-                with torch.autocast(x.device.type, enabled=False):
-                    gate = self.write_gate_weight.float(), self.write_gate_bias.float()
-                    memory.gate(x.float() @ gate[0] + gate[1])
-                if self.release is not None:
-                    self.release(x, memory)
             positions = x.new_zeros(1, 1, dtype=torch.long)
             if self.key_positions == "passage":
-                positions = memory.places()
+                positions = memory.positions()
             memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
         far = torch.tensor([[self.read_distance]], device=x.device)
         queries = backbone.rotate(self.layer, queries, far).float()
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
         with torch.autocast(x.device.type, enabled=False):
-            return memory.read(
-                self.index,
-                queries * strength[:, None],
+            heads = ReadHeads(
                 self.age_slope.float(),
                 self.null_logit.float(),
                 backbone.softcap(self.layer),
-                self.focus,
                 self.read_modes.float().softmax(-1) if self.links else None,
             )
+            return memory.read(self.index, queries * strength[:, None], heads)
 
 
-def drop_memory_argument(
-    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Hook for attention modules without a memory: their kernels must not see the argument."""
-    kwargs.pop("memory_pass", None)
-    return args, kwargs
+class MemoryPath(nn.Module):
+    """All that is added to a backbone: the memory layers, and the heads that they share.
+
+    Args:
+        backbone: how to reach its parts.
+        config: its `memory_layers` are numbers.
+    """
+
+    def __init__(self, backbone: Backbone, config: MemoryConfig) -> None:
+        super().__init__()
+        numbers = cast("tuple[int, ...]", config.memory_layers)
+        self.layers = nn.ModuleList(
+            MemoryLayer(backbone, number, index, config) for index, number in enumerate(numbers)
+        )
+        self.table = TableHeads(backbone.hidden, config.release, config.address_reach)
+        self.index_of = {number: index for index, number in enumerate(numbers)}
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def adopt(self, other: MemoryPath) -> MemoryPath:
+        """Takes the parameters of another path, as far as both have them; returns itself.
+
+        They are then one and the same parameters, not copies.
+        """
+        theirs = dict(other.named_parameters())
+        for prefix, module in self.named_modules():
+            for name, _ in list(module.named_parameters(recurse=False)):
+                if (parameter := theirs.get(f"{prefix}.{name}")) is not None:
+                    setattr(module, name, parameter)
+        return self
+
+    def forward(
+        self,
+        number: int,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        memory: MemoryPass,
+    ) -> Read | None:
+        """Writes and reads at one decoder layer; at the lowest, what is written is decided first.
+
+        Args:
+            number: of the decoder layer.
+            attention: its attention module.
+            x: the module's input.
+            memory: carries the memory of this call.
+
+        Returns:
+            What was read; None where there was nothing to read.
+        """
+        index = self.index_of[number]
+        if memory.writes and index == 0:
+            memory.decide(*self.table(x, memory.chunk))
+        read = self.layers[index](attention, x, memory)
+        return None if read is None else Read(*read)
+
+
+@dataclass(frozen=True)
+class MemoryCall:
+    """What one call of the backbone carries to its attention modules.
+
+    Attributes:
+        path: the memory layers.
+        memory: the memory, and the text of this call.
+        is_last: whether the backbone is not needed above the top memory layer.
+    """
+
+    path: MemoryPath
+    memory: MemoryPass
+    is_last: bool = False
+
+
+class MemoryHook:
+    """Hook at the input of one attention module, with a memory or without.
+
+    It always takes the argument `memory_call` away, which the module's kernel must not see.
+
+    Args:
+        number: of the decoder layer.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(
+        self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Writes, reads, and hands on what was read."""
+        call: MemoryCall | None = kwargs.pop("memory_call", None)
+        if call is None or self.number not in call.path.index_of:
+            return args, kwargs
+        x = args[0] if args else kwargs["hidden_states"]
+        read = call.path(self.number, attention, x, call.memory)
+        if call.is_last and call.path.index_of[self.number] == len(call.path) - 1:
+            raise StopBackbone
+        if read is not None:
+            kwargs["memory_read"] = read
+        return args, kwargs

@@ -47,7 +47,7 @@ def tell(
     chat = ChatSession(model, tokenizer)
     chat.remember(" ".join(fact for fact, *_ in FACTS))
     chat.memory.save(path)
-    return {"tokens": int(chat.memory.num_written[0]), "bytes": path.stat().st_size}
+    return {"tokens": int(chat.memory.num_seen[0]), "bytes": path.stat().st_size}
 
 
 def recall(

@@ -100,7 +100,7 @@ def ask(
             "answer": answer,
             "document_tokens": sum(one.tokens for one in readings),
             "kept_tokens": sum(one.kept for one in readings),
-            "memory_tokens": int(session.memory.num_written[0]),
+            "memory_tokens": int(session.memory.num_seen[0]),
             "memory_bytes": session.memory.nbytes,
             "read_seconds": round(read_seconds, 2),
             "answer_seconds": round(time.monotonic() - start, 2),
@@ -190,7 +190,7 @@ def chat(
         **options,
     )
     begun = session.memory
-    remembered = int(session.memory.num_written[0])
+    remembered = int(session.memory.num_seen[0])
     whose = "a temporary memory" if temporary else f"the memory of {user}"
     show(f"{whose}: {remembered:,} tokens so far. /help lists the commands.")
     for line in lines(sys.stdin):

@@ -11,14 +11,13 @@ Axes, in the order in which they stand everywhere:
 | heads | R | query heads of a language model |
 | kv_heads | | key/value heads |
 | width | W | numbers per key or value of one head |
-
 | reads, writes | R, K | read heads, and writes in one step, of a classic machine |
 
-Read `dnc.py` (the machine on one screen) and `addressing.py` (one equation a function) for where it
-comes from; `read.py`, `state.py` and `segment.py` for the memory of a language model.
+Read `memory_pass.py` first: it says what happens to a chunk of text, and where. Then `chunk.py`,
+`gate.py`, `read.py`, `commit.py` and `state.py`.
 """
 
-from memformer.memory.segment import MemoryPass
+from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.state import IncompatibleMemory, MemoryState
 
 __all__ = ["IncompatibleMemory", "MemoryPass", "MemoryState"]

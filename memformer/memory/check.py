@@ -1,80 +1,90 @@
 """What no memory can be: `flaw` names the first thing that is wrong with one.
 
-A memory that memformer made has none; a file may hold anything. Saving and loading (`file.py`) and
-the store ask here, so that a flawed memory is neither kept nor used. Knows no model: whether a
-memory fits one is `model.check_memory`'s business.
+A memory that memformer made has no flaw; a file may hold anything. A memory is checked before it is
+saved and after it is loaded, so that a flawed one is neither kept nor used. Whether a memory fits a
+model, only the model can say (`MemformerForCausalLM.check_memory`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from memformer.memory.state import CONTENTS, EMPTY, ROW, TABLE, MemoryState
+from memformer.memory.columns import COLUMNS, CONTENTS, COUNTS, EMPTY
+from memformer.memory.parts import Parts
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # clocks count tokens; beyond this they could overflow
 MOST = 2**62
 
 
-def flaw(state: MemoryState, most: int = MOST) -> str | None:
+def flaw(parts: Parts, most: int = MOST) -> str | None:
     """The first thing that is wrong, as the end of a sentence that begins with "the memory"; None
     where nothing is.
 
     Cost: one pass over all tensors.
 
     Args:
-        state: the memory.
+        parts: the memory.
         most: the highest number that a clock may show.
     """
     return (
-        _form(state)
-        or _finiteness(state)
-        or _ranges(state, most)
-        or _counts(state)
-        or _documents(state)
+        _header(parts)
+        or _form(parts.tensors)
+        or _finiteness(parts.tensors)
+        or _ranges(parts, most)
+        or _counts(parts)
+        or _documents(parts)
     )
 
 
 def all_finite(*tensors: Tensor) -> bool:
     """Whether no number is NaN or infinite."""
-    # a sum is had in a twentieth of the time, and finite only where every number is; that of large
-    # numbers may overflow though none of them does
+    # a sum takes a twentieth of the time, and is finite only where every number is; the sum of
+    # large numbers may overflow though none of them is infinite
     return all(
         bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
         for tensor in tensors
     )
 
 
-def _form(state: MemoryState) -> str | None:
-    """Kinds and shapes: every later check relies on them."""
-    slots, capacity = state.token, state.num_slots
+def _header(parts: Parts) -> str | None:
+    """Kinds of all but the tensors."""
+    capacity = parts.num_slots
     if capacity is not None and (type(capacity) is not int or not 1 <= capacity <= MOST):
         return f"has num_slots {capacity!r}, which is no whole number from 1 to {MOST}"
-    names, values = state.fingerprint.keys(), state.fingerprint.values()
+    names, values = parts.fingerprint.keys(), parts.fingerprint.values()
     if not all(isinstance(text, str) for text in (*names, *values)):
         return "has a fingerprint that is not text"
-    for read in state.documents:
+    for read in parts.documents:
         if [type(value) for value in vars(read).values()] != [str, str, int, int, bool]:
             return f"has a document that can't be one: {read!r:.200}"
+    return None
+
+
+def _form(tensors: Mapping[str, Tensor]) -> str | None:
+    """Kinds and shapes: every later check relies on them."""
+    slots, keys = tensors["token"], tensors["keys"]
     if slots.dim() != 2 or slots.shape[0] < 1:
         return f"has tokens of shape {tuple(slots.shape)} instead of [batch, slots]"
     batch, count = slots.shape
-    axes = tuple(state.keys.shape)
+    axes = tuple(keys.shape)
     if len(axes) != 5 or axes[1:3] != (batch, count) or 0 in (axes[0], *axes[3:]):
         return f"has keys of shape {axes} for tokens of shape {(batch, count)}"
-    if state.keys.dtype not in FLOATS:
-        return f"has keys of type {state.keys.dtype}"
-    shapes = {name: (batch, count) for name in TABLE} | {name: (batch,) for name in ROW}
+    if keys.dtype not in FLOATS:
+        return f"has keys of type {keys.dtype}"
+    shapes = {name: (batch, count) for name in COLUMNS} | {name: (batch,) for name in COUNTS}
     wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        name: (shape, torch.float32 if isinstance(TABLE.get(name), float) else torch.long)
+        name: (shape, torch.float32 if isinstance(COLUMNS.get(name), float) else torch.long)
         for name, shape in shapes.items()
     }
-    wanted["values"] = (axes, state.keys.dtype)
-    *_, width = state.addresses.shape or (0,)
+    wanted["values"] = (axes, keys.dtype)
+    *_, width = tensors["addresses"].shape or (0,)
     wanted["addresses"] = ((batch, count, width), torch.float32)
     for name, (shape, kind) in wanted.items():
-        tensor: Tensor = getattr(state, name)
+        tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             return f"has {name} of shape {tuple(tensor.shape)} instead of {shape}"
         if tensor.dtype != kind:
@@ -82,56 +92,60 @@ def _form(state: MemoryState) -> str | None:
     return None
 
 
-def _finiteness(state: MemoryState) -> str | None:
-    columns = [name for name, fill in TABLE.items() if isinstance(fill, float)]
+def _finiteness(tensors: Mapping[str, Tensor]) -> str | None:
+    columns = [name for name, fill in COLUMNS.items() if isinstance(fill, float)]
     for name in (*CONTENTS, *columns):
-        if not all_finite(getattr(state, name)):
+        if not all_finite(tensors[name]):
             return f"has {name} that are not finite (NaN, or an overflow)"
     return None
 
 
-def _ranges(state: MemoryState, most_of_clock: int) -> str | None:
-    """What each number may be: the clocks, then the columns of the slots that are occupied."""
-    late = torch.full_like(state.clock, most_of_clock)
-    highest = {"clock": late, "writes": state.clock}
-    highest |= {"num_segments": state.clock, "num_turns": late}
+def _ranges(parts: Parts, most_of_clock: int) -> str | None:
+    """The range of each number: the counts, then the columns of the slots that are occupied."""
+    tensors = parts.tensors
+    num_seen, num_turns = tensors["num_seen"], tensors["num_turns"]
+    late = torch.full_like(num_seen, most_of_clock)
+    highest = {"num_seen": late, "num_written": num_seen}
+    highest |= {"num_segments": num_seen, "num_turns": late}
     for name, limit in highest.items():
-        value: Tensor = getattr(state, name)
+        value = tensors[name]
         if bool(((value < 0) | (value > limit)).any()):
-            return f"has {name} {value.tolist()} with a clock of {state.clock.tolist()}"
-    occupied = state.occupied
-    last = (state.num_turns - 1).clamp_min(0)
+            return f"has {name} {value.tolist()} with num_seen {num_seen.tolist()}"
+    occupied = parts.occupied
     one = torch.ones_like(late)
     most = {name: late for name in ("token", "reads", "open_reads")}
     most |= {name: one for name in ("strength", "settled", "usage")}
-    most |= {"written_at": state.clock - 1, "order": state.writes}
-    most |= {"segment": state.num_segments, "turn": last}
+    most |= {"seen_at": num_seen - 1, "written_at": tensors["num_written"]}
+    most |= {"segment": tensors["num_segments"], "turn": (num_turns - 1).clamp_min(0)}
     for name, highest_of in most.items():
-        column, limit = getattr(state, name), highest_of[:, None]
+        column, limit = tensors[name], highest_of[:, None]
         if bool((occupied & ((column < 0) | (column > limit))).any()):
             return f"has {name} out of range"
-        if bool((~occupied & (column != TABLE[name])).any()):
+        if bool((~occupied & (column != COLUMNS[name])).any()):
             return f"has {name} in slots that are empty"
-    if bool((state.strength > state.settled).any()):
+    if bool((tensors["strength"] > tensors["settled"]).any()):
         return "has a strength above the settled strength"
     return None
 
 
-def _counts(state: MemoryState) -> str | None:
+def _counts(parts: Parts) -> str | None:
     """How many slots are occupied, and that no two hold the same token of the text."""
-    settled = (state.occupied & ~state.is_open).sum(-1)
-    if state.num_slots is not None and bool((settled > state.num_slots).any()):
-        return f"has {int(settled.max())} slots in use and room for {state.num_slots}"
-    times = state.written_at.masked_fill(~state.occupied, EMPTY).sort(-1).values
+    occupied, tensors = parts.occupied, parts.tensors
+    is_open = tensors["segment"] == tensors["num_segments"][:, None]
+    settled = (occupied & ~is_open).sum(-1)
+    if parts.num_slots is not None and bool((settled > parts.num_slots).any()):
+        return f"has {int(settled.max())} slots in use and room for {parts.num_slots}"
+    times = tensors["seen_at"].masked_fill(~occupied, EMPTY).sort(-1).values
     if bool(((times[:, 1:] == times[:, :-1]) & (times[:, 1:] != EMPTY)).any()):
-        return "has two slots with one written_at"
+        return "has two slots with one seen_at"
     return None
 
 
-def _documents(state: MemoryState) -> str | None:
+def _documents(parts: Parts) -> str | None:
     """That each document belongs to a turn of the memory and is no longer than what was read."""
-    turns, clock = int(state.num_turns.max()), int(state.clock.max())
-    for read in state.documents:
-        if not (0 <= read.turn < turns and 0 <= read.tokens <= clock):
+    turns = int(parts.tensors["num_turns"].max())
+    num_seen = int(parts.tensors["num_seen"].max())
+    for read in parts.documents:
+        if not (0 <= read.turn < turns and 0 <= read.tokens <= num_seen):
             return f"has a document of a turn or a length that can't be: {read!r:.200}"
     return None

@@ -1,9 +1,11 @@
-"""The file format of a memory: one safetensors file with a JSON header, whole or not at all."""
+"""The file format of a memory: named tensors and a JSON header, whole or not at all.
+
+Written as one safetensors file. What the tensors mean, `state.py` knows.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,65 +20,51 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from memformer.memory.check import MOST, flaw
-from memformer.memory.state import (
-    CONTENTS,
-    ROW,
-    TABLE,
-    IncompatibleMemory,
-    MemoryState,
-    ReadDocument,
-)
-
 try:
     import fcntl
 except ImportError:  # on Windows, where an open file can't be removed anyway
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "memformer-memory"
-VERSION = 3
+VERSION = 4
 # bytes of JSON before the tensors; memformer writes about two thousand
 MOST_HEADER = 2**20
 
 
-def save_memory(state: MemoryState, path: str | Path, user: str | None = None) -> None:
+class IncompatibleMemory(ValueError):
+    """A memory that this model or this version can't read; the message says why."""
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Writes a memory beside its destination, then moves it there in one step.
 
     Args:
-        state: the memory.
         path: where it goes.
-        user: whose it is, kept in the header: no other user can be given the file.
+        tensors: by name; on the CPU and contiguous.
+        header: what JSON can hold; format, version and checksum are added.
 
     Raises:
-        ValueError: the memory holds what none can hold, such as NaN; an older file stays as it was.
         OSError: the folder can't be written; an older file stays as it was.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state._tensors().items()}
-    if (found := flaw(state)) is not None:
-        raise ValueError(f"The memory was not saved, because it {found}; nothing has changed.")
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "fingerprint": state.fingerprint,
-        "num_slots": state.num_slots,
-    }
-    if state.documents:
-        header["documents"] = [dataclasses.asdict(read) for read in state.documents]
-    if user is not None:
-        header["user"] = user
+    header = {"format": FORMAT, "version": VERSION} | header
     header["sha256"] = _digest(header, tensors)
     metadata = {"memformer": json.dumps(header)}
     write_atomically(Path(path), lambda beside: save_file(tensors, beside, metadata))
 
 
-def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
-    """Reads a memory back, checking every byte of it; see `MemoryState.load`.
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a memory file of this version or the one before.
 
-    The file is read once, so that what is checked is what is used, whatever happens to the file.
+    Every byte is checked against the checksum. The file is read once, so that what is checked is
+    what is used, whatever happens to the file.
 
     Args:
         path: the file.
-        user: whose memory it has to be; None: anybody's.
+
+    Raises:
+        FileNotFoundError, PermissionError: the file can't be read.
+        IncompatibleMemory: it is of another version.
+        ValueError: it is damaged or no memory.
     """
     source = Path(path)
     _check_is_file(source)
@@ -89,38 +77,45 @@ def load_memory(path: str | Path, user: str | None = None) -> MemoryState:
         ) from None
     header = _header(source, data)
     version = header.get("version")
-    if type(version) is int and version != VERSION:
+    if type(version) is int and version not in (VERSION, VERSION - 1):
         raise IncompatibleMemory(
-            f"{source} has memory format version {version}; this memformer reads version {VERSION}."
+            f"{source} has memory format version {version}; this memformer reads versions "
+            f"{VERSION - 1} and {VERSION}."
         )
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise _damaged(source, f"is no safetensors file ({error})") from None
+        raise damaged(source, f"is no safetensors file ({error})") from None
     del data
     checksum = header.pop("sha256", None)
-    if tensors.keys() != {*CONTENTS, *TABLE, *ROW} or checksum != _digest(header, tensors):
-        raise _damaged(source, "does not match its checksum")
+    if checksum != _digest(header, tensors):
+        raise damaged(source, "does not match its checksum")
     fingerprint = header.get("fingerprint")
     if type(version) is not int or "num_slots" not in header or not isinstance(fingerprint, dict):
-        raise _damaged(source, "has a header that does not say what it is")
-    try:
-        documents = tuple(ReadDocument(**read) for read in header.get("documents", ()))
-    except TypeError:
-        raise _damaged(source, "has documents that are none") from None
-    state = MemoryState(
-        **tensors, num_slots=header["num_slots"], fingerprint=fingerprint, documents=documents
-    )
-    # the clocks of a loaded memory need room for the turns that follow
-    if (found := flaw(state, MOST // 2)) is not None:
-        raise _damaged(source, found)
-    if user is not None and header.get("user") != user:
-        raise ValueError(
-            f"The memory file {source} is not the memory of user {user!r}: it was saved for "
-            f"{header.get('user', 'nobody in particular')!r}. Put the right file there, or delete "
-            "it and start a new memory."
-        )
-    return state
+        raise damaged(source, "has a header that does not say what it is")
+    return (tensors, header) if version == VERSION else _converted(tensors, header)
+
+
+# the names of version 3, where `written_at` was the text clock
+RENAMED = {
+    "written_at": "seen_at",
+    "order": "written_at",
+    "clock": "num_seen",
+    "writes": "num_written",
+}
+# what version 3 did not say of the model that wrote a memory, because all models had it
+UNSAID = ", passages of 64 tokens, reaches 8 and 6, least age 16"
+
+
+def _converted(
+    tensors: dict[str, Tensor], header: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of version 3 as version 4 has them."""
+    renamed = {RENAMED.get(name, name): value for name, value in tensors.items()}
+    fingerprint = dict(header["fingerprint"])
+    if isinstance(fingerprint.get("architecture"), str):
+        fingerprint["architecture"] += UNSAID
+    return renamed, header | {"fingerprint": fingerprint}
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -137,7 +132,9 @@ def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(8)
         data = start + file.read(min(int.from_bytes(start, "little"), MOST_HEADER))
-    return _header(path, data)
+    header = _header(path, data)
+    is_before = header.get("version") == VERSION - 1 and "fingerprint" in header
+    return _converted({}, header)[1] if is_before else header
 
 
 def _header(source: Path, data: bytes) -> dict[str, Any]:
@@ -152,9 +149,9 @@ def _header(source: Path, data: bytes) -> dict[str, Any]:
             raise ValueError("it is cut off")
         header = json.loads(json.loads(data[8:end])["__metadata__"]["memformer"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise _damaged(source, "has no header that can be read") from None
+        raise damaged(source, "has no header that can be read") from None
     if not isinstance(header, dict):
-        raise _damaged(source, "has a header that is no table")
+        raise damaged(source, "has a header that is no table")
     if header.get("format") != FORMAT:
         raise ValueError(
             f"{source} is a safetensors file, but not a memory saved by memformer; choose another "
@@ -162,7 +159,7 @@ def _header(source: Path, data: bytes) -> dict[str, Any]:
         )
     user, fingerprint = header.get("user"), header.get("fingerprint", {})
     if not (user is None or isinstance(user, str)) or not isinstance(fingerprint, dict):
-        raise _damaged(source, "has a header that does not say what it is")
+        raise damaged(source, "has a header that does not say what it is")
     return header
 
 
@@ -177,10 +174,11 @@ def _check_is_file(source: Path) -> None:
         return
     if not os.path.lexists(source):
         raise FileNotFoundError(f"There is no memory file at {source}.")
-    raise _damaged(source, "is no regular file")
+    raise damaged(source, "is no regular file")
 
 
-def _damaged(source: Path, how: str) -> ValueError:
+def damaged(source: str | Path, how: str) -> ValueError:
+    """The error for a file that is damaged, forged or no memory."""
     return ValueError(
         f"The memory file {source} is damaged or not a memory: it {how}; restore it from a copy or "
         "start a new memory."

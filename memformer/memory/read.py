@@ -1,18 +1,21 @@
 """Reads from a language model's memory: content addressing with a null slot, and focus.
 
 The content weighting of a DNC with the match of the backbone's own attention, for thousands of
-queries at once, always in float32. `lay` sets the slots out, once for as many reads as there are,
-and `content_read` reads them. Next: `segment.py`, which calls them.
+queries at once, always in float32. `prepare_slots` makes a `SlotView`, once for as many reads as
+there are, and `content_read` reads it. `memory_pass.py` calls both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from memformer.memory.links import Links, linked
 
 # a finite stand-in for minus infinity: exp(x - y) is exactly 0, and no inf - inf can arise
 MASKED = -1.0e30
@@ -23,32 +26,11 @@ BLOCK = 2**20
 KEPT_PASSAGES = 2
 
 
-class Links(NamedTuple):
-    """The order of writing as lists, and how far each head reads along them.
-
-    Attributes:
-        prev: the slot written before each slot, -1 where there is none.
-        next: the slot written after it.
-        modes: pi, the shares of backward, content and forward reads, per head; they sum to one.
-    """
-
-    prev: Int[Tensor, "batch slots"]
-    next: Int[Tensor, "batch slots"]
-    modes: Float[Tensor, "heads 3"]
-
-
-def linked(
-    values: Float[Tensor, "batch slots kv_heads width"], link: Int[Tensor, "batch slots"]
-) -> Float[Tensor, "batch slots kv_heads width"]:
-    """Every slot's linked neighbour's value in its place; zero where it has none."""
-    index = link.clamp_min(0)[..., None, None].expand_as(values)
-    return values.gather(1, index).masked_fill((link < 0)[..., None, None], 0.0)
-
-
-class Laid(NamedTuple):
+class SlotView(NamedTuple):
     """Slots as queries meet them, with the null slot last.
 
-    What is added to a match is itself a product, of three more numbers a query and a slot.
+    Strength, age and the null logit are added to a match as a product of three more numbers of the
+    query and of the slot.
 
     Attributes:
         keys: one column a slot, with the three numbers unless the backbone caps its logits.
@@ -67,7 +49,7 @@ class Laid(NamedTuple):
     modes: Float[Tensor, "heads 3"] | None
 
 
-def lay(
+def prepare_slots(
     keys: Float[Tensor, "batch slots kv_heads width"],
     values: Float[Tensor, "batch slots kv_heads width"],
     strength: Float[Tensor, "batch slots"],
@@ -76,8 +58,8 @@ def lay(
     null_logit: Float[Tensor, " heads"],
     softcap: float | None = None,
     links: Links | None = None,
-) -> Laid:
-    """Sets slots out for `content_read`.
+) -> SlotView:
+    """Arranges slots for `content_read`.
 
     Args:
         keys: one row a slot.
@@ -110,7 +92,7 @@ def lay(
         key_rows = torch.cat([key_rows, slot_terms], 2)
     query_terms = query_terms.view(1, 1, kv_heads, -1, 3)
     modes = None if links is None else links.modes
-    return Laid(key_rows, value_rows, query_terms, slot_terms, softcap, modes)
+    return SlotView(key_rows, value_rows, query_terms, slot_terms, softcap, modes)
 
 
 def _null(columns: int, device: torch.device) -> Bool[Tensor, " columns"]:
@@ -120,7 +102,7 @@ def _null(columns: int, device: torch.device) -> Bool[Tensor, " columns"]:
 
 def content_read(
     queries: Float[Tensor, "batch tokens heads width"],
-    laid: Laid,
+    slots: SlotView,
     readers: Bool[Tensor, "batch tokens"] | None = None,
     passage: Int[Tensor, "batch slots"] | None = None,
     focus: float = 0.0,
@@ -142,7 +124,7 @@ def content_read(
 
     Args:
         queries: already multiplied by key strength and by the backbone's attention scale.
-        laid: the slots, from `lay`, which says what is meant by the other letters.
+        slots: from `prepare_slots`, which says what the other letters mean.
         readers: tokens whose reads count as use of a slot.
         passage: which passage of the text each slot is from, numbered from 0.
         focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
@@ -157,15 +139,35 @@ def content_read(
     Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
         gradient is needed.
     """
-    batch, tokens, heads, _ = queries.shape
-    key_rows, value_rows, query_terms, slot_terms, softcap, modes = laid
-    kv_heads, groups = query_terms.shape[2:4]
-    columns = key_rows.shape[-1]
     passages = 0 if passage is None or not focus else int(passage.max()) + 1
+    reads = _Reads(queries, slots, readers, passage, passages, focus, kept)
+    if torch.is_grad_enabled() and slots.softcap is None and kept is None:
+        return reads.with_one_kernel()
+    return reads.by_blocks()
 
-    def weigh(begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+
+@dataclass(frozen=True)
+class _Reads:
+    """The reads of one call of `content_read`, whose arguments these are.
+
+    Attributes:
+        passages: how many passages there are; 0 without focus.
+    """
+
+    queries: Float[Tensor, "batch tokens heads width"]
+    slots: SlotView
+    readers: Bool[Tensor, "batch tokens"] | None
+    passage: Int[Tensor, "batch slots"] | None
+    passages: int
+    focus: float
+    kept: Float[Tensor, "batch slots"] | None
+
+    def weigh(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
         """Weights of some tokens' queries, one key head's in a row, and by what focus scaled."""
-        part = queries[:, begin:end].float().unflatten(2, (kv_heads, groups))
+        key_rows, _, query_terms, slot_terms, softcap, _ = self.slots
+        batch = self.queries.shape[0]
+        kv_heads, groups = query_terms.shape[2:4]
+        part = self.queries[:, begin:end].float().unflatten(2, (kv_heads, groups))
         terms = query_terms.expand(*part.shape[:-1], 3)
         rows = part if softcap is not None else torch.cat([part, terms], -1)
         # rows of one key head: all its query heads, all tokens
@@ -175,64 +177,81 @@ def content_read(
             capped = softcap * torch.tanh(logits / softcap)
             logits = capped + terms.permute(0, 2, 3, 1, 4).reshape(shape) @ slot_terms
         weights = logits.softmax(-1)
-        if kept is not None:
-            mask = torch.nn.functional.pad(kept, (0, 1), value=1.0)[:, None, None]
+        if self.kept is not None:
+            mask = torch.nn.functional.pad(self.kept, (0, 1), value=1.0)[:, None, None]
             weights = weights * mask
             weights = weights / weights.sum(-1, keepdim=True)
-        if passage is None or passages <= KEPT_PASSAGES:
+        if self.passage is None or self.passages <= KEPT_PASSAGES:
             return weights, None
         grouped = weights.unflatten(2, (groups, -1))
-        scale = focused(grouped.sum((1, 2))[..., :-1], passage, passages, focus)
+        votes = grouped.sum((1, 2))[..., :-1]
+        scale = focused(votes, self.passage, self.passages, self.focus)
         scale = torch.nn.functional.pad(scale, (0, 1), value=1.0)[:, None, None]
         grouped = grouped * scale if torch.is_grad_enabled() else grouped.mul_(scale)
         return grouped.flatten(2, 3), scale[:, :, 0]
 
-    def count(begin: int, end: int, weights: Tensor, total: Tensor) -> Tensor | None:
-        """Read weight per slot, of those tokens that are readers."""
-        if readers is None:
+    def mass(self, begin: int, end: int, weights: Tensor, total: Tensor) -> Tensor | None:
+        """Read weight per slot, of those tokens that are readers; None without readers."""
+        if self.readers is None:
             return None
-        counted = readers[:, begin:end].to(weights.dtype) / heads
+        kv_heads, groups = self.slots.query_terms.shape[2:4]
+        counted = self.readers[:, begin:end].to(weights.dtype) / self.queries.shape[2]
         counted = counted[:, None, None].expand(-1, kv_heads, groups, -1).flatten(2)
         counted = counted / total[..., 0].detach()
         return (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
 
-    mass: Tensor | None = None
-    if torch.is_grad_enabled() and softcap is None and kept is None:
-        # what focus scales by is taken as given, so that one kernel does the rest: attention with
-        # three more numbers a query and a key, and two more a value
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Parts of the tokens, whose attention weights stay in a CPU's cache."""
+        tokens, heads = self.queries.shape[1:3]
+        return _blocks(tokens, heads * self.slots.keys.shape[-1])
+
+    def with_one_kernel(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All reads in one attention kernel, for the gradient.
+
+        The scale of focus is taken as given. The rest is attention with three more numbers a query
+        and a key, and two more a value.
+        """
+        key_rows, value_rows, query_terms, _, _, modes = self.slots
+        heads, groups = self.queries.shape[2], query_terms.shape[3]
+        mass: Tensor | None = None
         scales = []
         with torch.no_grad():
-            for begin, end in _blocks(tokens, heads * columns):
-                weights, scale = weigh(begin, end)
+            for begin, end in self.blocks():
+                weights, scale = self.weigh(begin, end)
                 if scale is not None:
                     scales.append(scale.clamp_min(1e-30).log())
-                seen = count(begin, end, weights, weights.sum(-1, keepdim=True))
+                seen = self.mass(begin, end, weights, weights.sum(-1, keepdim=True))
                 mass = seen if mass is None or seen is None else mass + seen
-        terms = query_terms.view(heads, 3).expand(*queries.shape[:3], 3)
-        rows = torch.cat([queries.float(), terms], -1)
+        terms = query_terms.view(heads, 3).expand(*self.queries.shape[:3], 3)
+        rows = torch.cat([self.queries.float(), terms], -1)
         # the null slot has no value, and no part in the evidence
-        there = ~_null(columns, queries.device)[:, None]
+        there = ~_null(key_rows.shape[-1], self.queries.device)[:, None]
         found = _attend(
             rows.transpose(1, 2),
             key_rows.mT.repeat_interleave(groups, 1),
             value_rows.where(there, 0.0).repeat_interleave(groups, 1),
             torch.cat(scales, 2) if scales else None,
         ).transpose(1, 2)
-        read, evidence = found[..., :-1], found[..., -1]
-        return _along(read, modes), evidence, mass
-    words, evidences = [], []
-    every = (0, tokens) if torch.is_grad_enabled() else None
-    for begin, end in [every] if every else _blocks(tokens, heads * columns):
-        weights, _ = weigh(begin, end)
-        read = weights @ value_rows
-        total = read[..., -1:]
-        read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
-        words.append(_along(read.reshape(batch, -1, heads, value_rows.shape[-1] - 1), modes))
-        found = 1.0 - weights[..., -1] / total[..., 0]
-        evidences.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
-        seen = count(begin, end, weights, total)
-        mass = seen if mass is None or seen is None else mass + seen
-    return torch.cat(words, 1), torch.cat(evidences, 1), mass
+        return _along(found[..., :-1], modes), found[..., -1], mass
+
+    def by_blocks(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The reads of a few tokens at a time; of all at once where a gradient is needed."""
+        _, value_rows, query_terms, _, _, modes = self.slots
+        batch, tokens, heads, _ = self.queries.shape
+        groups = query_terms.shape[3]
+        mass: Tensor | None = None
+        words, evidences = [], []
+        for begin, end in [(0, tokens)] if torch.is_grad_enabled() else self.blocks():
+            weights, _ = self.weigh(begin, end)
+            read = weights @ value_rows
+            total = read[..., -1:]
+            read = (read[..., :-1] / total).unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4)
+            words.append(_along(read.reshape(batch, -1, heads, value_rows.shape[-1] - 1), modes))
+            found = 1.0 - weights[..., -1] / total[..., 0]
+            evidences.append(found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2).flatten(2))
+            seen = self.mass(begin, end, weights, total)
+            mass = seen if mass is None or seen is None else mass + seen
+        return torch.cat(words, 1), torch.cat(evidences, 1), mass
 
 
 def _blocks(tokens: int, weights: int) -> Iterator[tuple[int, int]]:

@@ -1,94 +1,42 @@
 """`MemoryState`: everything that a memory remembers, as one explicit value.
 
-A state is passed in and returned; modules keep none of it. Its tensors are never changed in
-place, so copies may share them. How text gets into it: `segment.py`. Its file format: `file.py`.
+A state is passed in and returned; modules keep none of it. Its tensors are never changed in place,
+so copies may share them. This file is long because the methods of one public value stand together.
+How text gets into a memory: `memory_pass.py`. The file format: `file.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, least_used
+from memformer.memory.columns import COLUMNS, COUNTS, EMPTY
+from memformer.memory.entries import chosen, table_rows
+from memformer.memory.file import IncompatibleMemory
+from memformer.memory.links import neighbours
+from memformer.memory.parts import Parts, ReadDocument
+from memformer.memory.saving import load_parts, save_parts
 
-if TYPE_CHECKING:
-    from memformer.model import MemformerForCausalLM
-
-EMPTY = -1
-# fields with one number a slot, and what an empty slot holds
-TABLE: dict[str, float] = {
-    "strength": 0.0,
-    "settled": 0.0,
-    "usage": 0.0,
-    "reads": 0.0,
-    "open_reads": 0.0,
-    "written_at": EMPTY,
-    "order": EMPTY,
-    "token": EMPTY,
-    "segment": EMPTY,
-    "turn": EMPTY,
-}
-ROW = ("clock", "writes", "num_segments", "num_turns")
-CONTENTS = ("keys", "values", "addresses")
+__all__ = ["IncompatibleMemory", "MemoryOwner", "MemoryState", "ReadDocument"]
 
 
-class IncompatibleMemory(ValueError):
-    """A memory and a model that do not belong together; the message says in what they differ."""
+class MemoryOwner(Protocol):
+    """What a memory asks of the model that it belongs to."""
+
+    def adopt_memory(self, memory: MemoryState, *, source: str) -> MemoryState:
+        """A memory from a file, checked, on the model's device and in its dtype."""
+        ...
 
 
-def neighbours(
-    written_at: Int[Tensor, "batch slots"], present: Bool[Tensor, "batch slots"], step: int
-) -> Int[Tensor, "batch slots"]:
-    """The slot written `step` places after (or before, below 0) each slot; -1 where there is none.
-
-    The DNC's link matrix as a list, derived from the clock: whole over slots that are gone.
-
-    Args:
-        written_at: the text clock.
-        present: the others are skipped, and have no neighbours.
-        step: 1 or -1.
-    """
-    slots = written_at.shape[1]
-    if slots == 0:
-        return torch.zeros_like(written_at)
-    late = torch.iinfo(torch.long).max
-    order = written_at.masked_fill(~present, late).argsort(dim=-1, stable=True)
-    shifted = order.roll(-step, dims=-1)
-    count = present.sum(-1, keepdim=True)
-    place = torch.arange(slots, device=order.device)[None]
-    inside = (place + step >= 0) & (place + step < count) & (place < count)
-    link = torch.full_like(order, EMPTY)
-    return link.scatter_(-1, order, shifted.masked_fill(~inside, EMPTY))
-
-
-@dataclass(frozen=True)
-class ReadDocument:
-    """A document that was read into a memory of one row, whole or up to where it was interrupted.
-
-    Attributes:
-        checksum: of its text.
-        name: what a person calls it.
-        turn: that its slots belong to.
-        tokens: of the text that are read so far.
-        whole: nothing of it is left to read.
-    """
-
-    checksum: str
-    name: str
-    turn: int
-    tokens: int
-    whole: bool
-
-
-@dataclass(repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MemoryState:
     """A batch of memories: slot contents per memory layer, one slot table, one clock a row.
 
@@ -101,19 +49,19 @@ class MemoryState:
 
     keys: Float[Tensor, "layers batch slots kv_heads width"]
     values: Float[Tensor, "layers batch slots kv_heads width"]
-    addresses: Float[Tensor, "batch slots address"]  # what a slot is about, for `release.py`
+    addresses: Float[Tensor, "batch slots address"]  # what a slot is about, for release heads
     strength: Float[Tensor, "batch slots"]  # the write gate and what it lost since; 0: not read
     settled: Float[Tensor, "batch slots"]  # strength before the open segment let go of anything
     usage: Float[Tensor, "batch slots"]  # 0..1; the least used is evicted first
     reads: Float[Tensor, "batch slots"]  # read weight received, summed over tokens
     open_reads: Float[Tensor, "batch slots"]  # the part that came from the open segment
-    written_at: Int[Tensor, "batch slots"]  # text clock: tokens seen before it
-    order: Int[Tensor, "batch slots"]  # write clock: tokens written before it
+    seen_at: Int[Tensor, "batch slots"]  # text clock: tokens seen before it
+    written_at: Int[Tensor, "batch slots"]  # write clock: tokens written before it
     token: Int[Tensor, "batch slots"]  # provenance: token id, segment, turn
     segment: Int[Tensor, "batch slots"]
     turn: Int[Tensor, "batch slots"]
-    clock: Int[Tensor, " batch"]  # tokens ever seen
-    writes: Int[Tensor, " batch"]  # tokens that the write gate ever let through
+    num_seen: Int[Tensor, " batch"]  # tokens ever seen: the text clock
+    num_written: Int[Tensor, " batch"]  # tokens that the gate ever let through: the write clock
     num_segments: Int[Tensor, " batch"]  # closed segments; the open one has this number
     num_turns: Int[Tensor, " batch"]  # calls that wrote something
     num_slots: int | None = None
@@ -146,22 +94,22 @@ class MemoryState:
         contents = torch.zeros(
             num_layers, batch_size, 0, kv_heads, width, dtype=dtype, device=device
         )
-        table = {
+        columns = {
             name: torch.zeros(
                 batch_size,
                 0,
                 dtype=torch.float32 if isinstance(fill, float) else torch.long,
                 device=device,
             )
-            for name, fill in TABLE.items()
+            for name, fill in COLUMNS.items()
         }
-        row = {name: torch.zeros(batch_size, dtype=torch.long, device=device) for name in ROW}
+        counts = {name: torch.zeros(batch_size, dtype=torch.long, device=device) for name in COUNTS}
         return cls(
             contents,
             contents,
             torch.zeros(batch_size, 0, address_width, device=device),
-            **table,
-            **row,
+            **columns,
+            **counts,
             num_slots=num_slots,
             fingerprint=dict(fingerprint or {}),
             documents=(),
@@ -170,18 +118,50 @@ class MemoryState:
     # ---- what is in it -------------------------------------------------------------------
 
     @property
+    def columns(self) -> dict[str, Tensor]:
+        """The slot table: one number a slot, by name."""
+        return {
+            "strength": self.strength,
+            "settled": self.settled,
+            "usage": self.usage,
+            "reads": self.reads,
+            "open_reads": self.open_reads,
+            "seen_at": self.seen_at,
+            "written_at": self.written_at,
+            "token": self.token,
+            "segment": self.segment,
+            "turn": self.turn,
+        }
+
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """The clocks: one number a row, by name."""
+        return {
+            "num_seen": self.num_seen,
+            "num_written": self.num_written,
+            "num_segments": self.num_segments,
+            "num_turns": self.num_turns,
+        }
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by name."""
+        contents = {"keys": self.keys, "values": self.values, "addresses": self.addresses}
+        return contents | self.columns | self.counts
+
+    @property
     def batch_size(self) -> int:
         """How many independent memories."""
-        return self.clock.shape[0]
+        return self.num_seen.shape[0]
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return self.clock.device
+        return self.num_seen.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the slot contents; the slot table is float32 and int64 always."""
+        """The dtype of keys and values; the slot table is float32 and int64 always."""
         return self.keys.dtype
 
     @property
@@ -206,13 +186,8 @@ class MemoryState:
 
     @property
     def age(self) -> Float[Tensor, "batch slots"]:
-        """Tokens seen since, per slot."""
-        return (self.clock[:, None] - self.written_at).clamp_min(0).float()
-
-    @property
-    def num_written(self) -> Int[Tensor, " batch"]:
-        """Tokens ever taken in, per row; gates, forgetting and eviction do not lower it."""
-        return self.clock
+        """Tokens written since, per slot: the age that reads use."""
+        return (self.num_written[:, None] - self.written_at).clamp_min(0).float()
 
     def kept_of(self, turn: int) -> int:
         """How many tokens of a turn can be read, in all rows."""
@@ -232,7 +207,7 @@ class MemoryState:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     @property
     def next_slot(self) -> Int[Tensor, "batch slots"]:
@@ -248,7 +223,7 @@ class MemoryState:
         return self._neighbour(-1)
 
     def _neighbour(self, step: int) -> Int[Tensor, "batch slots"]:
-        return neighbours(self.written_at, self.occupied & (self.strength > 0), step)
+        return neighbours(self.seen_at, self.occupied & (self.strength > 0), step)
 
     def __repr__(self) -> str:
         room = "unbounded" if self.num_slots is None else f"{self.num_slots:,} slots"
@@ -256,7 +231,7 @@ class MemoryState:
         kept = f"{used[0]:,}" if len(used) == 1 else f"each {min(used):,} to {max(used):,}"
         rows = "" if len(used) == 1 else f"{len(used)} rows, "
         return (
-            f"MemoryState({rows}{kept} tokens kept of {int(self.clock.max()):,} read, {room}, "
+            f"MemoryState({rows}{kept} tokens kept of {int(self.num_seen.max()):,} read, {room}, "
             f"{self.nbytes / 2**20:.1f} MiB, {self.dtype} on {self.device})"
         )
 
@@ -270,26 +245,7 @@ class MemoryState:
             One dict a slot with keys `row, slot, text, strength, usage, age, reads, turn,
             segment`.
         """
-        age, strength = self.age, self.strength.detach()
-        rows: list[dict[str, Any]] = []
-        for row in range(self.batch_size):
-            slots = self.occupied[row].nonzero().flatten()
-            slots = slots[self.written_at[row, slots].argsort()]
-            for slot in slots.tolist():
-                rows.append(
-                    {
-                        "row": row,
-                        "slot": slot,
-                        "text": tokenizer.decode([int(self.token[row, slot])]),
-                        "strength": float(strength[row, slot]),
-                        "usage": float(self.usage[row, slot]),
-                        "age": int(age[row, slot]),
-                        "reads": float(self.reads[row, slot]),
-                        "turn": int(self.turn[row, slot]),
-                        "segment": int(self.segment[row, slot]),
-                    }
-                )
-        return rows
+        return table_rows(self.columns, self.age, self.occupied, tokenizer)
 
     # ---- copies --------------------------------------------------------------------------
 
@@ -297,11 +253,8 @@ class MemoryState:
         """The same memory with other values for some fields."""
         return dataclasses.replace(self, **changes)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in (*CONTENTS, *TABLE, *ROW)}
-
     def _map(self, change: Callable[[Tensor], Tensor]) -> MemoryState:
-        return self.replaced(**{name: change(tensor) for name, tensor in self._tensors().items()})
+        return self.replaced(**{name: change(tensor) for name, tensor in self.tensors.items()})
 
     def clone(self) -> MemoryState:
         """A copy that shares no tensor with this one."""
@@ -329,21 +282,19 @@ class MemoryState:
         self._check_rows(index)
         return self.replaced(
             **{
-                name: tensor.index_select(1 if name in ("keys", "values") else 0, index)
-                for name, tensor in self._tensors().items()
+                name: tensor.index_select(_batch_axis(name), index)
+                for name, tensor in self.tensors.items()
             },
         )
 
     def put(self, rows: Int[Tensor, " rows"], other: MemoryState) -> MemoryState:
         """This batch with the given rows replaced by the rows of `other`."""
         slots = max(self.token.shape[1], other.token.shape[1])
-        mine, theirs = self.padded(slots), other.padded(slots)
+        mine, theirs = self.padded(slots), other.padded(slots).tensors
         return mine.replaced(
             **{
-                name: tensor.index_copy(
-                    1 if name in ("keys", "values") else 0, rows, getattr(theirs, name)
-                )
-                for name, tensor in mine._tensors().items()
+                name: tensor.index_copy(_batch_axis(name), rows, theirs[name])
+                for name, tensor in mine.tensors.items()
             },
         )
 
@@ -353,18 +304,21 @@ class MemoryState:
         if extra <= 0:
             return self
         pad = torch.nn.functional.pad
-        grown: dict[str, Tensor] = {
-            name: pad(getattr(self, name), (0, 0, 0, 0, 0, extra)) for name in ("keys", "values")
+        columns = {
+            name: pad(column, (0, extra), value=COLUMNS[name])
+            for name, column in self.columns.items()
         }
-        grown["addresses"] = pad(self.addresses, (0, 0, 0, extra))
-        for name, fill in TABLE.items():
-            grown[name] = pad(getattr(self, name), (0, extra), value=fill)
-        return self.replaced(**grown)
+        return self.replaced(
+            **columns,
+            keys=pad(self.keys, (0, 0, 0, 0, 0, extra)),
+            values=pad(self.values, (0, 0, 0, 0, 0, extra)),
+            addresses=pad(self.addresses, (0, 0, 0, extra)),
+        )
 
-    # ---- taking things out (in place) ----------------------------------------------------
+    # ---- taking things out ---------------------------------------------------------------
 
-    def reset(self, rows: Sequence[int] | Int[Tensor, " rows"] | None = None) -> MemoryState:
-        """Empties the given rows (all, if None) in place, their clocks too; returns itself.
+    def emptied(self, rows: Sequence[int] | Int[Tensor, " rows"] | None = None) -> MemoryState:
+        """The same memory with nothing in the given rows (all, if None), their clocks at zero.
 
         Raises:
             ValueError: a row that does not exist.
@@ -374,10 +328,44 @@ class MemoryState:
         self._check_rows(index)
         gone = torch.zeros_like(self.occupied)
         gone[index] = True
-        self._erase(gone)
-        for name in ROW:
-            setattr(self, name, getattr(self, name).index_fill(0, index, 0))
-        self.documents = tuple(read for read in self.documents if self.kept_of(read.turn))
+        counts = {name: count.index_fill(0, index, 0) for name, count in self.counts.items()}
+        return self._erased(gone).replaced(**counts)._with_documents_left()
+
+    def without(self, gone: Bool[Tensor, "batch slots"]) -> MemoryState:
+        """The same memory without some slots: their contents are overwritten with zeros."""
+        state = self._erased(gone)
+        # where nothing is left of the open segment, nothing replaces older text any more
+        is_open = state.is_open.any(-1, keepdim=True)
+        strength = torch.where(is_open, state.strength, state.settled)
+        return state.replaced(strength=strength)._with_documents_left()
+
+    def _erased(self, gone: Bool[Tensor, "batch slots"]) -> MemoryState:
+        columns = {
+            name: column.masked_fill(gone, COLUMNS[name]) for name, column in self.columns.items()
+        }
+        return self.replaced(
+            **columns,
+            keys=self.keys.masked_fill(gone[None, :, :, None, None], 0.0),
+            values=self.values.masked_fill(gone[None, :, :, None, None], 0.0),
+            addresses=self.addresses.masked_fill(gone[..., None], 0.0),
+        )
+
+    def _with_documents_left(self) -> MemoryState:
+        left = tuple(read for read in self.documents if self.kept_of(read.turn))
+        return self.replaced(documents=left)
+
+    def _become(self, other: MemoryState) -> None:
+        """Takes the fields of another state: `reset` and `forget` alone are called for that."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, vars(other)[field.name])
+
+    def reset(self, rows: Sequence[int] | Int[Tensor, " rows"] | None = None) -> MemoryState:
+        """Empties the given rows (all, if None) in place, their clocks too; returns itself.
+
+        Raises:
+            ValueError: a row that does not exist.
+        """
+        self._become(self.emptied(rows))
         return self
 
     def forget(self, what: int | Iterable[int] | Callable[[dict[str, Any]], bool]) -> int:
@@ -394,31 +382,9 @@ class MemoryState:
         Raises:
             ValueError: `what` is none of these.
         """
-        if callable(what):
-            gone = torch.zeros_like(self.occupied)
-            for row, slot in self.occupied.nonzero().tolist():
-                entry = {"row": row, "slot": slot, "age": float(self.age[row, slot])}
-                for name in ("token", "strength", "usage", "reads", "turn", "segment"):
-                    entry[name] = getattr(self, name)[row, slot].item()
-                gone[row, slot] = bool(what(entry))
-        else:
-            known = [turn for turn in _turns(what) if 0 <= turn < 2**63]
-            wanted = torch.tensor(known, dtype=torch.long, device=self.device)
-            gone = self.occupied & torch.isin(self.turn, wanted)
-        count = int(gone.sum())
-        self._erase(gone)
-        # where nothing is left of the open segment, nothing replaces what is older any more
-        is_open = self.is_open.any(-1, keepdim=True)
-        self.strength = torch.where(is_open, self.strength, self.settled)
-        self.documents = tuple(read for read in self.documents if self.kept_of(read.turn))
-        return count
-
-    def _erase(self, gone: Bool[Tensor, "batch slots"]) -> None:
-        for name in ("keys", "values"):
-            setattr(self, name, getattr(self, name).masked_fill(gone[None, :, :, None, None], 0.0))
-        self.addresses = self.addresses.masked_fill(gone[..., None], 0.0)
-        for name, fill in TABLE.items():
-            setattr(self, name, getattr(self, name).masked_fill(gone, fill))
+        gone = chosen(self.columns, self.age, self.occupied, what)
+        self._become(self.without(gone))
+        return int(gone.sum())
 
     # ---- the open segment ----------------------------------------------------------------
 
@@ -440,11 +406,11 @@ class MemoryState:
         )
         unwritten = state.is_unwritten
         if bool(unwritten.any()):
-            state._erase(unwritten)
+            state = state._erased(unwritten)
         if self.num_slots is not None:
             excess = (state.occupied.sum(-1) - self.num_slots).clamp_min(0)
             if bool(excess.any()):
-                state._erase(least_used(state.usage, state.occupied, excess))
+                state = state._erased(least_used(state.usage, state.occupied, excess))
         return state
 
     def reopened(
@@ -462,20 +428,19 @@ class MemoryState:
             nothing = self.token.new_zeros(self.batch_size, 0)
             return self, nothing, nothing
         late = torch.iinfo(torch.long).max
-        order = self.written_at.masked_fill(~is_open, late).argsort(dim=-1, stable=True)[:, :width]
+        order = self.seen_at.masked_fill(~is_open, late).argsort(dim=-1, stable=True)[:, :width]
         real = is_open.gather(1, order)
         ids = self.token.gather(1, order).masked_fill(~real, EMPTY)
         turns = self.turn.gather(1, order).masked_fill(~real, EMPTY)
-        begun = self.order.masked_fill(~is_open, late).amin(-1)
+        begun = self.written_at.masked_fill(~is_open, late).amin(-1)
         state = self.replaced(
-            clock=self.clock - is_open.sum(-1),
-            writes=torch.minimum(self.writes, begun),
+            num_seen=self.num_seen - is_open.sum(-1),
+            num_written=torch.minimum(self.num_written, begun),
             reads=(self.reads - self.open_reads).clamp_min(0.0),
             open_reads=torch.zeros_like(self.open_reads),
             strength=self.settled,
         )
-        state._erase(is_open)
-        return state, ids, turns
+        return state._erased(is_open), ids, turns
 
     @property
     def usage_half_life(self) -> float:
@@ -484,25 +449,31 @@ class MemoryState:
 
     # ---- files ---------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, user: str | None = None) -> None:
         """Writes the memory to one safetensors file, whole or not at all.
 
-        Raises:
-            ValueError: it holds what no memory can hold, such as NaN.
-            OSError: the folder can't be written.
-        """
-        from memformer.memory.file import save_memory
+        Args:
+            path: where it goes.
+            user: whose it is, kept in the header: no other user can be given the file.
 
-        save_memory(self, path)
+        Raises:
+            ValueError: it holds what no memory can hold, such as NaN; an older file stays as it
+                was.
+            OSError: the folder can't be written; an older file stays as it was.
+        """
+        save_parts(path, self._parts(), user)
 
     @classmethod
-    def load(cls, path: str | Path, model: MemformerForCausalLM | None = None) -> MemoryState:
-        """Reads a memory that `save` wrote.
+    def load(
+        cls, path: str | Path, model: MemoryOwner | None = None, *, user: str | None = None
+    ) -> MemoryState:
+        """Reads a memory that `save` wrote, checking every byte of it.
 
         Args:
             path: the file.
             model: the model that will read it; the memory is checked against it, moved to its
                 device and converted to its dtype.
+            user: whose memory it has to be; None: anybody's.
 
         Raises:
             FileNotFoundError: no such file.
@@ -510,10 +481,17 @@ class MemoryState:
             ValueError: the file is damaged, forged or no memory; nothing of it is used.
             IncompatibleMemory: written by another model, shape or format version.
         """
-        from memformer.memory.file import load_memory
-
-        state = load_memory(path)
+        parts = load_parts(path, user)
+        state = cls(
+            **parts.tensors,
+            num_slots=parts.num_slots,
+            fingerprint=dict(parts.fingerprint),
+            documents=parts.documents,
+        )
         return state if model is None else model.adopt_memory(state, source=f"in {path}")
+
+    def _parts(self) -> Parts:
+        return Parts(self.tensors, self.num_slots, self.fingerprint, self.documents)
 
     def _check_rows(self, index: Tensor) -> None:
         if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.batch_size):
@@ -522,27 +500,6 @@ class MemoryState:
             )
 
 
-def _turns(what: int | Iterable[int]) -> list[int]:
-    """The turn numbers that `forget` was given: whole numbers of any kind, no text and no bool.
-
-    Raises:
-        ValueError: `what` is no turn number and holds others than turn numbers.
-    """
-    try:
-        if isinstance(what, (str, bytes)):
-            raise TypeError
-        try:
-            return [_turn(what)]
-        except TypeError:
-            return [_turn(one) for one in what]  # type: ignore[union-attr]
-    except TypeError:
-        raise ValueError(
-            f"forget expects a turn number, several, or a predicate; got {what!r}; give whole "
-            "numbers, such as forget([1, 2])."
-        ) from None
-
-
-def _turn(number: Any) -> int:
-    if isinstance(number, bool) or getattr(number, "dtype", None) == torch.bool:
-        raise TypeError
-    return operator.index(number)
+def _batch_axis(name: str) -> int:
+    """Which axis of a tensor counts rows: slot contents have the layers before it."""
+    return 1 if name in ("keys", "values") else 0

@@ -1,0 +1,21 @@
+"""The names and kinds of a memory's tensors, which states, checks and files share."""
+
+from __future__ import annotations
+
+EMPTY = -1
+# one number a slot, and the number that an empty slot holds: a float for float32, else int64
+COLUMNS: dict[str, float] = {
+    "strength": 0.0,
+    "settled": 0.0,
+    "usage": 0.0,
+    "reads": 0.0,
+    "open_reads": 0.0,
+    "seen_at": EMPTY,
+    "written_at": EMPTY,
+    "token": EMPTY,
+    "segment": EMPTY,
+    "turn": EMPTY,
+}
+# one number a row
+COUNTS = ("num_seen", "num_written", "num_segments", "num_turns")
+CONTENTS = ("keys", "values", "addresses")

@@ -1,0 +1,218 @@
+"""`commit`: the memory after a chunk. Usage, eviction, and a slot for every token that stays.
+
+A pure function of the memory before, of what the chunk writes, and of what it read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from memformer.memory.addressing import aged_usage, least_used
+from memformer.memory.check import all_finite
+from memformer.memory.chunk import Chunk
+from memformer.memory.columns import COLUMNS, EMPTY
+from memformer.memory.gate import TableWrites
+from memformer.memory.state import MemoryState
+
+
+class LayerWrites(NamedTuple):
+    """What one memory layer writes."""
+
+    keys: Float[Tensor, "batch new kv_heads width"]
+    values: Float[Tensor, "batch new kv_heads width"]
+
+
+class Provenance(NamedTuple):
+    """Where the tokens of a chunk are from, and which of its segments end.
+
+    Attributes:
+        ids: token ids.
+        turns: the turn that each token belongs to.
+        closes: whether each segment is closed at its end.
+    """
+
+    ids: Int[Tensor, "batch segments tokens"]
+    turns: Int[Tensor, "batch segments tokens"]
+    closes: Bool[Tensor, "batch segments"]
+
+
+def commit(
+    state: MemoryState,
+    chunk: Chunk,
+    writes: TableWrites,
+    layers: Sequence[LayerWrites],
+    read_mass: Sequence[Float[Tensor, "batch slots_and_new"]],
+    provenance: Provenance,
+    usage_by_reads: bool = True,
+) -> MemoryState:
+    """The memory after a chunk.
+
+    Args:
+        state: the memory before the chunk.
+        chunk: the text.
+        writes: which tokens are written, and what they leave of older slots.
+        layers: keys and values, lowest layer first.
+        read_mass: for each segment, the read weight on every slot and every new token.
+        provenance: where the tokens are from.
+        usage_by_reads: False: reads do not renew usage.
+
+    Raises:
+        ValueError: a number to be written is not finite. The memory before the chunk is whole.
+    """
+    _check_finite(state, writes, layers, read_mass)
+    after = _with_new_columns(state, chunk, writes, provenance)
+    after = _aged(after, state, chunk, writes, read_mass, provenance.closes, usage_by_reads)
+    source = _slots(after, state.token.shape[1])
+    return _placed(after, state, layers, source)
+
+
+def _check_finite(
+    state: MemoryState,
+    writes: TableWrites,
+    layers: Sequence[LayerWrites],
+    read_mass: Sequence[Tensor],
+) -> None:
+    """One number that is not finite would spoil every later read, and every turn saved."""
+    contents = [tensor for layer in layers for tensor in layer]
+    if not all_finite(*contents, writes.addresses, *read_mass):
+        raise ValueError(
+            "The text can't be remembered: what the model makes of it is not finite (NaN, or "
+            f"an overflow in {state.dtype}). The memory is as it was before; load the "
+            "model in bfloat16 or float32, or check its weights."
+        )
+
+
+def _with_new_columns(
+    state: MemoryState, chunk: Chunk, writes: TableWrites, provenance: Provenance
+) -> MemoryState:
+    """The slot table with a column for every new token, behind the slots; no contents."""
+    counts, closes = chunk.real.sum(-1), provenance.closes
+    number = state.num_segments[:, None] + closes.long().cumsum(-1) - closes.long()
+    fresh = chunk.is_new
+    strength = torch.where(fresh & (writes.kept.detach() > 0), writes.strength, 0.0)
+    nothing = torch.zeros_like(strength)
+    new = {
+        "strength": strength,
+        "settled": strength,
+        "usage": nothing,
+        "reads": nothing,
+        "open_reads": nothing,
+        "seen_at": chunk.seen_at.masked_fill(~fresh, EMPTY),
+        "written_at": writes.written_at.masked_fill(~fresh, EMPTY),
+        "token": provenance.ids.flatten(1).masked_fill(~fresh, EMPTY),
+        "segment": number[:, :, None]
+        .expand_as(provenance.ids)
+        .flatten(1)
+        .masked_fill(~fresh, EMPTY),
+        "turn": provenance.turns.flatten(1).masked_fill(~fresh, EMPTY),
+    }
+    return state.replaced(
+        **{name: torch.cat([old, new[name]], 1) for name, old in state.columns.items()},
+        keys=state.keys.new_zeros(0),
+        values=state.values.new_zeros(0),
+        addresses=torch.cat([state.addresses, writes.addresses], 1),
+        num_seen=state.num_seen + counts.sum(-1),
+        num_written=writes.end,
+        num_segments=state.num_segments + closes.sum(-1),
+    )
+
+
+def _aged(
+    after: MemoryState,
+    state: MemoryState,
+    chunk: Chunk,
+    writes: TableWrites,
+    read_mass: Sequence[Tensor],
+    closes: Bool[Tensor, "batch segments"],
+    usage_by_reads: bool,
+) -> MemoryState:
+    """Usage, reads and strength after each segment in turn."""
+    batch, segments, tokens = chunk.real.shape
+    stored, new = state.token.shape[1], segments * tokens
+    counts = chunk.real.sum(-1)
+    written = after.strength[:, stored:].detach()
+    strength, settled, usage = after.strength, after.settled, after.usage
+    reads, open_reads = after.reads, after.open_reads
+    for segment in range(segments):
+        closing = closes[:, segment, None]
+        mass = read_mass[segment]
+        renewing = mass if usage_by_reads else torch.zeros_like(mass)
+        aged = aged_usage(usage, renewing, counts[:, segment], state.usage_half_life)
+        usage = torch.where(closing, aged, usage)
+        reads = reads + mass
+        open_reads = open_reads + mass.masked_fill(closing, 0.0)
+        begin, end = stored + segment * tokens, stored + (segment + 1) * tokens
+        usage = torch.cat(
+            [usage[:, :begin], written[:, begin - stored : end - stored], usage[:, end:]], 1
+        )
+        if writes.retained:
+            left = writes.retained[segment]
+            left = torch.nn.functional.pad(left, (0, stored + new - end), value=1.0)
+            strength = strength * left
+            settled = torch.where(closing, settled * left, settled)
+            usage = usage * torch.where(closing, left.detach(), 1.0)
+    return after.replaced(
+        strength=strength, settled=settled, usage=usage, reads=reads, open_reads=open_reads
+    )
+
+
+def _slots(after: MemoryState, stored: int) -> Int[Tensor, "batch slots"]:
+    """The column that each slot takes: its own, a new token's, or none (-1).
+
+    Every new token that stays gets a slot that is free or was just evicted: free slots in order of
+    their number, new tokens in order of writing.
+    """
+    keep = after.occupied & ~after.is_unwritten
+    if after.num_slots is not None:
+        settled = keep & ~after.is_open
+        excess = (settled.sum(-1) - after.num_slots).clamp_min(0)
+        keep = keep & ~least_used(after.usage, settled, excess)
+    size = max(int(keep.sum(-1).max()), stored)
+    columns = torch.arange(keep.shape[1], device=keep.device)
+    free = torch.nn.functional.pad(~keep[:, :stored], (0, size - stored), value=True)
+    slots = (~free).long().argsort(dim=-1, stable=True)
+    newcomers = keep & (columns >= stored)
+    comers = (~newcomers).long().argsort(dim=-1, stable=True)[:, :size]
+    comers = torch.nn.functional.pad(comers, (0, size - comers.shape[1]))
+    wanted = torch.arange(size, device=keep.device)[None] < newcomers.sum(-1, keepdim=True)
+    source = torch.arange(size, device=keep.device).expand_as(free).masked_fill(free, EMPTY)
+    return source.scatter(1, slots, torch.where(wanted, comers, source.gather(1, slots)))
+
+
+def _placed(
+    after: MemoryState,
+    state: MemoryState,
+    layers: Sequence[LayerWrites],
+    source: Int[Tensor, "batch slots"],
+) -> MemoryState:
+    """The memory with every column and its contents in the slot that it takes."""
+    taken, nothing = source.clamp_min(0), source == EMPTY
+    columns = {
+        name: column.gather(1, taken).masked_fill(nothing, COLUMNS[name])
+        for name, column in after.columns.items()
+    }
+    keys = [
+        _arranged(old, new.keys, taken, nothing)
+        for old, new in zip(state.keys, layers, strict=True)
+    ]
+    values = [
+        _arranged(old, new.values, taken, nothing)
+        for old, new in zip(state.values, layers, strict=True)
+    ]
+    rows = torch.arange(len(taken), device=taken.device)[:, None]
+    addresses = after.addresses[rows, taken].masked_fill(nothing[..., None], 0.0)
+    return after.replaced(
+        **columns, keys=torch.stack(keys), values=torch.stack(values), addresses=addresses
+    )
+
+
+def _arranged(old: Tensor, new: Tensor, source: Tensor, nothing: Tensor) -> Tensor:
+    """One layer's keys or values, slot by slot."""
+    pool = torch.cat([old, new.to(old.dtype)], 1)
+    rows = [pool[row].index_select(0, source[row]) for row in range(pool.shape[0])]
+    return torch.stack(rows).masked_fill(nothing[..., None, None], 0.0)

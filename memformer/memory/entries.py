@@ -1,0 +1,86 @@
+"""The slot table as a person sees it: rows to look at, and rows chosen to be forgotten."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def table_rows(
+    columns: Mapping[str, Tensor],
+    age: Float[Tensor, "batch slots"],
+    occupied: Bool[Tensor, "batch slots"],
+    tokenizer: Any,
+) -> list[dict[str, Any]]:
+    """One row a slot in the order of the text; see `MemoryState.inspect`."""
+    strength = columns["strength"].detach()
+    rows: list[dict[str, Any]] = []
+    for row in range(len(occupied)):
+        slots = occupied[row].nonzero().flatten()
+        slots = slots[columns["seen_at"][row, slots].argsort()]
+        for slot in slots.tolist():
+            rows.append(
+                {
+                    "row": row,
+                    "slot": slot,
+                    "text": tokenizer.decode([int(columns["token"][row, slot])]),
+                    "strength": float(strength[row, slot]),
+                    "usage": float(columns["usage"][row, slot]),
+                    "age": int(age[row, slot]),
+                    "reads": float(columns["reads"][row, slot]),
+                    "turn": int(columns["turn"][row, slot]),
+                    "segment": int(columns["segment"][row, slot]),
+                }
+            )
+    return rows
+
+
+def chosen(
+    columns: Mapping[str, Tensor],
+    age: Float[Tensor, "batch slots"],
+    occupied: Bool[Tensor, "batch slots"],
+    what: int | Iterable[int] | Callable[[dict[str, Any]], bool],
+) -> Bool[Tensor, "batch slots"]:
+    """The slots of some turns, or those that a predicate names; see `MemoryState.forget`."""
+    if not callable(what):
+        known = [turn for turn in _turns(what) if 0 <= turn < 2**63]
+        wanted = torch.tensor(known, dtype=torch.long, device=occupied.device)
+        return occupied & torch.isin(columns["turn"], wanted)
+    shown = ("token", "strength", "usage", "reads", "turn", "segment")
+    gone = torch.zeros_like(occupied)
+    for row, slot in occupied.nonzero().tolist():
+        entry = {"row": row, "slot": slot, "age": float(age[row, slot])}
+        entry |= {name: columns[name][row, slot].item() for name in shown}
+        gone[row, slot] = bool(what(entry))
+    return gone
+
+
+def _turns(what: int | Iterable[int]) -> list[int]:
+    """The turn numbers that `forget` was given: whole numbers of any kind, no text and no bool.
+
+    Raises:
+        ValueError: `what` is no turn number and holds others than turn numbers.
+    """
+    try:
+        if isinstance(what, (str, bytes)):
+            raise TypeError
+        try:
+            return [_turn(what)]
+        except TypeError:
+            return [_turn(one) for one in what]  # type: ignore[union-attr]
+    except TypeError:
+        raise ValueError(
+            f"forget expects a turn number, several, or a predicate; got {what!r}; give whole "
+            "numbers, such as forget([1, 2])."
+        ) from None
+
+
+def _turn(number: Any) -> int:
+    if isinstance(number, bool) or getattr(number, "dtype", None) == torch.bool:
+        raise TypeError
+    return operator.index(number)

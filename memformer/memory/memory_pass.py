@@ -1,0 +1,270 @@
+"""`MemoryPass`: what memory layers hand over and ask for while one chunk meets one memory.
+
+The order, which the types enforce, since each step takes the result of the one before:
+
+| step | where | gives |
+|---|---|---|
+| gate | `gate.gate`, from the lowest memory layer's input | which tokens are written |
+| let go | `gate.let_go` | how much older slots lose |
+| write | `MemoryPass.write`, in every memory layer | keys and values |
+| read | `MemoryPass.read`, in every memory layer | read words, and how much each slot was read |
+| commit | `commit.commit`, after the backbone | the next `MemoryState` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from memformer.memory.chunk import Chunk, Rules, passages
+from memformer.memory.commit import LayerWrites, Provenance, commit
+from memformer.memory.gate import Release, TableWrites, gate, let_go
+from memformer.memory.links import Links, neighbours
+from memformer.memory.read import SlotView, content_read, prepare_slots
+from memformer.memory.state import MemoryState
+
+
+class ReadHeads(NamedTuple):
+    """The learned numbers of a layer's read heads, in float32.
+
+    Attributes:
+        age_slope: see `read.prepare_slots`.
+        null_logit: see `read.prepare_slots`.
+        softcap: the backbone caps its attention logits at this magnitude; None: it does not.
+        modes: see `Links`; None: heads read by content alone.
+    """
+
+    age_slope: Float[Tensor, " heads"]
+    null_logit: Float[Tensor, " heads"]
+    softcap: float | None
+    modes: Float[Tensor, "heads 3"] | None
+
+
+class MemoryPass:
+    """Carries one memory through the backbone's layers, as an explicit argument of its forward.
+
+    Args:
+        state: the memory before the chunk, its open segment closed or taken out.
+        chunk: the text.
+        rules: how text is taken in.
+        writes: whether memory layers shall write. A decoding step only reads.
+        limit: see `gate.gate`.
+        slot_views: the slots as each layer reads them, from and for other passes over the same
+            state that write nothing either; None: each layer prepares them anew.
+    """
+
+    def __init__(
+        self,
+        state: MemoryState,
+        chunk: Chunk,
+        rules: Rules,
+        *,
+        writes: bool = True,
+        limit: Float[Tensor, "batch segments tokens"] | None = None,
+        slot_views: dict[int, SlotView] | None = None,
+    ) -> None:
+        self.state = state
+        self.chunk = chunk
+        self.rules = rules
+        self.writes = writes
+        self.limit = limit
+        self.slot_views = slot_views
+        self.table = TableWrites.none(state, chunk)
+        self.passage = passages(state.written_at, rules.passage_tokens)
+        # once for all layers: the gradient of one layer's part is then no copy of the whole
+        self._stored = tuple(zip(state.keys, state.values, strict=True))
+        self._written: dict[int, LayerWrites] = {}
+        self._read_mass: dict[int, list[Tensor | None]] = {}
+        self._neighbours: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def decide(
+        self,
+        gate_logits: Float[Tensor, "entries tokens"],
+        addresses: Float[Tensor, "entries tokens address"] | None = None,
+        releases: Sequence[Release] = (),
+    ) -> None:
+        """Takes what the heads of the slot table decide, before any layer writes."""
+        self.table = gate(self.state, self.chunk, gate_logits, self.limit, self.rules)
+        if addresses is not None:
+            self.table = let_go(
+                self.state, self.chunk, self.table, addresses, releases, self.rules.least_age
+            )
+        order = torch.cat([self.state.written_at, self.table.written_at], 1)
+        self.passage = passages(order, self.rules.passage_tokens)
+
+    def positions(self) -> Int[Tensor, "entries tokens"]:
+        """Position of every token counted from the end of its passage: -64, ..., -2, -1."""
+        tokens = self.rules.passage_tokens
+        places = self.table.written_at.view_as(self.chunk.real) % tokens - tokens
+        return self.chunk.scatter(places[..., None])[..., 0]
+
+    def write(
+        self,
+        layer: int,
+        keys: Float[Tensor, "entries tokens kv_heads width"],
+        values: Float[Tensor, "entries tokens kv_heads width"],
+    ) -> None:
+        """Takes what one memory layer writes; later segments of the chunk read it at once."""
+        gather = self.chunk.gather
+        self._written[layer] = LayerWrites(gather(keys).flatten(1, 2), gather(values).flatten(1, 2))
+
+    @property
+    def written(self) -> Float[Tensor, " tokens"]:
+        """For every token of text, 1 if it is written and 0 if not; straight-through."""
+        return self.table.kept[self.chunk.is_new]
+
+    def read(
+        self, layer: int, queries: Float[Tensor, "entries tokens heads width"], heads: ReadHeads
+    ) -> (
+        tuple[Float[Tensor, "entries tokens heads width"], Float[Tensor, "entries tokens heads"]]
+        | None
+    ):
+        """Reads for every token of the chunk.
+
+        Returns:
+            Read words and evidence; None where no segment has anything to read, so that an empty
+            memory costs nothing and changes nothing.
+        """
+        chunk, stored = self.chunk, self.state.token.shape[1]
+        segments, tokens = chunk.real.shape[1:]
+        reads_chunk = segments > 1 and chunk.until is None
+        if stored == 0 and not reads_chunk:
+            return None
+        pool = self._pool(layer, reads_chunk)
+        held = pool.strength
+        words, evidence = [], []
+        mass: list[Tensor | None] = []
+        for segment, query in enumerate(chunk.gather(queries).unbind(1)):
+            seen = stored + segment * tokens if reads_chunk else stored
+            if segment and self.table.retained:
+                # what the segment before this one let go of
+                left = self.table.retained[segment - 1]
+                held = held * torch.nn.functional.pad(left, (0, held.shape[1] - seen), value=1.0)
+            if seen == 0:
+                words.append(torch.zeros_like(query, dtype=torch.float32))
+                evidence.append(query.new_zeros(query.shape[:-1], dtype=torch.float32))
+                mass.append(None)
+                continue
+            counts = self.writes or chunk.until is not None
+            found = content_read(
+                query,
+                self._view(layer, segment, seen, pool, held, heads),
+                chunk.real[:, segment] if counts else None,
+                self.passage[:, :seen],
+                self.rules.focus,
+                None if pool.kept is None else pool.kept[:, :seen],
+            )
+            words.append(found[0])
+            evidence.append(found[1])
+            mass.append(found[2])
+        if self.writes or chunk.until is not None:
+            self._read_mass[layer] = mass
+        return chunk.scatter(torch.stack(words, 1)), chunk.scatter(torch.stack(evidence, 1))
+
+    def read_mass(self, segment: int, slots: int) -> Float[Tensor, "batch slots"]:
+        """Read weight that one segment put on each slot: summed over tokens, mean over heads."""
+        rows = [mass[segment] for mass in self._read_mass.values()]
+        found = [row for row in rows if row is not None]
+        if not found:
+            return self.state.usage.new_zeros(self.state.batch_size, slots)
+        mean = torch.stack(found).mean(0)
+        return torch.nn.functional.pad(mean, (0, slots - mean.shape[1]))
+
+    def commit(
+        self,
+        ids: Int[Tensor, "batch segments tokens"],
+        turns: Int[Tensor, "batch segments tokens"],
+        closes: Bool[Tensor, "batch segments"],
+    ) -> MemoryState:
+        """The memory after the chunk; see `commit.commit`."""
+        slots = self.state.token.shape[1] + self.chunk.is_new.shape[1]
+        mass = [self.read_mass(segment, slots) for segment in range(self.chunk.real.shape[1])]
+        layers = [self._written[layer] for layer in sorted(self._written)]
+        provenance = Provenance(ids, turns, closes)
+        by_reads = self.rules.usage_by_reads
+        return commit(self.state, self.chunk, self.table, layers, mass, provenance, by_reads)
+
+    def _pool(self, layer: int, reads_chunk: bool) -> _Pool:
+        """What one layer can read: the slots and, where segments read each other, the chunk."""
+        state, table = self.state, self.table
+        keys, values = self._stored[layer]
+        if not reads_chunk:
+            return _Pool(keys, values, state.strength, state.written_at, None)
+        written = self._written[layer]
+        kept = None
+        strength = table.strength
+        # where nothing is kept out, a factor of one has the gradient of a strength
+        if table.has_gradient_of_gate:
+            kept = torch.cat([torch.ones_like(state.strength), table.kept], 1)
+        else:
+            strength = strength * table.kept
+        return _Pool(
+            torch.cat([keys, written.keys.to(keys.dtype)], 1),
+            torch.cat([values, written.values.to(values.dtype)], 1),
+            torch.cat([state.strength, strength], 1),
+            torch.cat([state.written_at, table.written_at], 1),
+            kept,
+        )
+
+    def _view(
+        self,
+        layer: int,
+        segment: int,
+        seen: int,
+        pool: _Pool,
+        held: Float[Tensor, "batch pool"],
+        heads: ReadHeads,
+    ) -> SlotView:
+        """The slots as one segment's queries meet them, from an earlier pass if it has them."""
+        if self.slot_views is not None and layer in self.slot_views:
+            return self.slot_views[layer]
+        strength = held[:, :seen]
+        if self.chunk.until is not None:
+            strength = held.where(self.state.seen_at < self.chunk.until[:, segment, None], 0.0)
+        age = (self.table.starts[:, segment, None] - pool.written_at[:, :seen]).clamp_min(0)
+        links = None
+        if heads.modes is not None:
+            links = Links(*self._links(segment, seen), heads.modes)
+        view = prepare_slots(
+            pool.keys[:, :seen],
+            pool.values[:, :seen],
+            strength,
+            age.float(),
+            heads.age_slope,
+            heads.null_logit,
+            heads.softcap,
+            links,
+        )
+        if self.slot_views is not None:
+            self.slot_views[layer] = view
+        return view
+
+    def _links(self, segment: int, seen: int) -> tuple[Tensor, Tensor]:
+        """The slots before and after each of those that a segment sees, the same in all layers."""
+        if segment not in self._neighbours:
+            seen_at, present = self.state.seen_at, self.state.strength > 0
+            if self.chunk.until is not None:
+                present = present & (seen_at < self.chunk.until[:, segment, None])
+            elif segment:
+                written = (self.table.kept > 0) & self.chunk.is_new
+                seen_at = torch.cat([seen_at, self.chunk.seen_at], 1)[:, :seen]
+                present = torch.cat([present, written], 1)[:, :seen]
+            self._neighbours[segment] = (
+                neighbours(seen_at, present, -1),
+                neighbours(seen_at, present, 1),
+            )
+        return self._neighbours[segment]
+
+
+class _Pool(NamedTuple):
+    """What the segments of a chunk can read in one layer."""
+
+    keys: Float[Tensor, "batch pool kv_heads width"]
+    values: Float[Tensor, "batch pool kv_heads width"]
+    strength: Float[Tensor, "batch pool"]
+    written_at: Int[Tensor, "batch pool"]
+    kept: Float[Tensor, "batch pool"] | None

@@ -1,0 +1,48 @@
+"""Saving a memory and opening it again: what a file holds is checked on both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from memformer.memory.check import MOST, flaw
+from memformer.memory.columns import COLUMNS, CONTENTS, COUNTS
+from memformer.memory.file import damaged, load_tensors, save_tensors
+from memformer.memory.parts import Parts, ReadDocument
+
+
+def save_parts(path: str | Path, parts: Parts, user: str | None) -> None:
+    """Writes a memory to a file; see `MemoryState.save`."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in parts.tensors.items()}
+    parts = dataclasses.replace(parts, tensors=tensors)
+    if (found := flaw(parts)) is not None:
+        raise ValueError(f"The memory was not saved, because it {found}; nothing has changed.")
+    header: dict[str, Any] = {"fingerprint": parts.fingerprint, "num_slots": parts.num_slots}
+    if parts.documents:
+        header["documents"] = [dataclasses.asdict(read) for read in parts.documents]
+    if user is not None:
+        header["user"] = user
+    save_tensors(path, tensors, header)
+
+
+def load_parts(path: str | Path, user: str | None) -> Parts:
+    """Reads a memory from a file, checking every byte of it; see `MemoryState.load`."""
+    tensors, header = load_tensors(path)
+    if tensors.keys() != {*CONTENTS, *COLUMNS, *COUNTS}:
+        raise damaged(path, "does not match its checksum")
+    try:
+        documents = tuple(ReadDocument(**read) for read in header.get("documents", ()))
+    except TypeError:
+        raise damaged(path, "has documents that are none") from None
+    parts = Parts(tensors, header["num_slots"], header["fingerprint"], documents)
+    # the clocks of a loaded memory need room for the turns that follow
+    if (found := flaw(parts, MOST // 2)) is not None:
+        raise damaged(path, found)
+    if user is not None and header.get("user") != user:
+        raise ValueError(
+            f"The memory file {path} is not the memory of user {user!r}: it was saved for "
+            f"{header.get('user', 'nobody in particular')!r}. Put the right file there, or delete "
+            "it and start a new memory."
+        )
+    return parts
