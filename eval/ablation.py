@@ -17,23 +17,19 @@ names, kinds and book are those of `eval.recall`, which nothing here was trained
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
-from unittest import mock
 
 import torch
 import typer
 from memformer import MemformerForCausalLM
-from memformer.memory.segment import OPEN, MemoryPass
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, Fact, Kind, make_documents
@@ -183,41 +179,24 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[[Interview, int, int], list[Scen
 
 def has(model: MemformerForCausalLM, mechanism: str) -> bool:
     """Whether a model can do this at all."""
-    lowest = model.memory_layers[0]
     return {
-        "erase": lowest.release is not None and "erase" in lowest.release.heads,
-        "links": lowest.links,
+        "erase": model.memory_config.erase,
+        "links": model.memory_config.links,
         "usage": True,
-        "gate": bool(lowest.write_gate_weight.any()),
+        "gate": bool(model.memory.table.write_gate_weight.any()),
     }[mechanism]
 
 
-@contextlib.contextmanager
-def only(model: MemformerForCausalLM, mechanism: str | None) -> Iterator[None]:
-    """Switches all mechanisms off but one."""
-    before = {name: weight.clone() for name, weight in model.memory.state_dict().items()}
-    lowest = model.memory_layers[0]
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        if mechanism != "gate":
-            lowest.write_gate_weight.zero_()
-            lowest.write_gate_bias.fill_(OPEN)
-        if lowest.release is not None:
-            for name in lowest.release.heads:
-                if name != mechanism:
-                    lowest.release.head(name).gate_bias.fill_(-torch.inf)
-        if lowest.links and mechanism != "links":
-            for layer in model.memory_layers:
-                layer.read_modes.copy_(torch.tensor([-torch.inf, 0.0, -torch.inf]))
-        if mechanism != "usage":
-            stack.enter_context(mock.patch.object(MemoryPass, "read_mass", _no_reads))
-        try:
-            yield
-        finally:
-            model.memory.load_state_dict(before)
-
-
-def _no_reads(memory_pass: MemoryPass, segment: int, slots: int) -> Tensor:
-    return memory_pass.state.usage.new_zeros(memory_pass.state.batch_size, slots)
+def only(model: MemformerForCausalLM, mechanism: str | None) -> MemformerForCausalLM:
+    """The same model with all mechanisms off but one; `free` is no mechanism of a part."""
+    settings = model.memory_config
+    return model.with_memory(
+        gate=mechanism == "gate",
+        usage_by_reads=mechanism == "usage",
+        erase=settings.erase and mechanism == "erase",
+        links=settings.links and mechanism == "links",
+        free=False,
+    )
 
 
 # ---- cells and the report ------------------------------------------------------------------
@@ -355,8 +334,8 @@ def main(
     for part, make, size, on in track(todo, "asking", console=console, transient=True):
         mechanism = PARTS[part][0]
         scenes = make(interview, cases, size)
-        with only(loaded, mechanism if on else None):
-            texts, slots = ask(interview, scenes)
+        told = replace(interview, model=only(loaded, mechanism if on else None))
+        texts, slots = ask(told, scenes)
         cells += cells_of(part, mechanism, on, scenes, texts, slots)
         report |= {"wall_seconds": round(time.perf_counter() - started), "cells": cells}
         write_json(out.with_name(out.name + ".json"), report)

@@ -155,7 +155,7 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
         Args:
             gate: False: every token is written, whatever the write gate says. Not kept in a
                 checkpoint, like `usage_by_reads`.
-            usage_by_reads: False: reads do not renew the usage of a slot.
+            usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
             **changes: fields of `MemoryConfig`, such as `focus=0.0`, `links=True`, `erase=False`.
 
         Raises:

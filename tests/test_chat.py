@@ -363,7 +363,7 @@ def test_a_session_and_a_memory_say_what_they_are(
     count = len(session.inspect())
     assert repr(session) == f"ChatSession(the memory of 'alice', {session.memory!r})"
     said = repr(session.memory)
-    seen = int(session.memory.clock[0])
+    seen = int(session.memory.num_seen[0])
     assert said.startswith(f"MemoryState({count} tokens kept of {seen} read, 300 slots, 0.0 MiB")
     assert "\n" not in said and said.endswith("torch.float32 on cpu)")
     assert "a temporary memory" in repr(ChatSession(model, tokenizer))

@@ -21,10 +21,8 @@ from memformer.memory.file import (
     FORMAT,
     VERSION,
     _digest,
-    load_memory,
     read_header,
     remove_leftovers,
-    save_memory,
 )
 
 
@@ -87,19 +85,22 @@ FORGED = {
     "a token below zero": (put("token", -7), "token out of range|in slots that are empty"),
     "a token of another vocabulary": (put("token", 97), "holds token id 97, and the model has 97"),
     "a token beyond all": (put("token", 2**62 + 1), "token out of range"),
-    "a token from the future": (put("written_at", 37), "written_at out of range"),
-    "a token written twice": (put("written_at", 36), "two slots with one written_at"),
-    "a write from the future": (put("order", 38), "order out of range"),
+    "a token from the future": (put("seen_at", 37), "seen_at out of range"),
+    "a token written twice": (put("seen_at", 36), "two slots with one seen_at"),
+    "a write from the future": (put("written_at", 38), "written_at out of range"),
     "a segment from the future": (put("segment", 99), "segment out of range"),
     "a turn from the future": (put("turn", 2), "turn out of range"),
     "an empty slot with a strength": (put("strength", 0.5, 3), "strength in slots that are empty"),
     "an empty slot with a turn": (put("turn", 0, 3), "turn in slots that are empty"),
-    "a clock below zero": (put("clock", -1), "clock \\[-1\\]"),
-    "a clock near its end": (put("clock", 2**63 - 1), "has clock"),
-    "a clock with no room for a turn": (put("clock", 2**62), "has clock"),
+    "a clock below zero": (put("num_seen", -1), "num_seen \\[-1\\]"),
+    "a clock near its end": (put("num_seen", 2**63 - 1), "has num_seen"),
+    "a clock with no room for a turn": (put("num_seen", 2**62), "has num_seen"),
     "turns with no room for one more": (put("num_turns", 2**62), "has num_turns"),
     "a strength above the settled one": (put("settled", 0.0), "above the settled strength"),
-    "more writes than tokens": (put("writes", 38), "has writes \\[38\\] with a clock of \\[37\\]"),
+    "more writes than tokens": (
+        put("num_written", 38),
+        "has num_written \\[38\\] with num_seen \\[37\\]",
+    ),
     "segments below zero": (put("num_segments", -3), "has num_segments"),
     "turns below zero": (put("num_turns", -3), "has num_turns"),
     "keys of four axes": (remade("keys", lambda t: t[0]), "keys of shape"),
@@ -115,7 +116,7 @@ FORGED = {
         "damaged: it has layers, key heads, width and address width",
     ),
     "addresses of two axes": (remade("addresses", lambda t: t[..., 0]), "addresses of shape"),
-    "a clock of two rows": (remade("clock", lambda t: t.repeat(2)), "clock of shape"),
+    "a clock of two rows": (remade("num_seen", lambda t: t.repeat(2)), "num_seen of shape"),
     "a column of fewer slots": (remade("turn", lambda t: t[:, 1:]), "turn of shape"),
     "tokens of one axis": (remade("token", lambda t: t[0]), "tokens of shape"),
     "no rows": (remade("token", lambda t: t[:0]), "tokens of shape"),
@@ -131,7 +132,7 @@ FORGED = {
 @pytest.mark.parametrize("case", FORGED)
 def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_path):
     change, sentence = FORGED[case]
-    tensors = {name: value.clone() for name, value in memory._tensors().items()}
+    tensors = {name: value.clone() for name, value in memory.tensors.items()}
     forge(tmp_path / "m", tensors, fingerprint=model.stamp)
     assert MemoryState.load(tmp_path / "m", model=model).num_slots == 20
     change(tensors)
@@ -154,11 +155,11 @@ def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_pa
         ({"num_slots": 7}, "slots in use and room for 7"),
         ({"num_slots": ...}, "does not say what it is"),
         ({"version": ...}, "does not say what it is"),
-        ({"version": "3"}, "does not say what it is"),
+        ({"version": "4"}, "does not say what it is"),
         ({"version": None}, "does not say what it is"),
-        ({"version": 3.0}, "does not say what it is"),
+        ({"version": 4.0}, "does not say what it is"),
         ({"user": 5}, "does not say what it is"),
-        ({"version": 9}, "memory format version 9; this memformer reads version 3"),
+        ({"version": 9}, "memory format version 9; this memformer reads versions 3 and 4"),
         ({"format": "other"}, "not a memory saved by memformer"),
         ({"fingerprint": ...}, "does not say what it is"),
         ({"fingerprint": "llama"}, "does not say what it is"),
@@ -178,26 +179,26 @@ def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_pa
 )
 def test_forged_headers_are_refused_with_a_sentence(header, sentence, model, memory, tmp_path):
     header = {"fingerprint": model.stamp} | header
-    forge(tmp_path / "m", memory._tensors(), **header)
+    forge(tmp_path / "m", memory.tensors, **header)
     with pytest.raises(ValueError, match=sentence):
         MemoryState.load(tmp_path / "m", model=model)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "{", '"x"', "null", "[" * 100_000])
 def test_headers_that_are_no_table_are_refused(text, memory, tmp_path):
-    save_file(memory._tensors(), tmp_path / "m", {"memformer": text})
+    save_file(memory.tensors, tmp_path / "m", {"memformer": text})
     with pytest.raises(ValueError, match="damaged or not a memory: it has .*header|not a memory"):
-        load_memory(tmp_path / "m")
-    save_file(memory._tensors(), tmp_path / "m", {"other": text})
+        MemoryState.load(tmp_path / "m")
+    save_file(memory.tensors, tmp_path / "m", {"other": text})
     with pytest.raises(ValueError, match="damaged or not a memory: it has no header"):
-        load_memory(tmp_path / "m")
+        MemoryState.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**30, 2**62, 2**64 - 1])
 def test_a_length_that_lies_is_refused_at_once(size, tmp_path):
     (tmp_path / "m").write_bytes(size.to_bytes(8, "little") + b"{}")
     with pytest.raises(ValueError, match="damaged or not a memory: it has no header"):
-        load_memory(tmp_path / "m")
+        MemoryState.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("bits", [300, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -221,7 +222,7 @@ def test_what_happens_to_the_file_later_changes_nothing(model, memory, tmp_path)
         with (tmp_path / "m").open("rb+") as file:
             fate(file)
         assert float(loaded.keys.sum()) == float(memory.keys.sum())
-        for name, tensor in memory._tensors().items():
+        for name, tensor in memory.tensors.items():
             assert torch.equal(tensor, getattr(loaded, name))
 
 
@@ -298,7 +299,7 @@ def test_what_has_the_place_of_a_save_is_removed_and_a_link_is_not_followed(kind
 
 
 def test_a_folder_is_no_memory_file(tmp_path):
-    for read in (load_memory, read_header):
+    for read in (MemoryState.load, read_header):
         with pytest.raises(ValueError, match="damaged or not a memory: it is no regular file"):
             read(tmp_path)
         with pytest.raises(FileNotFoundError, match="There is no memory file at"):
@@ -345,7 +346,7 @@ def test_a_turn_that_is_not_finite_fails_and_changes_nothing(call, poison):
             calls[call]()
         handle.remove()
         calls[call]()
-    for name, tensor in before._tensors().items():
+    for name, tensor in before.tensors.items():
         assert torch.equal(tensor, getattr(memory, name))
 
 
@@ -425,11 +426,14 @@ def test_a_checkpoint_with_wrong_weights_is_refused_with_a_sentence(tmp_path):
     model.save_pretrained(tmp_path)
     place = tmp_path / "model.safetensors"
     weights = load_file(place)
-    name = "memory.0.null_logit"
+    name = "memory.layers.0.null_logit"
     for wrong, sentence in (
         (weights | {name: torch.full((4,), float("nan"))}, "null_logit holds NaN or infinity"),
         (weights | {name: torch.zeros(5)}, r"null_logit is of shape \(5,\) and not \(4,\)"),
-        (weights | {"memory.9.x": torch.zeros(5)}, "1 names differ, memory.9.x among them"),
+        (
+            weights | {"memory.layers.9.x": torch.zeros(5)},
+            "1 names differ, memory.layers.9.x among them",
+        ),
     ):
         save_file(wrong, place)
         with pytest.raises(ValueError, match=f"{sentence}; the checkpoint is damaged"):
@@ -465,11 +469,11 @@ def test_a_backbone_that_computes_nan_gets_no_memory():
 
 
 def test_only_its_user_opens_a_file_that_says_whose_it_is(memory, tmp_path):
-    save_memory(memory, tmp_path / "m", user="alice")
-    assert load_memory(tmp_path / "m").num_slots == 20
-    assert load_memory(tmp_path / "m", user="alice").num_slots == 20
+    memory.save(tmp_path / "m", user="alice")
+    assert MemoryState.load(tmp_path / "m").num_slots == 20
+    assert MemoryState.load(tmp_path / "m", user="alice").num_slots == 20
     with pytest.raises(ValueError, match="not the memory of user 'bob'"):
-        load_memory(tmp_path / "m", user="bob")
+        MemoryState.load(tmp_path / "m", user="bob")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

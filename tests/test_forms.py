@@ -7,18 +7,21 @@ import torch
 from backbones import FAMILIES, random_ids, tiny_backbone
 
 from memformer import MemformerForCausalLM, MemoryConfig
-from memformer.memory import MemoryPass
+from memformer.memory import memory_pass as passes
+from memformer.memory.chunk import Chunk, Rules
+from memformer.memory.gate import gate
 from training.heads.inputs import lowest_inputs
 
 SEGMENT = 8
+# what `attached` takes beside its arguments; other files have the defaults
+RULES: dict[str, int] = {}
 
 
 @pytest.fixture(autouse=True)
 def _short_passages(monkeypatch):
     """Many passages in little text, so that focus and gates have something to choose from."""
-    monkeypatch.setattr("memformer.memory.segment.PASSAGE_TOKENS", 3)
-    monkeypatch.setattr("memformer.memory.segment.GATE_REACH", 1)
-    monkeypatch.setattr("memformer.memory.segment.LEAST_AGE", 2)
+    for name, value in (("passage_tokens", 3), ("gate_reach", 1), ("least_age", 2)):
+        monkeypatch.setitem(RULES, name, value)
 
 
 def attached(
@@ -32,7 +35,13 @@ def attached(
     if dnc:
         config |= {"erase": True, "free": True, "links": True}
     backbone = tiny_backbone(model_type, **config.pop("backbone", {}))
-    settings = {"num_slots": None, "segment_tokens": SEGMENT, "memory_layers": "all", **config}
+    settings = {
+        "num_slots": None,
+        "segment_tokens": SEGMENT,
+        "memory_layers": "all",
+        **RULES,
+        **config,
+    }
     model = MemformerForCausalLM.from_backbone(backbone, MemoryConfig(**settings))
     torch.manual_seed(3)
     with torch.no_grad():
@@ -40,11 +49,11 @@ def attached(
             if "null_logit" not in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         if selective:
-            lowest = model.memory_layers[0]
-            lowest.write_gate_bias.zero_()
-            lowest.write_gate_weight.copy_(torch.randn_like(lowest.write_gate_weight))
+            table = model.memory.table
+            table.write_gate_bias.zero_()
+            table.write_gate_weight.copy_(torch.randn_like(table.write_gate_weight))
         if dnc:
-            release = model.memory_layers[0].release
+            release = model.memory.table.release
             for head in release.heads.values():
                 head.gate_bias.fill_(-1.0)
                 head.gate_weight.copy_(torch.randn_like(head.gate_weight))
@@ -109,9 +118,9 @@ def test_parallel_form_equals_recurrent_form(family, positions, selective, dnc):
         recurrent = model(ids, memory=start, segments_per_chunk=1)
         parallel = model(ids, memory=start, segments_per_chunk=5)
     assert (recurrent.logits - parallel.logits).abs().max() < 1e-4
-    for name, tensor in recurrent.memory._tensors().items():
+    for name, tensor in recurrent.memory.tensors.items():
         torch.testing.assert_close(tensor, getattr(parallel.memory, name), rtol=0, atol=1e-4)
-    share = parallel.memory.closed().occupied.sum() / parallel.memory.clock.sum()
+    share = parallel.memory.closed().occupied.sum() / parallel.memory.num_seen.sum()
     assert 0.15 < share < 0.85 if selective else share == 1
     if dnc:
         closed = recurrent.memory.closed()
@@ -231,7 +240,7 @@ def test_padding_is_never_written():
     mask[0, 5:] = 0
     mask[1, :] = 0
     memory = model.memorize(ids, attention_mask=mask)
-    assert memory.num_written.tolist() == [5, 0]
+    assert memory.num_seen.tolist() == [5, 0]
     assert memory.occupied.sum(-1).tolist() == [5, 0]
     assert memory.num_turns.tolist() == [1, 0]
 
@@ -261,19 +270,20 @@ def test_interrupted_document_gives_the_memory_of_one_pass(
     for row in range(2):
         # all but the turn: the two calls are two turns
         for name in (
-            *("token", "written_at", "order", "segment"),
+            *("token", "seen_at", "written_at", "segment"),
             *("usage", "reads", "strength", "settled"),
         ):
             torch.testing.assert_close(
                 in_order(part, name, row), in_order(whole, name, row), rtol=0, atol=1e-4
             )
-    assert torch.equal(part.clock, whole.clock) and torch.equal(part.writes, whole.writes)
+    assert torch.equal(part.num_seen, whole.num_seen)
+    assert torch.equal(part.num_written, whole.num_written)
 
 
 def in_order(memory, name, row):
     """One column of the slot table in the order of writing; slot numbers may differ."""
     slots = memory.occupied[row].nonzero().flatten()
-    slots = slots[memory.written_at[row, slots].argsort()]
+    slots = slots[memory.seen_at[row, slots].argsort()]
     return getattr(memory, name)[row, slots].float()
 
 
@@ -285,7 +295,7 @@ def test_long_text_needs_no_more_slots_than_allowed():
         closed = memory.occupied & ~memory.is_open
         assert int(closed.sum(-1).max()) <= 20
         assert memory.token.shape[1] <= 20 + SEGMENT
-    assert memory.num_written.tolist() == [78, 78]
+    assert memory.num_seen.tolist() == [78, 78]
     assert memory.closed().occupied.sum(-1).tolist() == [20, 20]
     assert torch.isfinite(model(random_ids(2, 5), memory=memory).logits).all()
 
@@ -301,14 +311,14 @@ def test_a_closed_write_gate_keeps_a_token_out_once_its_segment_is_closed():
     assert int(memory.occupied.sum()) < ids.numel()
     assert (memory.strength[memory.occupied & ~memory.is_open] >= 0.5).all()
     assert (closed.strength[closed.occupied] >= 0.5).all()
-    assert memory.clock.tolist() == closed.clock.tolist() == [19, 19]
+    assert memory.num_seen.tolist() == closed.num_seen.tolist() == [19, 19]
     question = random_ids(2, 5, seed=9)
     with torch.no_grad():
         # what is kept out is read neither before nor after
         torch.testing.assert_close(
             model(question, memory=memory).logits, model(question, memory=closed).logits
         )
-        assert model.memorize(random_ids(2, 4), memory=memory).clock.tolist() == [23, 23]
+        assert model.memorize(random_ids(2, 4), memory=memory).num_seen.tolist() == [23, 23]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -320,17 +330,19 @@ def test_what_the_write_gate_keeps_out_leaves_no_trace(family):
     # a gate that is open for the parts, and closed for the gap between them
     inputs = torch.cat([lowest_inputs(model, part[0].tolist()) for part in (*parts, gap)])
     wanted = torch.where(torch.arange(len(inputs)) < ids.shape[1], 4.0, -4.0)
-    lowest = model.memory_layers[0]
+    table = model.memory.table
     with torch.no_grad():
-        lowest.write_gate_bias.zero_()
-        lowest.write_gate_weight.copy_(torch.linalg.lstsq(inputs, wanted[:, None]).solution[:, 0])
+        table.write_gate_bias.zero_()
+        table.write_gate_weight.copy_(torch.linalg.lstsq(inputs, wanted[:, None]).solution[:, 0])
     between = torch.cat([parts[0], gap, gap, parts[1], gap, parts[2], gap, parts[3]], 1)
     question = random_ids(1, 6, seed=9)
     with torch.no_grad():
         alone, among = (model.memorize(text).closed() for text in (ids, between))
-        assert among.clock.item() == between.shape[1]
+        assert among.num_seen.item() == between.shape[1]
         assert alone.occupied.sum() == among.occupied.sum() == ids.shape[1]
-        assert in_order(alone, "order", 0).tolist() == in_order(among, "order", 0).tolist()
+        assert (
+            in_order(alone, "written_at", 0).tolist() == in_order(among, "written_at", 0).tolist()
+        )
         torch.testing.assert_close(
             model(question, memory=alone).logits,
             model(question, memory=among).logits,
@@ -352,9 +364,9 @@ def test_ungated_text_is_written_whole_in_segments_of_its_own():
         # what comes next is gated again, and takes nothing of it back
         assert memory.occupied.sum() < model.memorize(after, memory=memory).occupied.sum()
         written = (memory.turn == 1) & memory.occupied
-        lowest = model.memory_layers[0]
-        lowest.write_gate_weight.zero_()
-        lowest.write_gate_bias.fill_(4.0)
+        table = model.memory.table
+        table.write_gate_weight.zero_()
+        table.write_gate_bias.fill_(4.0)
         same = model.memorize(text, memory=told.closed()).closed()
     torch.testing.assert_close(memory.strength[written], same.strength[(same.turn == 1)])
     torch.testing.assert_close(memory.keys[:, written], same.keys[:, same.turn == 1])
@@ -367,16 +379,16 @@ def test_training_reaches_the_gates_of_tokens_that_were_kept_out():
     labels = ids.clone()
     labels[:, : 2 * SEGMENT + 1] = -100
     gates = []
-    gate = MemoryPass.gate
 
-    def spy(self, logits):
+    def spy(state, chunk, logits, *rest):
         if logits.requires_grad:
             logits.retain_grad()
-        gate(self, logits)
-        gates.append((logits, self.kept.detach().view(3, SEGMENT)))
+        writes = gate(state, chunk, logits, *rest)
+        gates.append((logits, writes.kept.detach().view(3, SEGMENT)))
+        return writes
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MemoryPass, "gate", spy)
+        patch.setattr(passes, "gate", spy)
         with torch.no_grad():
             expected = model(ids, labels=labels).loss
         model.train()
@@ -400,10 +412,10 @@ def test_training_holds_the_write_gate_to_its_budget(tokens):
     # in one segment nothing is read, so that without a budget there is nothing to train
     for budget in (None, 0.25)[tokens == SEGMENT :]:
         model = attached(selective=True, write_budget=budget).train()
-        lowest = model.memory_layers[0]
+        table = model.memory.table
         with torch.no_grad():
-            lowest.write_gate_bias.fill_(3.0)
-        optimizer = torch.optim.Adam([lowest.write_gate_weight, lowest.write_gate_bias], 0.05)
+            table.write_gate_bias.fill_(3.0)
+        optimizer = torch.optim.Adam([table.write_gate_weight, table.write_gate_bias], 0.05)
         before = model(ids, labels=ids).loss.item()
         with torch.no_grad():
             # a penalty of training alone
@@ -421,17 +433,15 @@ def test_training_holds_the_write_gate_to_its_budget(tokens):
     assert shares.get(None, 1.0) > 0.5
 
 
-def test_a_gate_is_the_mean_over_its_neighbours_in_the_segment(monkeypatch):
-    monkeypatch.setattr("memformer.memory.segment.GATE_REACH", 2)
+def test_a_gate_is_the_mean_over_its_neighbours_in_the_segment():
     real = torch.ones(2, 2, 5, dtype=torch.bool)
     real[0, 0, :2] = False
     real[1, 1, 3:] = False
     state = attached().init_memory(2)
     entries = real.any(-1).nonzero(as_tuple=True)
-    memory_pass = MemoryPass(state, real, entries, segment_tokens=5)
     logits = torch.randn(4, 5)
-    memory_pass.gate(logits)
-    gates = memory_pass.strength.view(2, 2, 5)
+    writes = gate(state, Chunk.after(state, real, entries), logits, None, Rules(gate_reach=2))
+    gates = writes.strength.view(2, 2, 5)
     for entry, (row, segment) in enumerate(zip(*entries, strict=True)):
         for token in range(5):
             near = [n for n in range(token - 2, token + 3) if 0 <= n < 5 and real[row, segment, n]]

@@ -9,7 +9,7 @@ from test_forms import SEGMENT, attached, in_order
 from transformers import DynamicCache, TextStreamer
 
 from memformer import MemoryCache
-from memformer.memory import read, segment
+from memformer.memory import memory_pass, read
 
 NEVER_ENDS = {"eos_token_id": None, "pad_token_id": 0}
 
@@ -39,38 +39,43 @@ def test_a_memory_is_set_out_once_until_it_changes(monkeypatch):
     model = attached()
     memory = model.memorize(random_ids(2, 11, seed=4))
     ids = random_ids(2, 8)
-    laid = []
-    monkeypatch.setattr(segment, "lay", lambda *arguments: laid.append(0) or read.lay(*arguments))
+    prepared = []
+
+    def prepare_slots(*arguments):
+        prepared.append(0)
+        return read.prepare_slots(*arguments)
+
+    monkeypatch.setattr(memory_pass, "prepare_slots", prepare_slots)
     cache = MemoryCache(memory)
     with torch.no_grad():
         for column in range(5):
             model(ids[:, column : column + 1], past_key_values=cache)
-        assert len(laid) == len(model.memory)
+        assert len(prepared) == len(model.memory)
         # other rows are another memory: nothing of the old one may be read
         other = memory.select([1, 0])
         cache.memory = other
         changed = model(ids[:, 5:6], past_key_values=cache).logits
         fresh = MemoryCache(other)
         expected = model(ids[:, :6], past_key_values=fresh).logits[:, -1:]
-    assert len(laid) > len(model.memory)
+    assert len(prepared) > len(model.memory)
     # what the local attention saw was said with the first memory
     assert (changed - expected).abs().max() > 0
-    assert cache.laid.keys() == fresh.laid.keys()
-    for layer, mine in cache.laid.items():
-        for one, two in zip(mine[:4], fresh.laid[layer][:4], strict=True):
+    assert cache.slot_views.keys() == fresh.slot_views.keys()
+    for layer, mine in cache.slot_views.items():
+        for one, two in zip(mine[:4], fresh.slot_views[layer][:4], strict=True):
             assert torch.equal(one, two)
 
 
 def test_steps_with_a_gradient_set_slots_out_themselves():
-    """What was laid out without a gradient would have none for the memory's parameters."""
+    """Slots prepared without a gradient would have none for the memory's parameters."""
     model = attached()
     ids = random_ids(1, 3)
     cache = MemoryCache(model.memorize(random_ids(1, 11, seed=4)))
     with torch.no_grad():
         model(ids[:, :1], past_key_values=cache)
-    assert cache.laid
+    assert cache.slot_views
     model(ids[:, 1:2], past_key_values=cache).logits.square().mean().backward()
-    assert all(layer.null_logit.grad.abs().max() > 0 for layer in model.memory)
+    assert all(layer.null_logit.grad.abs().max() > 0 for layer in model.memory.layers)
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 2, "num_slots": 12}])
@@ -129,7 +134,7 @@ def test_returned_memory_is_the_memory_of_what_was_said(settings, prompt):
             torch.testing.assert_close(in_order(memory, name, row), in_order(wanted, name, row))
     assert all(
         torch.equal(a, b)
-        for a, b in zip(kept._tensors().values(), before._tensors().values(), strict=True)
+        for a, b in zip(kept.tensors.values(), before.tensors.values(), strict=True)
     )
 
 
@@ -163,7 +168,7 @@ def test_structured_output_carries_the_memory_in_its_cache():
         **NEVER_ENDS,
     )
     assert out.past_key_values.memory is memory
-    assert memory.num_written.tolist() == [14]
+    assert memory.num_seen.tolist() == [14]
     assert len(out.scores) == 9
 
 

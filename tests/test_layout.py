@@ -90,7 +90,7 @@ def test_what_is_told_is_remembered_and_asides_are_not():
     for row in (0, 1):
         told = inputs["input_ids"][row][inputs["remembered"][row]]
         slots = memory.occupied[row].nonzero().flatten()
-        order = memory.written_at[row, slots].argsort()
+        order = memory.seen_at[row, slots].argsort()
         assert torch.equal(memory.token[row, slots][order], told)
     assert memory.num_segments.tolist() == [4, 1]
     assert not memory.is_open.any()

@@ -221,7 +221,7 @@ def test_calibration_sets_null_logits_and_layers():
     assert (null_logits(view, ids) > -50).all()
     assert retrieval(Backbone.of(tiny_backbone(vocab_size=300)), tokenizer).shape == (4,)
     again = MemformerForCausalLM.from_backbone(tiny_backbone(), MemoryConfig(null_offset=0.0))
-    difference = again.memory[0].null_logit - model.memory[0].null_logit
+    difference = again.memory_layers[0].null_logit - model.memory_layers[0].null_logit
     torch.testing.assert_close(difference, torch.full_like(difference, 2.0))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memformer.memory.addressing import least_used
-from memformer.memory.read import content_read, focused, lay
+from memformer.memory.read import content_read, focused, prepare_slots
 
 PASSAGES = 5
 SLOTS_EACH = 4
@@ -33,7 +33,7 @@ def read(
         queries, keys = queries + nudge[0], keys + nudge[1]
     return content_read(
         queries,
-        lay(
+        prepare_slots(
             keys[:, order],
             values[:, order],
             strength[:, order],

@@ -51,7 +51,7 @@ def whole(model, tokenizer, text=BOOK, num_slots=300):
 def same(one, other, atol=0.0):
     return all(
         torch.allclose(tensor.float(), getattr(other, name).float(), rtol=0, atol=atol)
-        for name, tensor in one._tensors().items()
+        for name, tensor in one.tensors.items()
     )
 
 
@@ -61,7 +61,7 @@ def test_a_document_read_in_stretches_gives_the_memory_of_one_call(
     monkeypatch.setattr("memformer.template.PIECE", 90)
     wanted = whole(model, tokenizer)
     reading = ChatSession(model, tokenizer).read(book)
-    count = int(wanted.clock[0]) - 2  # the first token, of all and of this turn
+    count = int(wanted.num_seen[0]) - 2  # the first token, of all and of this turn
     assert reading == Reading(tokens=count, total=count, kept=300)
     monkeypatch.setattr("memformer.reading.STRETCH", 0.0)
     for place in ({}, {"store": store, "user": "alice"}):
@@ -120,7 +120,7 @@ def test_an_interrupted_document_goes_on_where_it_stopped(model, tokenizer, stor
     session = ChatSession(model, tokenizer, store=store, user="alice")
     reading = session.read(book, progress=lambda done, total: steps.append(done))
     assert steps[0] == known.tokens
-    assert reading.total == reading.kept == int(wanted.clock[0]) - 2
+    assert reading.total == reading.kept == int(wanted.num_seen[0]) - 2
     assert reading.tokens == len(BOOK) - known.tokens
     # as many segments at once as fit: in chunks fewer than in one call
     assert same(session.memory, wanted, atol=1e-5)
@@ -219,7 +219,7 @@ def test_the_user_may_talk_while_a_document_is_read(model, tokenizer, store, boo
     assert int(memory.num_turns[0]) == 4
     # every token of the document was seen once, and the turns beside it
     turns = [other._asked(f"at {done}").shape[1] for done in said]
-    assert reading.total + sum(turns) < int(memory.clock[0]) <= reading.total + sum(turns) + 4
+    assert reading.total + sum(turns) < int(memory.num_seen[0]) <= reading.total + sum(turns) + 4
     assert memory.documents[0].whole and memory.documents[0].turn == 1
     text = session.turns()[0]["text"]
     assert BOOK.strip().endswith(text[-60:].strip())

@@ -113,4 +113,4 @@ def test_streamed_generation_is_fluent_after_a_long_document(model, tokenizer):
     said, after = model.generate(
         question, memory=memory, max_new_tokens=8, do_sample=False, return_memory=True
     )
-    assert after.num_written.item() == ids.shape[1] + said.shape[1]
+    assert after.num_seen.item() == ids.shape[1] + said.shape[1]

@@ -11,24 +11,20 @@ from hypothesis import strategies as st
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig
 from memformer.attach.heads import ADDRESS_WIDTH, ReleaseHeads
 from memformer.memory.addressing import forward_weights, link_after, matches, precedence_after
-from memformer.memory.read import Links, content_read, lay, linked
-from memformer.memory.state import neighbours
+from memformer.memory.links import Links, linked, neighbours
+from memformer.memory.read import content_read, prepare_slots
 
 SEGMENT = 8
-
-
-@pytest.fixture(autouse=True)
-def _young(monkeypatch):
-    monkeypatch.setattr("memformer.memory.segment.LEAST_AGE", 4)
 
 
 def attached(**config) -> MemformerForCausalLM:
     """A tiny model whose erase gate is wide open, and whose address is the token."""
     settings = {"num_slots": None, "segment_tokens": SEGMENT, "memory_layers": (0, 2)}
+    settings |= {"least_age": 4}
     model = MemformerForCausalLM.from_backbone(
         tiny_backbone(), MemoryConfig(**{**settings, "erase": True, **config})
     )
-    release = model.memory_layers[0].release
+    release = model.memory.table.release
     if release is not None:
         hidden = release.address_weight.shape[1] // 2
         with torch.no_grad():
@@ -42,7 +38,7 @@ def attached(**config) -> MemformerForCausalLM:
 
 
 def strengths(memory):
-    order = memory.written_at[0].argsort()
+    order = memory.seen_at[0].argsort()
     return memory.strength[0, order].detach(), memory.token[0, order]
 
 
@@ -70,9 +66,9 @@ def test_a_token_spares_what_was_written_just_before_it():
 def test_a_token_that_is_not_written_lets_go_of_nothing():
     model = attached()
     ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12, 7, 13, 14, 15]])
-    lowest = model.memory_layers[0]
+    table = model.memory.table
     with torch.no_grad():
-        lowest.write_gate_bias.fill_(-4.0)
+        table.write_gate_bias.fill_(-4.0)
         memory = model.memorize(ids[:, 8:], memory=attached().memorize(ids[:, :8]).closed())
         # whatever another model wrote
         assert (memory.strength[0, :8] > 0.9).all()
@@ -90,7 +86,7 @@ def test_what_is_let_go_is_evicted_first():
 
 def test_the_free_head_has_keys_of_its_own():
     model = attached(erase=False, free=True)
-    release = model.memory_layers[0].release
+    release = model.memory.table.release
     embedding = model.get_input_embeddings().weight
     with torch.no_grad():
         # token 20 frees token 7: its key is the other's address
@@ -162,16 +158,16 @@ def test_lists_of_links_are_the_link_matrix_of_writes_to_free_slots(seed, slots)
     count = int(torch.randint(2, slots + 1, (), generator=generator))
     link = torch.zeros(1, slots, slots, dtype=torch.float64)
     precedence = torch.zeros(1, slots, dtype=torch.float64)
-    written_at = torch.full((1, slots), -1)
+    seen_at = torch.full((1, slots), -1)
     for clock, slot in enumerate(order[:count].tolist()):
         write = torch.nn.functional.one_hot(torch.tensor([slot]), slots).double()
         link = link_after(link, precedence, write)
         precedence = precedence_after(precedence, write)
-        written_at[0, slot] = clock
+        seen_at[0, slot] = clock
     weights = torch.rand(1, 3, slots, generator=generator, dtype=torch.float64)
     values = torch.randn(1, slots, 1, 5, generator=generator, dtype=torch.float64)
     for step, directed in ((1, link), (-1, link.mT)):
-        lists = neighbours(written_at, written_at >= 0, step)
+        lists = neighbours(seen_at, seen_at >= 0, step)
         dense = forward_weights(directed, weights) @ values[:, :, 0]
         torch.testing.assert_close(weights @ linked(values, lists)[:, :, 0], dense)
 
@@ -179,12 +175,14 @@ def test_lists_of_links_are_the_link_matrix_of_writes_to_free_slots(seed, slots)
 def test_a_read_along_links_is_the_read_of_the_neighbours_values():
     queries, keys, values = torch.randn(1, 3, 4, 6), *torch.randn(2, 1, 9, 2, 6)
     rest = (torch.ones(1, 9), torch.zeros(1, 9), torch.zeros(4), torch.zeros(4))
-    written_at = torch.randperm(9)[None]
-    steps = [neighbours(written_at, written_at >= 0, step) for step in (-1, 1)]
+    seen_at = torch.randperm(9)[None]
+    steps = [neighbours(seen_at, seen_at >= 0, step) for step in (-1, 1)]
     modes = torch.rand(4, 3).softmax(-1)
-    read, evidence, _ = content_read(queries, lay(keys, values, *rest, links=Links(*steps, modes)))
+    read, evidence, _ = content_read(
+        queries, prepare_slots(keys, values, *rest, links=Links(*steps, modes))
+    )
     parts = [
-        content_read(queries, lay(keys, one, *rest))
+        content_read(queries, prepare_slots(keys, one, *rest))
         for one in (linked(values, steps[0]), values, linked(values, steps[1]))
     ]
     expected = sum(modes[:, mode, None] * part[0] for mode, part in enumerate(parts))

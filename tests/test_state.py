@@ -16,7 +16,7 @@ from test_forms import attached
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig, MemoryState
 from memformer.memory import read
 from memformer.memory.addressing import aged_usage, least_used
-from memformer.memory.read import content_read, lay
+from memformer.memory.read import content_read, prepare_slots
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -31,7 +31,7 @@ def test_content_read_is_a_softmax_with_a_null_slot(softcap, grad, monkeypatch):
     readers = torch.tensor([[True, True, False], [True, False, True]])
     with torch.set_grad_enabled(grad):
         words, evidence, mass = content_read(
-            queries, lay(keys, values, strength, age, slope, null, softcap), readers
+            queries, prepare_slots(keys, values, strength, age, slope, null, softcap), readers
         )
     expected_mass = torch.zeros(2, 7)
     for b in range(2):
@@ -52,7 +52,7 @@ def test_content_read_is_a_softmax_with_a_null_slot(softcap, grad, monkeypatch):
 def test_empty_slots_read_exactly_nothing():
     words, evidence, mass = content_read(
         torch.randn(1, 3, 4, 5),
-        lay(
+        prepare_slots(
             torch.randn(1, 6, 2, 5),
             torch.randn(1, 6, 2, 5),
             torch.zeros(1, 6),
@@ -92,16 +92,17 @@ def test_least_used_takes_the_smallest_with_ties_to_the_lower_slot(usage, count)
 def test_full_memory_evicts_the_oldest_unread_and_keeps_what_is_read():
     model = attached(num_slots=24)
     with torch.no_grad():
-        for layer in model.memory:
+        for layer in model.memory_layers:
             layer.null_logit.fill_(1e4)  # nothing is read
     memory = model.memorize(random_ids(1, 64))
-    assert memory.written_at[0].sort().values.tolist() == list(range(40, 64))
+    assert memory.seen_at[0].sort().values.tolist() == list(range(40, 64))
     with torch.no_grad():
         memory.reads[0, 0] = 0.0
-        memory.usage = memory.usage.index_fill(1, torch.tensor([3]), 1.0)
-    kept = int(memory.written_at[0, 3])
+        usage = memory.usage.index_fill(1, torch.tensor([3]), 1.0)
+        memory = memory.replaced(usage=usage)
+    kept = int(memory.seen_at[0, 3])
     memory = model.memorize(random_ids(1, 16, seed=2), memory=memory)
-    assert kept in memory.written_at[0].tolist()
+    assert kept in memory.seen_at[0].tolist()
 
 
 def test_links_follow_the_order_of_writing_and_close_over_gaps():
@@ -110,7 +111,7 @@ def test_links_follow_the_order_of_writing_and_close_over_gaps():
     memory.forget(lambda slot: slot["slot"] % 3 == 0)
     for row in range(2):
         slots = memory.occupied[row].nonzero().flatten()
-        order = slots[memory.written_at[row, slots].argsort()].tolist()
+        order = slots[memory.seen_at[row, slots].argsort()].tolist()
         for before, after in zip(order, order[1:], strict=False):
             assert memory.next_slot[row, before] == after
             assert memory.prev_slot[row, after] == before
@@ -155,15 +156,15 @@ def test_reset_select_and_clone():
     assert memory.select([2, 0]).token[0].tolist() == memory.token[2].tolist()
     copy = memory.clone()
     memory.reset([1])
-    assert memory.num_written.tolist() == [9, 0, 9] and not memory.occupied[1].any()
-    assert copy.num_written.tolist() == [9, 9, 9]
+    assert memory.num_seen.tolist() == [9, 0, 9] and not memory.occupied[1].any()
+    assert copy.num_seen.tolist() == [9, 9, 9]
     assert memory.reset().is_empty
     for bad in ([3], [-1]):
         with pytest.raises(ValueError, match="between 0 and 2"):
             memory.select(bad)
         with pytest.raises(ValueError, match="between 0 and 2"):
             memory.reset(bad)
-    assert copy.nbytes == sum(t.numel() * t.element_size() for t in copy._tensors().values())
+    assert copy.nbytes == sum(t.numel() * t.element_size() for t in copy.tensors.values())
 
 
 def test_inspect_tells_where_everything_came_from():
@@ -195,7 +196,7 @@ def test_memories_of_one_row_can_be_saved(tokens, tmp_path):
     model = attached()
     memory = model.memorize(random_ids(1, tokens))
     memory.save(tmp_path / "m")
-    assert MemoryState.load(tmp_path / "m", model=model).writes.tolist() == [tokens]
+    assert MemoryState.load(tmp_path / "m", model=model).num_written.tolist() == [tokens]
 
 
 def test_saved_memory_is_the_same_memory(tmp_path):
@@ -203,7 +204,7 @@ def test_saved_memory_is_the_same_memory(tmp_path):
     memory = model.memorize(random_ids(2, 50))
     memory.save(tmp_path / "m")
     loaded = MemoryState.load(tmp_path / "m", model=model)
-    for name, tensor in memory._tensors().items():
+    for name, tensor in memory.tensors.items():
         assert torch.equal(tensor, getattr(loaded, name))
     assert loaded.num_slots == 20
     question = random_ids(2, 5)
@@ -239,14 +240,14 @@ def test_other_versions_models_and_files_are_refused(tmp_path):
         MemoryState.load(tmp_path / "m", model=attached(memory_layers=(0, 1)))
     trained = attached()
     with torch.no_grad():
-        trained.memory[0].age_slope.add_(1.0)
+        trained.memory_layers[0].age_slope.add_(1.0)
     with pytest.raises(IncompatibleMemory, match="memory path has other weights"):
         MemoryState.load(tmp_path / "m", model=trained)
     data = (tmp_path / "m").read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"]["memformer"] = header["__metadata__"]["memformer"].replace(
-        '"version": 3', '"version": 9'
+        '"version": 4', '"version": 9'
     )
     text = json.dumps(header).encode()
     (tmp_path / "v").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
@@ -285,7 +286,7 @@ def test_bad_input_gets_a_sentence_and_changes_nothing(change, sentence):
     before = memory.clone()
     with pytest.raises(ValueError, match=sentence):
         change(model, long if "segments" in sentence else ids, memory)
-    for name, tensor in before._tensors().items():
+    for name, tensor in before.tensors.items():
         assert torch.equal(tensor, getattr(memory, name))
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryState, MemoryStore
-from memformer.memory.file import FORMAT, VERSION, save_memory
+from memformer.memory.file import FORMAT, VERSION
 from memformer.store import MAX_USER_CHARACTERS, SALT, MemoryBusy
 from tests.tiny import save_tiny
 
@@ -383,7 +383,7 @@ def test_a_memory_of_two_rows_is_nobodys(model: MemformerForCausalLM, store: Mem
     assert not store.exists("alice")
     store.save("alice", two.select([1]))
     (path,) = store.root.glob("*.safetensors")
-    save_memory(two, path, user="alice")
+    two.save(path, user="alice")
     with pytest.raises(ValueError, match="has 2 rows instead of one"):
         store.load("alice", model)
 

@@ -21,7 +21,6 @@ from typing import Any, Protocol
 
 import torch
 from memformer import MemoryState
-from memformer.memory.state import ROW
 from memformer.reading import begun
 from torch import Tensor
 from transformers import DynamicCache
@@ -327,7 +326,7 @@ class Session(Memory):
 
 def row_bytes(memory: MemoryState) -> list[int]:
     """Bytes of each memory of a batch, without the slots that only other rows fill."""
-    fixed = sum(getattr(memory, name).nbytes for name in ROW)
+    fixed = sum(count.nbytes for count in memory.counts.values())
     batch, slots = memory.token.shape
     each = (memory.nbytes - fixed) // (batch * slots) if slots else 0
     return [fixed // batch + each * count for count in memory.occupied.sum(-1).tolist()]

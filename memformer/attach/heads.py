@@ -85,7 +85,7 @@ class ReleaseHeads(nn.Module):
         reach: tokens, up to and with each one, that say what it is about.
     """
 
-    def __init__(self, hidden: int, heads: tuple[str, ...], reach: int) -> None:
+    def __init__(self, hidden: int, heads: tuple[str, ...], reach: int = 6) -> None:
         super().__init__()
         # seeded, so that attaching twice gives one and the same model
         generator = torch.Generator().manual_seed(hidden)

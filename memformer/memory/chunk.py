@@ -27,7 +27,7 @@ class Rules:
         least_age: a token lets go of nothing that was seen fewer tokens before it.
         focus: how firmly the heads of a layer read the same passages.
         gate: False: every token is written, whatever the write gate says.
-        usage_by_reads: False: reads do not renew the usage of a slot.
+        usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
     """
 
     passage_tokens: int = 64

@@ -59,7 +59,7 @@ def commit(
         layers: keys and values, lowest layer first.
         read_mass: for each segment, the read weight on every slot and every new token.
         provenance: where the tokens are from.
-        usage_by_reads: False: reads do not renew usage.
+        usage_by_reads: False: reads count for nothing.
 
     Raises:
         ValueError: a number to be written is not finite. The memory before the chunk is whole.
@@ -141,8 +141,9 @@ def _aged(
     for segment in range(segments):
         closing = closes[:, segment, None]
         mass = read_mass[segment]
-        renewing = mass if usage_by_reads else torch.zeros_like(mass)
-        aged = aged_usage(usage, renewing, counts[:, segment], state.usage_half_life)
+        if not usage_by_reads:
+            mass = torch.zeros_like(mass)
+        aged = aged_usage(usage, mass, counts[:, segment], state.usage_half_life)
         usage = torch.where(closing, aged, usage)
         reads = reads + mass
         open_reads = open_reads + mass.masked_fill(closing, 0.0)

@@ -15,21 +15,19 @@ from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, Fact
 from eval.harness.interview import Interview
 from memformer import MemformerForCausalLM
-from memformer.memory import MemoryPass
 from tests.tiny import byte_tokenizer, save_tiny
-from training.heads.parts import with_parts
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with every mechanism, none of them neutral."""
     path = save_tiny(tmp_path_factory.mktemp("model"))
-    model = with_parts(MemformerForCausalLM.from_pretrained(path).eval(), erase=True, links=True)
+    model = MemformerForCausalLM.from_pretrained(path).eval().with_memory(erase=True, links=True)
     torch.manual_seed(0)
     with torch.no_grad():
-        model.memory_layers[0].write_gate_weight.normal_()
-        model.memory_layers[0].write_gate_bias.fill_(0.0)
-        model.memory_layers[0].release.head("erase").gate_bias.fill_(0.0)
+        model.memory.table.write_gate_weight.normal_()
+        model.memory.table.write_gate_bias.fill_(0.0)
+        model.memory.table.release.head("erase").gate_bias.fill_(0.0)
         for layer in model.memory_layers:
             layer.read_modes.normal_()
     model.save_pretrained(path.parent / "all")
@@ -82,25 +80,23 @@ def test_capacity_tells_so_many_times_as_much_as_there_are_slots(
 
 
 @pytest.mark.parametrize("mechanism", [None, "gate", "erase", "links", "usage"])
-def test_only_one_mechanism_is_on_and_all_are_back_afterwards(
+def test_only_one_mechanism_is_on_and_the_model_stays_as_it_is(
     bench: Interview, mechanism: str | None
 ) -> None:
     model = bench.model
     before = {name: weight.clone() for name, weight in model.memory.state_dict().items()}
-    reads = MemoryPass.read_mass
     ids = torch.randint(3, 200, (1, 150))
     with torch.no_grad():
-        with only(model, mechanism):
-            memory = model.memorize(ids).closed()
-            modes = model.memory_layers[0].read_modes.softmax(-1)
+        view = only(model, mechanism)
+        memory = view.memorize(ids).closed()
         assert (memory.occupied.sum() < 150) == (mechanism == "gate")
         kept = memory.strength[memory.occupied]
         assert (kept.min() < 0.9 * kept.max()) == (mechanism in ("gate", "erase"))
-        assert (modes[:, 1] == 1).all() == (mechanism != "links")
+        assert view.memory_layers[0].links == (mechanism == "links")
         assert (memory.reads.sum() > 0) == (mechanism == "usage")
     after = model.memory.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    assert MemoryPass.read_mass is reads
+    assert model.memory_config.erase and model.memory_config.links
 
 
 def test_an_outdated_answer_is_counted_apart() -> None:

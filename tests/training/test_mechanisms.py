@@ -158,13 +158,13 @@ def test_parts_can_be_switched_on_beside_one_another(tmp_path):
     """What one head has learned stays its own when the other is added."""
     model = MemformerForCausalLM.from_pretrained(save_tiny(tmp_path))
     freeing = with_parts(model, free=True)
-    torch.nn.init.normal_(freeing.memory_layers[0].release.head("free").gate_weight)
-    learned = freeing.memory_layers[0].release.head("free").gate_weight.clone()
+    torch.nn.init.normal_(freeing.memory.table.release.head("free").gate_weight)
+    learned = freeing.memory.table.release.head("free").gate_weight.clone()
     both = with_parts(freeing, erase=True, links=True)
-    release = both.memory_layers[0].release
+    release = both.memory.table.release
     assert set(release.heads) == {"erase", "free"}
     assert torch.equal(release.head("free").gate_weight, learned)
     assert not release.head("erase").gate_weight.any()
     erasing = with_parts(both, free=False, write_budget=0.5)
-    assert set(erasing.memory_layers[0].release.heads) == {"erase"}
+    assert set(erasing.memory.table.release.heads) == {"erase"}
     assert erasing.memory_config.write_budget == 0.5
