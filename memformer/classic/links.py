@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from memformer.memory.addressing import backward_weights, forward_weights, link_after
+from memformer.classic.addressing import backward_weights, forward_weights, link_after
 
 
 class LinkLists(NamedTuple):

@@ -8,6 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from memformer.classic.addressing import (
+    content_weights,
+    erase_and_add,
+    interpolated,
+    oneplus,
+    sharpened,
+    shifted,
+)
 from memformer.classic.controller import (
     CLIP,
     Controller,
@@ -16,14 +24,6 @@ from memformer.classic.controller import (
     check_inputs,
     check_sizes,
     unroll,
-)
-from memformer.memory.addressing import (
-    content_weights,
-    erase_and_add,
-    interpolated,
-    oneplus,
-    sharpened,
-    shifted,
 )
 
 # a small constant in every slot at the start made training fast and steady for M. Collier and

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from memformer.classic.addressing import content_weights, oneplus
 from memformer.classic.controller import (
     CLIP,
     Controller,
@@ -19,7 +20,6 @@ from memformer.classic.controller import (
 )
 from memformer.classic.search import ExactSearch, FaissSearch, Search, load_faiss
 from memformer.classic.sparse import Accesses, SparseMemory
-from memformer.memory.addressing import content_weights, oneplus
 
 # a slot counts as accessed from this weight on (SAM, section 3.2)
 ACCESSED = 0.005

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from memformer.classic.addressing import oneplus
 from memformer.classic.controller import check_sizes, unroll
 from memformer.classic.step import DNCInterface, DNCState, dnc_step
-from memformer.memory.addressing import oneplus
 
 
 class SegmentDNC(nn.Module):

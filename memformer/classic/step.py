@@ -14,22 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memformer.classic.links import LinkLists, backward_along, forward_along, links_after
-from memformer.memory.addressing import (
-    SAFE,
-    Guards,
-    aged_usage,
+from memformer.classic.addressing import (
     allocation,
     content_weights,
     erase_and_add,
     oneplus,
     precedence_after,
     read_weights,
-    retention,
     sharpened,
     usage_after,
     write_weights,
 )
+from memformer.classic.links import LinkLists, backward_along, forward_along, links_after
+from memformer.memory.addressing import SAFE, Guards, aged_usage, retention
 
 # the least weight of a masked number in a match; Csordas and Schmidhuber found it essential
 LEAST_MASK = 0.1
