@@ -187,7 +187,7 @@ def test_ask_refuses_a_folder_a_missing_file_and_an_unreadable_one(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("memformer.reading._decoded", refuse)
+    monkeypatch.setattr("memformer.documents._decoded", refuse)
     fails(run(*arguments, document), "can't be read: Permission denied.")
 
 
