@@ -11,8 +11,9 @@ from rich.table import Table
 from transformers import TextStreamer
 
 from memformer.chat import ChatSession
+from memformer.cli.documents import read_with_bar
 from memformer.cli.output import cell, note, sentence, show, visible
-from memformer.reading import Document
+from memformer.documents import Document
 
 PASSAGE_CHARACTERS = 400
 # turns have smaller numbers; larger ones fit into no tensor
@@ -75,11 +76,9 @@ def _obey(session: ChatSession, command: str, argument: str) -> None:
             count = session.forget(int(argument)) if len(argument) <= MOST_DIGITS else 0
             typer.echo(f"{count:,} tokens forgotten" if count else "no such turn in memory")
         case "/read":
-            from memformer.cli.talk import read
-
             if not argument:
                 raise ValueError("Which file? /read FILE")
-            found = read(session, Document.file(argument), again=False, shown=True)
+            found = read_with_bar(session, Document.file(argument), again=False, shown=True)
             if found.tokens:
                 typer.echo(f"{found.tokens:,} tokens read, {found.kept:,} kept")
         case _:

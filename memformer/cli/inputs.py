@@ -20,8 +20,8 @@ from memformer.pretrained import DEFAULT_MODEL, TRAINED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from memformer.documents import Document
     from memformer.model import MemformerForCausalLM
-    from memformer.reading import Document
 
 
 def parse_layers(text: str) -> str | float | tuple[int, ...]:
@@ -70,7 +70,7 @@ def open_documents(paths: list[Path]) -> Iterator[list[Document]]:
         OSError: one can't be read.
         ValueError: one is no text, or empty.
     """
-    from memformer.reading import Document
+    from memformer.documents import Document
 
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "standard input"
