@@ -44,7 +44,7 @@ class SparseMemory:
     def write(
         self, slots: Int[Tensor, "batch rows"], words: Float[Tensor, "batch rows width"]
     ) -> None:
-        """Replaces the words of the slots; a slot that is named twice must get the same word twice."""
+        """Replaces the words of the slots; a slot named twice must get the same word twice."""
         self.words.scatter_(1, slots[..., None].expand_as(words), words.detach())
         if not words.requires_grad:
             self._place.scatter_(1, slots, -1)
@@ -63,7 +63,7 @@ class SparseMemory:
 
 
 class Accesses:
-    """The order in which slots were last accessed: a ring in which an access moves a slot to the end.
+    """The order of the last accesses: a ring, in which an access moves a slot to the end.
 
     Args:
         batch: independent memories.
