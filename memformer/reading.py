@@ -78,7 +78,7 @@ class Chunk:
     def write(
         self, model: MemformerForCausalLM, memory: MemoryState, turn: int | None, reply_limit: float
     ) -> MemoryState:
-        """The memory after the chunk was read into it; `turn` is None where a turn begins."""
+        """Reads the chunk into a memory; `turn` is None where a new turn begins."""
         ids = torch.tensor([self.ids], device=model.device)
         limit = write_limit(ids, self.unwritten, self.thanks, reply_limit)
         return model.memorize(ids, memory=memory, gated=False, limit=limit, turn=turn)
@@ -91,7 +91,7 @@ def write_limit(ids: Tensor, unwritten: int, reply: int, reply_limit: float) -> 
         ids: the token ids of the turn.
         unwritten: tokens at the beginning that are not written.
         reply: tokens at the end that belong to a reply.
-        reply_limit: the limit for those.
+        reply_limit: the limit for the tokens of the reply.
     """
     limit = torch.ones_like(ids, dtype=torch.float32)
     limit[:, :unwritten] = 0

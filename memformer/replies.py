@@ -1,4 +1,4 @@
-"""How a session asks a model for a reply: options of `generate`, and what comes back."""
+"""How a session asks a model for a reply: the options of `generate`, and its result."""
 
 from __future__ import annotations
 

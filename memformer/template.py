@@ -79,7 +79,7 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def text_pieces(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], after: str = "\n"
 ) -> Iterator[tuple[list[int], int]]:
-    """Token ids of a text of any length, a piece at a time; together they are those of `text_ids`.
+    """Token ids of a text of any length, a piece at a time; together they equal `text_ids`.
 
     Without a chat template, lines that look like another turn are indented, as in `chat_ids`.
 

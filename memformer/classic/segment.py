@@ -18,8 +18,8 @@ from memformer.classic.step import DNCInterface, DNCState, dnc_step
 class SegmentDNC(nn.Module):
     """A DNC without a controller: K writes and K x R reads a segment, made by linear maps.
 
-    All tokens of a segment are written, in order, to the least used slots; then each reads,
-    starting from what it matches (`dnc_step` with anchored reads).
+    All tokens of a segment are written, in order, to the least used slots. Then each token reads,
+    starting from the slots that match its key (`dnc_step` with anchored reads).
 
     Args:
         input_size: numbers in one token.

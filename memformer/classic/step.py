@@ -28,7 +28,7 @@ from memformer.classic.addressing import (
 from memformer.classic.links import LinkLists, backward_along, forward_along, links_after
 from memformer.memory.addressing import SAFE, Guards, aged_usage, retention
 
-# the least weight of a masked number in a match; Csordas and Schmidhuber need it above zero
+# the least weight of a masked number in a match; Csordas and Schmidhuber found it essential
 LEAST_MASK = 0.1
 
 

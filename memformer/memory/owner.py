@@ -18,7 +18,7 @@ class MemoryOwner(Protocol[State]):
 
         Args:
             memory: the memory as it was loaded.
-            source: where it comes from, for messages.
+            source: the origin of the memory, for messages.
 
         Raises:
             IncompatibleMemory: another model wrote the memory.
