@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from memformer.chat import ChatSession
+from memformer.replies import reply_options, reply_text
 from rich.console import Console
 
 from eval.corpora.people import KINDS, NAMES, Fact
@@ -102,9 +103,9 @@ class Whole(ChatSession):
             attention_mask=torch.ones_like(ids),
             memory=self.memory,
             return_memory=True,
-            **self._generation(options),
+            **reply_options(self.tokenizer, self.options | options),
         )
-        return self._reply(output[0, ids.shape[1] :])
+        return reply_text(self.tokenizer, output[0, ids.shape[1] :])
 
 
 def loops(reply: str) -> bool:

@@ -1,121 +1,53 @@
-"""Reading documents of any length into a memory: flat in space, saved on the way, resumed.
+"""Reading text of any length into a memory: flat in space, saved on the way, resumed.
 
-A document is cut into text pieces, tokens and chunks of whole segments as it is read; nothing holds
-all of it. After each stretch the memory is offered to whoever keeps it (`chat.py`); where somebody
-changed that memory meanwhile, the stretch is read again on top of the change.
+A text is cut into pieces, tokens and chunks of whole segments while it is read; nothing holds all
+of it. `read_text` reads a text in one go. `read_document` saves the memory after each stretch of
+time; where another session changed the saved memory meanwhile, the stretch is read again on top of
+that change.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from memformer.documents import Document
 from memformer.memory.state import MemoryState, ReadDocument
-from memformer.template import PIECE, Frame, text_ids, text_pieces
+from memformer.template import Frame, text_pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from memformer.model import MemformerForCausalLM
 
-# segments read in one call
+# segments in one chunk
 SEGMENTS = 4
-# seconds between two moments at which a memory is saved and free for others
+# seconds of reading between two saves, when other sessions get their turn
 STRETCH = 60.0
-BYTES = 2**20
-# formats that would pass as text and hold none that a person would recognise
-NOT_TEXT = {b"%PDF-": "a PDF", b"{\\rtf": "a rich text file", b"%!PS": "a PostScript file"}
 
-
-@dataclass(frozen=True)
-class Document:
-    """A text that can be read from the beginning, any number of times.
-
-    Args:
-        name: what a person calls it.
-        checksum: of the text.
-        characters: how long it is.
-        texts: gives the text in parts of any size.
-    """
-
-    name: str
-    checksum: str
-    characters: int
-    texts: Callable[[], Iterator[str]]
-
-    @classmethod
-    def of(cls, text: str, name: str) -> Document:
-        """A text that is there already.
-
-        Raises:
-            ValueError: there is nothing in it, or half a character.
-        """
-        if not text.strip():
-            raise ValueError(f"{name} is empty; there is nothing to read.")
-        checksum = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return cls(name, checksum, len(text), lambda: iter([text]))
-
-    @classmethod
-    def file(cls, path: str | Path) -> Document:
-        """A file of UTF-8 text, checked to its end before any of it is read into memory.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            OSError: it can't be read.
-            ValueError: it is no text, or there is nothing in it.
-        """
-        path = Path(path)
-        try:
-            mode = path.stat().st_mode
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {path}.") from None
-        if stat.S_ISDIR(mode):
-            raise ValueError(f"{path} is a folder; give one text file.")
-        if not stat.S_ISREG(mode):
-            raise ValueError(
-                f"{path} is no regular file, and can't be read twice; give a file, or hand the "
-                "text over on standard input."
-            )
-        digest, characters, blank = hashlib.sha256(), 0, True
-        try:
-            for text in _decoded(path):
-                digest.update(text.encode())
-                characters += len(text)
-                blank = blank and not text.strip()
-        except OSError as error:
-            raise type(error)(f"{path} can't be read: {error.strerror}.") from error
-        if blank:
-            raise ValueError(f"{path} is empty; there is nothing to read.")
-        return cls(path.name, digest.hexdigest(), characters, lambda: _decoded(path))
-
-    def expected_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """About how many tokens it has, told from its beginning."""
-        begin = ""
-        for text in self.texts():
-            begin += text[:PIECE]
-            if len(begin) >= PIECE:
-                break
-        begin = begin[:PIECE]
-        return round(len(text_ids(tokenizer, begin)) / max(len(begin), 1) * self.characters)
+# called with the tokens of the text that are read, and an estimate of the number in all
+Progress = Callable[[int, int], None]
+# returns a memory, and a mark that every change of it replaces
+Load = Callable[[], tuple[MemoryState, Any]]
+# saves a memory where the saved one still has the mark; returns whether it did, and the new mark
+Commit = Callable[[MemoryState, Any], tuple[bool, Any]]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a reading went.
+    """The result of reading a document.
 
     Attributes:
-        tokens: read by this call; 0 where the document was in memory already.
+        tokens: tokens read by this call; 0 where the document was in memory already.
         total: tokens of the document, as a turn of the user.
-        kept: how many of them the memory holds now.
+        kept: how many of these tokens the memory holds now.
     """
 
     tokens: int
@@ -125,15 +57,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some segments of what is read: the words of a user, and the thanks for them.
+    """Some segments of a turn: the words of a user, and the thanks for them.
 
     Attributes:
         ids: token ids.
-        unwritten: how many at the beginning are context, and not written.
-        thanks: how many at the end are a reply.
-        words: how many are of the text, and not of what the template writes around it.
-        expected: about how many words there are in all.
-        is_last: nothing follows.
+        unwritten: tokens at the beginning that are context only, and are not written.
+        thanks: tokens at the end that are a reply.
+        words: tokens of the text itself, without the tokens of the template around it.
+        expected: an estimate of the number of words in all chunks.
+        is_last: whether the turn ends with this chunk.
     """
 
     ids: list[int]
@@ -144,29 +76,38 @@ class Chunk:
     is_last: bool
 
     def write(
-        self,
-        model: MemformerForCausalLM,
-        memory: MemoryState,
-        turn: int | None,
-        reply_limit: float,
+        self, model: MemformerForCausalLM, memory: MemoryState, turn: int | None, reply_limit: float
     ) -> MemoryState:
-        """The memory after the chunk, all of which belongs to one turn."""
+        """Reads the chunk into a memory; `turn` is None where a new turn begins."""
         ids = torch.tensor([self.ids], device=model.device)
-        limit = torch.ones_like(ids, dtype=torch.float32)
-        limit[:, : self.unwritten] = 0
-        limit[:, len(self.ids) - self.thanks :] = reply_limit
+        limit = write_limit(ids, self.unwritten, self.thanks, reply_limit)
         return model.memorize(ids, memory=memory, gated=False, limit=limit, turn=turn)
 
 
-def begun(model: MemformerForCausalLM, frame: Frame, memory: MemoryState) -> MemoryState:
-    """A memory in which each row has the token that every text begins with; see `Frame.first`.
-
-    It is turn 0, so that what is said begins with turn 1.
+def write_limit(ids: Tensor, unwritten: int, reply: int, reply_limit: float) -> Tensor:
+    """How firmly each token of a turn is remembered at most, in [0, 1].
 
     Args:
-        model: writes it.
-        frame: says which token it is.
-        memory: rows that all begin alike.
+        ids: the token ids of the turn.
+        unwritten: tokens at the beginning that are not written.
+        reply: tokens at the end that belong to a reply.
+        reply_limit: the limit for the tokens of the reply.
+    """
+    limit = torch.ones_like(ids, dtype=torch.float32)
+    limit[:, :unwritten] = 0
+    limit[:, ids.shape[1] - reply :] = reply_limit
+    return limit
+
+
+def begun(model: MemformerForCausalLM, frame: Frame, memory: MemoryState) -> MemoryState:
+    """The memory with the token that every text begins with in each row; see `Frame.first`.
+
+    The token is turn 0, and the first turn of the user is turn 1.
+
+    Args:
+        model: the model that writes the token.
+        frame: the template, which knows the token.
+        memory: a memory whose rows all have the token, or all lack it.
     """
     if bool(((memory.token == frame.first) & (memory.turn == 0)).any()):
         return memory
@@ -184,26 +125,26 @@ def chunks(
     reply_limit: float,
     read: int = 0,
 ) -> Iterator[Chunk]:
-    """What is read as a user's turn, in chunks of whole segments but for the last.
+    """Cuts a turn of the user into chunks; all but the last consist of whole segments.
 
-    Thanks follow, unless replies are not remembered.
+    The turn ends with thanks where replies are remembered.
 
     Args:
-        model: says how long a segment is.
-        tokenizer: of the model.
-        frame: what its template writes around the text.
+        model: the model, which knows how long a segment is.
+        tokenizer: its tokenizer.
+        frame: what its chat template writes around the text.
         texts: the text in parts.
-        characters: how many there are, about.
-        reply_limit: how firmly thanks are remembered at most.
-        read: so many tokens of the text are in memory already; the rest is read on from there.
+        characters: about how many characters the text has.
+        reply_limit: how firmly the thanks are remembered at most.
+        read: tokens of the text that are in memory already; the chunks go on after them.
     """
     size = SEGMENTS * model.memory_config.segment_tokens
     end = frame.end(reply_limit > 0)
     waiting: list[int] = [] if read else frame.begin
-    # tokens of `waiting` that are no words of the text: all at the beginning
+    # tokens of `waiting` that the template wrote: they stand at the beginning
     marks, skipped = len(waiting), 0
     unwritten = frame.unwritten if waiting else 0
-    room = size * (1 + marks // size)  # what is not written stands in the first chunk
+    room = size * (1 + marks // size)  # the first chunk holds all of them
     seen = made = 0
     for ids, length in text_pieces(tokenizer, chain([frame.lead], texts)):
         seen, made = seen + length, made + len(ids)
@@ -211,12 +152,45 @@ def chunks(
         skip = min(read - skipped, len(ids))
         skipped += skip
         waiting += ids[skip:]
-        # the last chunk holds all that comes after the text
+        # the last chunk holds all tokens that follow the text
         while len(waiting) > room + len(end):
             yield Chunk(waiting[:room], unwritten, 0, room - marks, expected, is_last=False)
             waiting, room, unwritten, marks = waiting[room:], size, 0, 0
     words, thanks = len(waiting) - marks, len(end) - len(frame.after)
     yield Chunk([*waiting, *end], unwritten, thanks, words, made, is_last=True)
+
+
+def read_text(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    frame: Frame,
+    text: str,
+    memory: MemoryState,
+    reply_limit: float,
+    progress: Progress | None = None,
+) -> tuple[int, MemoryState]:
+    """Reads a text as one turn of the user.
+
+    Args:
+        model: the model that reads.
+        tokenizer: its tokenizer.
+        frame: what its chat template writes around a turn.
+        text: the text.
+        memory: the memory before the turn.
+        reply_limit: how firmly the thanks at the end are remembered at most.
+        progress: see `Progress`.
+
+    Returns:
+        The number of tokens of the text, and the memory after the turn.
+    """
+    turn, done = None, 0
+    memory = begun(model, frame, memory)
+    for chunk in chunks(model, tokenizer, frame, [text], len(text), reply_limit):
+        memory = chunk.write(model, memory, turn, reply_limit)
+        turn, done = int(memory.num_turns[0]) - 1, done + chunk.words
+        if progress is not None:
+            progress(done, max(done, chunk.expected))
+    return done, memory
 
 
 def read_document(
@@ -225,30 +199,30 @@ def read_document(
     frame: Frame,
     document: Document,
     *,
-    load: Callable[[], tuple[MemoryState, Any]],
-    commit: Callable[[MemoryState, Any], tuple[bool, Any]],
+    load: Load,
+    commit: Commit,
     reply_limit: float,
     again: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Reading:
-    """See `ChatSession.read`.
+    """Reads a document as one turn of the user, or goes on where an earlier call stopped.
 
     Args:
-        model: reads.
+        model: the model that reads.
         tokenizer: its tokenizer.
         frame: what its chat template writes around a turn.
-        document: what is read.
-        load: gives the memory, and a mark that differs once somebody else changes it.
-        commit: keeps a memory made from the one of a mark; says whether it did, which it does not
-            where that one was changed, and gives the new mark.
+        document: the document.
+        load: see `Load`.
+        commit: see `Commit`.
         reply_limit: how firmly the thanks at the end are remembered at most.
-        again: read anew what is known.
-        progress: called with the tokens read so far, and about how many there are.
+        again: whether to forget an earlier reading first.
+        progress: see `Progress`.
 
     Raises:
-        ValueError: it was forgotten or changed while it was read, or another session reads it too.
+        ValueError: the document was forgotten or changed while it was read, or another session
+            reads it too.
     """
-    # what is written of a turn beside the text
+    # tokens that are written of the turn beside the text
     marks = len(frame.begin) + len(frame.end(reply_limit > 0)) - frame.unwritten
     memory, mark = load()
     known = memory.document(document.checksum)
@@ -259,105 +233,118 @@ def read_document(
     if known is not None and known.whole:
         return Reading(0, known.tokens + marks, memory.kept_of(known.turn))
     memory = begun(model, frame, memory)
-    # tokens of the text in memory, those of them that are saved, those that were before this call
-    done = committed = before = 0 if known is None else known.tokens
-    turn = None if known is None else known.turn
-    stretch, since, pending = STRETCH, time.monotonic(), list[Chunk]()
-    digest = hashlib.sha256()
+    reader = _DocumentReader(model, frame, document, reply_limit, load, commit, memory, mark)
+    before = reader.done
+    try:
+        reader.read(tokenizer, progress)
+    except KeyboardInterrupt:
+        # the text read so far is kept, unless another session changed the memory meanwhile
+        if reader.pending:
+            commit(reader.memory, reader.mark)
+        raise
+    assert reader.turn is not None
+    total, kept = reader.done + marks, reader.memory.kept_of(reader.turn)
+    return Reading(reader.done - before if before else total, total, kept)
 
-    def texts() -> Iterator[str]:
-        for text in document.texts():
-            digest.update(text.encode("utf-8", "surrogatepass"))
+
+class _DocumentReader:
+    """A document on its way into a memory.
+
+    Attributes:
+        memory: the memory with all chunks that were read so far.
+        mark: the mark of the saved memory that `memory` was made from.
+        turn: the turn of the document; None until its first chunk is written.
+        done: tokens of the text in `memory`.
+        committed: tokens of the text in the saved memory.
+        pending: the chunks that are in `memory` and not saved.
+    """
+
+    def __init__(
+        self,
+        model: MemformerForCausalLM,
+        frame: Frame,
+        document: Document,
+        reply_limit: float,
+        load: Load,
+        commit: Commit,
+        memory: MemoryState,
+        mark: Any,
+    ) -> None:
+        self.model, self.frame, self.document = model, frame, document
+        self.reply_limit, self.load, self.commit = reply_limit, load, commit
+        self.memory, self.mark = memory, mark
+        known = memory.document(document.checksum)
+        self.turn = None if known is None else known.turn
+        self.done = self.committed = 0 if known is None else known.tokens
+        self.pending: list[Chunk] = []
+        self.digest = hashlib.sha256()
+        self.stretch, self.since = STRETCH, time.monotonic()
+
+    def read(self, tokenizer: PreTrainedTokenizerBase, progress: Progress | None) -> None:
+        """Reads to the end of the document, and saves after each stretch."""
+        before, characters = self.done, self.document.characters
+        for chunk in chunks(
+            self.model, tokenizer, self.frame, self._texts(), characters, self.reply_limit, before
+        ):
+            if progress is not None and not self.pending and self.done == before:
+                progress(self.done, max(self.done, chunk.expected))
+            if chunk.is_last:
+                self._check_unchanged()
+            self._write(chunk)
+            self.pending.append(chunk)
+            if progress is not None:
+                progress(self.done, max(self.done, chunk.expected))
+            if chunk.is_last or time.monotonic() - self.since > self.stretch:
+                self._save()
+
+    def _texts(self) -> Iterator[str]:
+        for text in self.document.texts():
+            self.digest.update(text.encode("utf-8", "surrogatepass"))
             yield text
 
-    def write(chunk: Chunk) -> None:
-        nonlocal memory, turn, done
-        after = chunk.write(model, memory, turn, reply_limit)
-        turn = int(after.num_turns[0]) - 1 if turn is None else turn
-        done += chunk.words
-        read = ReadDocument(document.checksum, document.name, turn, done, chunk.is_last)
-        memory = after.with_document(read)
+    def _check_unchanged(self) -> None:
+        if self.digest.hexdigest() == self.document.checksum:
+            return
+        todo = ""
+        if self.committed:
+            todo = f"forget turn {self.turn}, which holds its beginning, and "
+        raise ValueError(
+            f"{self.document.name} was changed while it was read; {todo}read it again."
+        )
 
-    def offer() -> None:
-        """Commits what is pending, on top of whatever others did."""
-        nonlocal memory, mark, turn, done, committed, stretch, since
+    def _write(self, chunk: Chunk) -> None:
+        after = chunk.write(self.model, self.memory, self.turn, self.reply_limit)
+        self.turn = int(after.num_turns[0]) - 1 if self.turn is None else self.turn
+        self.done += chunk.words
+        checksum, name = self.document.checksum, self.document.name
+        self.memory = after.with_document(
+            ReadDocument(checksum, name, self.turn, self.done, chunk.is_last)
+        )
+
+    def _save(self) -> None:
+        """Commits the pending chunks, on top of the changes of other sessions."""
         while True:
-            kept, mark = commit(memory, mark)
+            kept, self.mark = self.commit(self.memory, self.mark)
             if kept:
                 break
-            # read a little at a time while somebody else is busy with this memory
-            stretch = max(1.0, stretch / 4)
-            memory, mark = load()
-            memory = begun(model, frame, memory)
-            known = memory.document(document.checksum)
-            if (0 if known is None else known.tokens) != committed:
-                how = "forgotten while it was read" if known is None else "read by two sessions"
-                raise ValueError(f"{document.name} was {how}; read it again.")
-            turn, done = None if known is None else known.turn, committed
-            for chunk in pending:
-                write(chunk)
-        committed = done
-        pending.clear()
-        stretch, since = min(STRETCH, stretch * 2), time.monotonic()
+            # short stretches while another session is busy with this memory
+            self.stretch = max(1.0, self.stretch / 4)
+            self._reload()
+        self.committed = self.done
+        self.pending.clear()
+        self.stretch, self.since = min(STRETCH, self.stretch * 2), time.monotonic()
 
-    try:
-        for chunk in chunks(
-            model, tokenizer, frame, texts(), document.characters, reply_limit, before
-        ):
-            if progress is not None and not pending and done == before:
-                progress(done, max(done, chunk.expected))
-            if chunk.is_last and digest.hexdigest() != document.checksum:
-                todo = f"forget turn {turn}, which holds its beginning, and " if committed else ""
-                raise ValueError(
-                    f"{document.name} was changed while it was read; {todo}read it again."
-                )
-            write(chunk)
-            pending.append(chunk)
-            if progress is not None:
-                progress(done, max(done, chunk.expected))
-            if chunk.is_last or time.monotonic() - since > stretch:
-                offer()
-    except KeyboardInterrupt:
-        # what was read until now is kept, if nobody changed the memory meanwhile
-        if pending:
-            commit(memory, mark)
-        raise
-    assert turn is not None
-    total = done + marks
-    return Reading(done - before if before else total, total, memory.kept_of(turn))
+    def _reload(self) -> None:
+        """Reads the pending chunks again, into the memory that is saved now."""
+        self.memory, self.mark = self.load()
+        self.memory = begun(self.model, self.frame, self.memory)
+        known = self.memory.document(self.document.checksum)
+        if (0 if known is None else known.tokens) != self.committed:
+            how = "forgotten while it was read" if known is None else "read by two sessions"
+            raise ValueError(f"{self.document.name} was {how}; read it again.")
+        self.turn, self.done = None if known is None else known.turn, self.committed
+        for chunk in self.pending:
+            self._write(chunk)
 
 
-def _decoded(path: Path) -> Iterator[str]:
-    """The text of a file in parts.
-
-    Raises:
-        ValueError: it is not UTF-8 text.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with path.open("rb") as file:
-        while data := file.read(BYTES):
-            if offset == 0:
-                for begin, kind in NOT_TEXT.items():
-                    if data.startswith(begin):
-                        raise ValueError(f"{path} is {kind}, not a text file; convert it first.")
-                data = data.removeprefix(codecs.BOM_UTF8)
-                offset = file.tell() - len(data)
-            if (place := data.find(b"\0")) >= 0:
-                raise ValueError(
-                    f"{path} is not text: byte {offset + place} is zero; give a text file."
-                )
-            waiting = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(data)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset - waiting + error.start) from None
-            offset += len(data)
-            yield text
-    waiting = len(decoder.getstate()[0])
-    if waiting:
-        raise _not_utf8(path, offset - waiting)
-
-
-def _not_utf8(path: Path, place: int) -> ValueError:
-    return ValueError(f"{path} is not UTF-8 text: byte {place} can't be decoded; convert it first.")
+__all__ = ["Chunk", "Document", "Reading", "begun", "chunks", "read_document", "read_text"]

@@ -1,8 +1,8 @@
-"""How a conversation becomes token ids, so that what somebody says stays text.
+"""How a conversation becomes token ids.
 
-The chat template of a tokenizer writes control tokens; what users, documents and replies contain
-is never turned into one, whatever it looks like. A tokenizer without a template gets plain lines,
-"User: ..." and "Assistant: ...". Next: `chat.py`, which has the conversation.
+Only the chat template of a tokenizer writes control tokens. The words of users, documents and
+replies stay text, even where they look like a control token. A tokenizer without a template gets
+plain lines, "User: ..." and "Assistant: ...".
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ACKNOWLEDGEMENT = "I will remember that."
-# how a conversation is written for a tokenizer that brings no chat template
+# names of the speakers for a tokenizer without a chat template
 PLAIN_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
-# what would begin another turn in plain lines
+# the beginning of a line that looks like another turn
 PLAIN_TURN = re.compile(rf"^(?=(?:{'|'.join(PLAIN_NAMES.values())}):)", re.MULTILINE)
 PLAIN_STOP = f"\n{PLAIN_NAMES['user']}:"
-# a template that writes nothing but the text; the real one stands in it unused, so that its control
-# tokens are known
+# a template that writes the text alone; the real template stands in an unused branch, so that
+# transformers finds its control tokens
 BARE = "{{{{ messages[0]['content'] }}}}{{% if false %}}{template}{{% endif %}}"
-# characters tokenized at once
+# characters that are tokenized at once
 PIECE = 2**16
-# a place where text can be cut and still gives the tokens of the whole: before white space
+# a place where a cut leaves the tokens as they are: before white space
 CUT = re.compile(r"(?<=\S)(?=\s)")
 
 Message = Mapping[str, Any]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, after: str = "") -> list[int]:
-    """Token ids of a text, in which the names of control tokens are words like any other.
+    """Token ids of a text, in which the names of control tokens are ordinary words.
 
     Args:
-        tokenizer: any; nothing of it is changed, so threads may share it.
+        tokenizer: any tokenizer; the call changes nothing in it, so threads may share it.
         text: the text.
-        after: what stands before it, for tokenizers that begin a text with a space of their own.
+        after: the text before this one, for tokenizers that begin a text with a space.
 
     Raises:
-        ValueError: half a character, which no encoding can write.
+        ValueError: the text holds half a character, which no encoding can write.
     """
     if not text:
         return []
@@ -67,7 +67,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, after: str = "") -> 
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that only a template writes: special ones, and others that it is made of."""
+    """The tokens that only a template writes: special tokens, and added tokens named in it."""
     template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
     return frozenset(
         number
@@ -79,17 +79,17 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def text_pieces(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], after: str = "\n"
 ) -> Iterator[tuple[list[int], int]]:
-    """Token ids of what somebody says at any length, a piece at a time, as `text_ids` gives them.
+    """Token ids of a text of any length, a piece at a time; together they equal `text_ids`.
 
     Without a chat template, lines that look like another turn are indented, as in `chat_ids`.
 
     Args:
-        tokenizer: any.
+        tokenizer: any tokenizer.
         texts: the text in parts of any size.
-        after: what stands before it.
+        after: the text before it.
 
     Yields:
-        Ids of the next piece, and how many characters it has.
+        The ids of the next piece, and the number of its characters.
     """
     is_plain = not tokenizer.chat_template
     rest = ""
@@ -104,7 +104,7 @@ def text_pieces(
 
 
 def _said(text: str, is_plain: bool) -> str:
-    """What somebody says; in plain lines, lines that look like another turn are indented."""
+    """The words of a speaker; in plain lines, lines that look like another turn are indented."""
     return PLAIN_TURN.sub(" ", text) if is_plain else text
 
 
@@ -113,13 +113,13 @@ def chat_ids(
     messages: Sequence[Message],
     reply: str | None = None,
 ) -> Tensor:
-    """Token ids (1, tokens) of a conversation as the model was trained to see one.
+    """Token ids (1, tokens) of a conversation, in the form that the model was trained on.
 
     Args:
-        tokenizer: with or without a chat template.
+        tokenizer: a tokenizer with or without a chat template.
         messages: dicts with `role` and `content`, a text or a list of text parts.
-        reply: None: the conversation ends here. Text, perhaps empty: the assistant's turn is open
-            and begins with it.
+        reply: the beginning of the assistant's turn, perhaps empty, which stays open; None: the
+            conversation ends with the last message.
 
     Raises:
         ValueError: a message that the template can't write, content that is not text, or half a
@@ -148,15 +148,15 @@ def chat_ids(
 
 @dataclass(frozen=True)
 class Frame:
-    """What a template writes around the words of a user, in tokens.
+    """The tokens that a template writes around the words of a user.
 
     Attributes:
-        opening: before the first turn: begin of text, the system message. Never remembered.
-        before: before the user's words in each turn.
-        after: after them, up to the end of the turn.
-        reply: what begins a reply.
+        opening: tokens before the first turn, such as the system message; never remembered.
+        before: tokens before the user's words in each turn.
+        after: tokens after the user's words, up to the end of the turn.
+        reply: tokens that begin a reply.
         thanks: a reply that says that the user's words will be remembered.
-        lead: text between `before` and the user's words, where they carry it in their first token.
+        lead: text between `before` and the user's words that becomes part of their first token.
     """
 
     opening: list[int]
@@ -168,31 +168,31 @@ class Frame:
 
     @property
     def first(self) -> int:
-        """The token that every text begins with, where attention goes to rest (Xiao et al. 2024,
-        arXiv:2309.17453). A memory keeps it once, beside the turns: without it reads find less,
-        and with one for every turn they find less too (docs/results.md, "Replies")."""
+        """The token that every text begins with, the attention sink (Xiao et al. 2024,
+        arXiv:2309.17453). A memory keeps it once, beside the turns: reads find less without it,
+        and less with one for every turn (docs/results.md, "Replies")."""
         return (self.opening or self.before)[0]
 
     @property
     def begin(self) -> list[int]:
-        """What stands before the words of a first turn."""
+        """The tokens before the words of a first turn."""
         return [*self.opening, *self.before]
 
     def end(self, is_thanked: bool) -> list[int]:
-        """What follows the words of a turn, with thanks for them or without."""
+        """The tokens after the words of a turn, with thanks or without."""
         return [*self.after, *(self.thanks if is_thanked else [])]
 
     @property
     def unwritten(self) -> int:
-        """How many tokens at the beginning of each turn are seen and not remembered."""
+        """The number of tokens at the beginning of a turn that are read and not remembered."""
         return max(1, len(self.opening))
 
 
 def frame(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Frame:
-    """Takes a template apart.
+    """Finds the parts of a template, by comparing conversations that differ in one place.
 
     Args:
-        tokenizer: with or without a chat template.
+        tokenizer: a tokenizer with or without a chat template.
         system: the system message; None: the template's own, if it has one.
 
     Raises:
@@ -212,7 +212,7 @@ def frame(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Fram
     after = _alike(one[before:][::-1], other[before:][::-1])
     if one == other:
         raise ValueError("The chat template of the tokenizer drops what the user says.")
-    # the same turn later in a conversation is what comes after the opening
+    # the same turn later in a conversation has no opening
     turn = three[len(two) :] if three[: len(two)] == two else []
     opening = len(one) - len(turn) if turn and one[-len(turn) :] == turn else 0
     opening = min(opening, before)
@@ -228,7 +228,7 @@ def frame(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Fram
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two lists begin with alike."""
+    """The length of the common beginning of two lists."""
     pairs = zip(one, other, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
@@ -236,7 +236,7 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> int:
 def _plain_ids(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], reply: str | None
 ) -> list[int]:
-    """A line a turn; lines of a message that look like another turn are indented."""
+    """Token ids of plain lines, one for each turn."""
     lines = []
     for message in messages:
         if message["role"] not in PLAIN_NAMES:
@@ -249,14 +249,14 @@ def _plain_ids(
     if reply is not None:
         lines.append(f"{PLAIN_NAMES['assistant']}: {_said(reply, is_plain=True)}".rstrip())
     text = "\n".join(lines) + ("\n" if reply is None else "")
-    # what the tokenizer itself puts at the start of every text
+    # the token that the tokenizer itself puts before every text
     begin: list[int] = tokenizer("").input_ids[:1]
     begin = begin if begin == [tokenizer.bos_token_id] else []
     return [*begin, *text_ids(tokenizer, text)]
 
 
 def _content(message: Message) -> str:
-    """The text of a message, which may come in parts."""
+    """The text of a message, whose content may be a list of parts."""
     content = message.get("content")
     if isinstance(content, str):
         _check_characters(content)
@@ -274,6 +274,18 @@ def _content(message: Message) -> str:
     raise ValueError(
         f"The content of a message must be text, or a list of text parts; got {content!r}."
     )
+
+
+def check_text(text: str) -> None:
+    """Refuses a text without words.
+
+    Raises:
+        ValueError: the text is empty, or it is no text.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"There must be a text to say or to remember; got {text!r}.")
+    if not text.strip():
+        raise ValueError("There is nothing to say or to remember: the text is empty.")
 
 
 def _check_characters(text: str) -> None:

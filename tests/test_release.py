@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from memformer import IncompatibleMemory, MemformerForCausalLM, MemoryConfig
 from memformer.attach.heads import ADDRESS_WIDTH, ReleaseHeads
-from memformer.memory.addressing import forward_weights, link_after, matches, precedence_after
+from memformer.classic.addressing import forward_weights, link_after, precedence_after
+from memformer.memory.addressing import matches
 from memformer.memory.links import Links, linked, neighbours
 from memformer.memory.read import content_read, prepare_slots
 

@@ -2,15 +2,15 @@
 
 | machine | reads and writes | finds room by |
 |---|---|---|
-| `NTM` (2014) | every slot, by content and by shifting | what it learns |
+| `NTM` (2014) | every slot, by content and by shifting | learning to |
 | `DNC` (2016) | every slot, by content and along temporal links | usage and allocation |
 | `SAM` (2016) | a few slots, by content | taking the least recently accessed slot |
-| `SegmentDNC` | as the DNC, a segment of tokens in one step | as the DNC |
+| `SegmentDNC` | like the DNC, a segment of tokens in one step | usage and allocation |
 
 Each maps `[batch, steps, input_size]` and a state to `[batch, steps, output_size]` and the next
-state; to a `SegmentDNC` a step is a segment of tokens. `detached` ends the reach of the gradient
-between the parts of a long sequence. They call the functions of `memformer/memory/`, which is where
-the equations are.
+state; a step of a `SegmentDNC` is a segment of tokens. `detached` ends the reach of the gradient
+between the parts of a long sequence. `addressing.py` and `memory/addressing.py` have the equations,
+and `step.py` has the DNC on one screen.
 """
 
 from memformer.classic.controller import detached

@@ -1,4 +1,4 @@
-"""What stands in front of a memory: an LSTM, or one layer without a state of its own."""
+"""The controller in front of a memory: an LSTM, or one layer without a state of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Kind = Literal["lstm", "feedforward"]
-# bound on what a controller puts out and asks for; as in DeepMind's DNC. It keeps one bad step from
-# saturating every gate.
+# bound on the outputs of a controller, as in DeepMind's DNC: one bad step can't saturate every gate
 CLIP = 20.0
 
 ControllerState = tuple[Tensor, ...]
@@ -31,8 +30,8 @@ class Controller(nn.Module):
     """One step of a controller.
 
     Args:
-        input_size: numbers it sees in one step.
-        hidden: numbers it puts out.
+        input_size: the number of inputs in one step.
+        hidden: the number of outputs.
         kind: "lstm" has a state of its own; a "feedforward" controller must use the memory for
             everything.
 
@@ -49,7 +48,7 @@ class Controller(nn.Module):
         self.layer = nn.Linear(input_size, hidden) if kind == "feedforward" else None
 
     def start(self, batch: int, like: Tensor) -> ControllerState:
-        """The state before anything was seen."""
+        """The state before the first step."""
         if self.cell is None:
             return ()
         zeros = like.new_zeros(batch, self.hidden)
@@ -67,15 +66,15 @@ class Controller(nn.Module):
 
 
 def detached(state: Any) -> Any:
-    """A machine's state, out of reach of the gradient: between the windows of a long sequence.
+    """The state of a machine without its gradient, for the next part of a long sequence.
 
-    A `SAM`'s memory changes in place, so its old state is detached too.
+    The memory of a `SAM` changes in place, so its old state loses the gradient too.
     """
     if isinstance(state, Tensor):
         return state.detach()
     if isinstance(state, tuple):
         parts = [detached(part) for part in state]
-        # a named tuple takes its parts one by one
+        # the constructor of a named tuple takes its parts one by one
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     if isinstance(state, InPlace):
         state.detach()
@@ -89,7 +88,7 @@ def unroll(
 ) -> tuple[Float[Tensor, "batch steps ..."], State]:
     """All steps of a batch of sequences, one after the other, and the state after the last."""
     outputs = []
-    # in memory step by step, so that a compiled step is compiled once for sequences of any length
+    # contiguous steps, so that torch compiles a step once for sequences of any length
     for one in inputs.transpose(0, 1).contiguous().unbind(0):
         output, state = step(one, state)
         outputs.append(output)

@@ -21,12 +21,12 @@ from memformer.classic.step import DNCInterface, DNCState, dnc_step
 
 
 class DNCMachineState(NamedTuple):
-    """What a `DNC` carries from step to step.
+    """The state of a `DNC` between two steps.
 
     Attributes:
-        controller: the controller's own state.
-        memory: the memory, with where it was read and written last.
-        words: what was read last.
+        controller: the state of the controller.
+        memory: the memory, with the places that the last step read and wrote.
+        words: the words that the last step read.
     """
 
     controller: ControllerState
@@ -46,15 +46,17 @@ class DNC(nn.Module):
         writes: K, writes in one step, one after the other; 1 in the paper.
         hidden: size of the controller.
         controller: "lstm" or "feedforward".
-        links: read along temporal links too; without them, by content only (as in ADNC).
-        kept_links: how many links a slot keeps, the largest; None: all, which is a matrix of N x N.
-        masks: keys that are about a part of the word (Csordas and Schmidhuber 2019).
-        deallocate: freed slots lose their contents (the same).
-        sharpness: sharpened forward and backward reads (the same).
-        strength: added to the strengths of reads at the start. With nothing added, a read spreads
-            over all slots until it has learned better; with 8 or so it finds the best match.
-        half_life: steps after which the usage of a slot that nobody reads has halved, so that a
-            full memory evicts; None: a full memory takes no more, as in the paper.
+        links: whether heads read along temporal links too; without links they read by content only,
+            as in ADNC.
+        kept_links: the number of links that a slot keeps, the largest ones; None: all, as a matrix
+            of N x N.
+        masks: whether a key is about a part of the word (Csordas and Schmidhuber 2019).
+        deallocate: whether freed slots lose their contents (Csordas and Schmidhuber 2019).
+        sharpness: whether forward and backward reads are sharpened (Csordas and Schmidhuber 2019).
+        strength: a number added to the strengths of reads at the start. With 0 an untrained read
+            spreads over all slots; with about 8 it finds the best match.
+        half_life: steps after which the usage of a slot without reads has halved, so that a full
+            memory evicts; None: a full memory accepts no more writes, as in the paper.
 
     Raises:
         ValueError: a size below one, more links than slots, a half-life that is not positive, or an
@@ -116,7 +118,7 @@ class DNC(nn.Module):
             self.interface.bias[reads * width : reads * width + reads] += strength
 
     def start(self, batch: int) -> DNCMachineState:
-        """The state before anything was seen."""
+        """The state before the first step."""
         like = self.output.weight
         memory = DNCState.empty(
             batch,
@@ -134,7 +136,7 @@ class DNC(nn.Module):
     def step(
         self, inputs: Float[Tensor, "batch input"], state: DNCMachineState
     ) -> tuple[Float[Tensor, "batch output"], DNCMachineState]:
-        """One step: the controller sees the input and the last read words, and asks for more."""
+        """One step: the controller takes the input and the last words, and steers the memory."""
         seen = torch.cat([inputs, state.words.flatten(1)], -1)
         hidden, controller = self.controller(seen, state.controller)
         vector = self.interface(hidden).clamp(-CLIP, CLIP)
@@ -153,12 +155,12 @@ class DNC(nn.Module):
     def weights(
         state: DNCMachineState,
     ) -> tuple[Float[Tensor, "batch reads slots"], Float[Tensor, "batch writes slots"]]:
-        """Where the last step read and wrote."""
+        """The places that the last step read and wrote."""
         return state.memory.read_weights, state.memory.write_weights
 
     def forward(
         self, inputs: Float[Tensor, "batch steps input"], state: DNCMachineState | None = None
     ) -> tuple[Float[Tensor, "batch steps output"], DNCMachineState]:
-        """All steps of a batch of sequences; pass the state on to continue them."""
+        """All steps of a batch of sequences; the returned state continues them."""
         check_inputs(inputs, self.input_size)
         return unroll(self.step, inputs, self.start(len(inputs)) if state is None else state)

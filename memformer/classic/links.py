@@ -1,9 +1,9 @@
-"""Temporal links as lists: for each slot the few slots that it was most written after.
+"""Temporal links as lists: for each slot, the few strongest links to slots written before it.
 
-The DNC's link matrix has N x N numbers and is nearly empty where writes are nearly one-hot. Lists
-of k links a slot take N k; with k = N they are the matrix, to the last digit. Source: the sparse
-links of the SDNC (J. Rae et al. 2016, appendix D), but with both decay terms of the DNC, so that no
-link to an overwritten slot survives, and with a gradient.
+The DNC's link matrix has N x N numbers, most of them near zero where writes are nearly one-hot.
+Lists of k links a slot have N k numbers; with k = N they equal the matrix exactly. Source: the
+sparse links of the SDNC (J. Rae et al. 2016, appendix D). Here they have a gradient, and both decay
+terms of the DNC, so that no link to an overwritten slot survives.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from memformer.memory.addressing import backward_weights, forward_weights, link_after
+from memformer.classic.addressing import backward_weights, forward_weights, link_after
 
 
 class LinkLists(NamedTuple):
-    """Row i: the slots j after which slot i was written, and how much. Others count as zero.
+    """The links of each slot i: a row of slots j and link weights L(i, j); other links are zero.
 
     Attributes:
         slots: j, each at most once in a row.
-        weights: L(i, j).
+        weights: L(i, j), how much slot i was written right after slot j.
     """
 
     slots: Int[Tensor, "... slots kept"]
@@ -30,7 +30,7 @@ class LinkLists(NamedTuple):
 
     @classmethod
     def empty(cls, batch: int, slots: int, kept: int, like: Tensor) -> LinkLists:
-        """No links: `kept` places a slot."""
+        """Lists with room for `kept` links a slot, all of weight zero."""
         places = torch.arange(kept, device=like.device).expand(batch, slots, kept)
         return cls(places, like.new_zeros(batch, slots, kept))
 
@@ -51,17 +51,17 @@ def links_after(
     rows = write_weights.unsqueeze(-1)
     decay = (1.0 - rows - columns.gather(-1, link.slots)).clamp_min(0.0)
     weights = decay * link.weights
-    # what is new: this write after the last ones, as far as there is room for them
+    # new links: from this write to the slots written last, as many as a list can hold
     before, last = precedence.topk(min(kept, precedence.shape[-1]), -1)
     new = rows * before.unsqueeze(-2)
     itself = torch.arange(new.shape[-2], device=new.device)[:, None] == last.unsqueeze(-2)
     new = new.masked_fill(itself, 0.0)
-    # a link that is listed already grows, the others stand behind the list
+    # a link that is in the list already grows; the other links stand behind the list
     same = link.slots.unsqueeze(-1) == last[..., None, None, :]
     weights = weights + (same * new.unsqueeze(-2)).sum(-1)
     new = new.masked_fill(same.any(-2), 0.0)
     slots = torch.cat([link.slots, last.unsqueeze(-2).expand_as(new)], -1)
-    # what is listed twice has no weight at its second place, so a stable sort drops that one
+    # the second entry of a link has no weight, so the stable sort drops it
     order = torch.cat([weights, new], -1)
     best = order.argsort(dim=-1, descending=True, stable=True)[..., :kept]
     return LinkLists(slots.gather(-1, best), order.gather(-1, best))

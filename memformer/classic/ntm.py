@@ -8,6 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from memformer.classic.addressing import (
+    content_weights,
+    erase_and_add,
+    interpolated,
+    oneplus,
+    sharpened,
+    shifted,
+)
 from memformer.classic.controller import (
     CLIP,
     Controller,
@@ -17,31 +25,23 @@ from memformer.classic.controller import (
     check_sizes,
     unroll,
 )
-from memformer.memory.addressing import (
-    content_weights,
-    erase_and_add,
-    interpolated,
-    oneplus,
-    sharpened,
-    shifted,
-)
 
-# a small constant in every slot at the start made training fast and steady for M. Collier and
-# J. Beel (Implementing Neural Turing Machines, 2018)
+# the content of every slot at the start; M. Collier and J. Beel (Implementing Neural Turing
+# Machines, 2018) found that a small constant makes training fast and steady
 START = 1e-6
 # offsets -1, 0 and 1, as in the paper
 OFFSETS = 3
 
 
 class NTMState(NamedTuple):
-    """What an `NTM` carries from step to step.
+    """The state of an `NTM` between two steps.
 
     Attributes:
-        controller: the controller's own state.
+        controller: the state of the controller.
         memory: one word a slot.
-        read_weights: where each read head is.
-        write_weights: where each write head is.
-        words: what was read last.
+        read_weights: the place of each read head.
+        write_weights: the place of each write head.
+        words: the words that the last step read.
     """
 
     controller: ControllerState
@@ -93,14 +93,14 @@ class NTM(nn.Module):
         self.input_size, self.slots, self.width = input_size, slots, width
         self.reads, self.writes = reads, writes
         self.controller = Controller(input_size + reads * width, hidden, controller)
-        # key, strength, gate, shift and sharpness of every head; erase and add of those that write
+        # key, strength, gate, shift and sharpness of every head; erase and add of the write heads
         self.head_sizes = [width, 1, 1, OFFSETS, 1]
         self.heads = nn.Linear(hidden, (reads + writes) * sum(self.head_sizes))
         self.edits = nn.Linear(hidden, writes * 2 * width)
         self.output = nn.Linear(hidden + reads * width, output_size)
 
     def start(self, batch: int) -> NTMState:
-        """The state before anything was seen."""
+        """The state before the first step."""
         like = self.output.weight
         first = like.new_zeros(batch, self.reads + self.writes, self.slots)
         first[..., 0] = 1.0
@@ -115,7 +115,7 @@ class NTM(nn.Module):
     def step(
         self, inputs: Float[Tensor, "batch input"], state: NTMState
     ) -> tuple[Float[Tensor, "batch output"], NTMState]:
-        """One step: move all heads by what the memory held before it, read, then write."""
+        """One step: moves all heads by the content of the memory, reads, then writes."""
         seen = torch.cat([inputs, state.words.flatten(1)], -1)
         hidden, controller = self.controller(seen, state.controller)
         heads = self.heads(hidden).clamp(-CLIP, CLIP).unflatten(-1, (self.reads + self.writes, -1))
@@ -136,12 +136,12 @@ class NTM(nn.Module):
     def weights(
         state: NTMState,
     ) -> tuple[Float[Tensor, "batch reads slots"], Float[Tensor, "batch writes slots"]]:
-        """Where the last step read and wrote."""
+        """The places that the last step read and wrote."""
         return state.read_weights, state.write_weights
 
     def forward(
         self, inputs: Float[Tensor, "batch steps input"], state: NTMState | None = None
     ) -> tuple[Float[Tensor, "batch steps output"], NTMState]:
-        """All steps of a batch of sequences; pass the state on to continue them."""
+        """All steps of a batch of sequences; the returned state continues them."""
         check_inputs(inputs, self.input_size)
         return unroll(self.step, inputs, self.start(len(inputs)) if state is None else state)

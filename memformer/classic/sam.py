@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from memformer.classic.addressing import content_weights, oneplus
 from memformer.classic.controller import (
     CLIP,
     Controller,
@@ -19,9 +20,8 @@ from memformer.classic.controller import (
 )
 from memformer.classic.search import ExactSearch, FaissSearch, Search, load_faiss
 from memformer.classic.sparse import Accesses, SparseMemory
-from memformer.memory.addressing import content_weights, oneplus
 
-# a slot counts as accessed from this weight on (SAM, section 3.2)
+# the least weight with which a slot counts as accessed (SAM, section 3.2)
 ACCESSED = 0.005
 
 
@@ -29,7 +29,7 @@ class SAMMemory:
     """The parts of a SAM that change in place: words, their search, and the order of accesses.
 
     Attributes:
-        steps: how many steps it has seen.
+        steps: the number of steps so far.
     """
 
     def __init__(self, words: Float[Tensor, "batch slots width"], search: str) -> None:
@@ -45,19 +45,19 @@ class SAMMemory:
 
 
 class SAMState(NamedTuple):
-    """What a `SAM` carries from step to step.
+    """The state of a `SAM` between two steps.
 
-    The memory changes in place, so a state can be continued once; `step` refuses a second time.
+    The memory changes in place, so only one step can follow a state; `step` refuses a second one.
 
     Attributes:
-        controller: the controller's own state.
-        memory: all that is as large as the memory.
-        steps: how many steps led here.
+        controller: the state of the controller.
+        memory: the parts that grow with the number of slots.
+        steps: the number of steps up to this state.
         read_slots: the slots that each head read last.
-        read_weights: with which weights; 0 where nothing was.
+        read_weights: the weights of these slots; 0 for an empty slot.
         write_slots: the slots that were written last.
-        write_weights: with which weights.
-        words: what was read last.
+        write_weights: the weights of these slots.
+        words: the words that the last step read.
     """
 
     controller: ControllerState
@@ -71,14 +71,15 @@ class SAMState(NamedTuple):
 
 
 class SAM(nn.Module):
-    """A memory-augmented network whose steps cost the same however many slots it has.
+    """A memory-augmented network whose steps cost the same for any number of slots.
 
     Equations (SAM, sections 3.1 and 3.2), with U the least recently accessed slot:
         write:  w = alpha (gamma w_read + (1 - gamma) 1_U);   M_U <- 0;   M <- M + w a^T
         read:   the K best slots by cosine; softmax over these of beta cos(key, M_i)
-    w_read is where the heads read last, mean over heads. What differs from the paper: an empty slot
-    that is read is neither accessed nor written again. Else reads that match little fill the memory
-    and move its empty slots behind the full ones, so that what is yet to be read is overwritten.
+    w_read is the mean over the heads of their last read weights. One difference from the paper: a
+    read of an empty slot neither counts as an access nor leads to a write. Otherwise weak reads
+    fill the memory and move its empty slots behind the full ones, and words are overwritten before
+    anything reads them.
 
     Args:
         input_size: numbers in one input.
@@ -89,14 +90,14 @@ class SAM(nn.Module):
         topk: K, slots in one read.
         hidden: size of the controller.
         controller: "lstm" or "feedforward".
-        strength: added to the strengths of reads at the start. With nothing added, a read spreads
-            over all slots until it has learned better; with 8 or so it finds the best match.
-        search: "exact" looks at every slot without gradient, "faiss" at the nearest lists of an
-            index: for more than some 10^5 slots.
+        strength: a number added to the strengths of reads at the start. With 0 an untrained read
+            spreads over all slots; with about 8 it finds the best match.
+        search: "exact" compares every slot, without gradient; "faiss" compares the nearest lists of
+            an index, which pays from about 10^5 slots on.
 
     Raises:
-        ValueError: a size below one, more reads a head than slots, or an unknown name.
-        ModuleNotFoundError: faiss is to search and is not installed.
+        ValueError: a size below one, more slots in a read than in the memory, or an unknown name.
+        ModuleNotFoundError: `search` is "faiss", and faiss is not installed.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class SAM(nn.Module):
         if search not in ("exact", "faiss"):
             raise ValueError(f"search must be 'exact' or 'faiss'; got {search!r}.")
         if search == "faiss":
-            load_faiss()  # says at once how to get it
+            load_faiss()  # fails here, and not in the first step
         self.input_size, self.slots, self.width = input_size, slots, width
         self.reads, self.topk, self.search = reads, topk, search
         self.controller = Controller(input_size + reads * width, hidden, controller)
@@ -142,11 +143,11 @@ class SAM(nn.Module):
     def start(
         self, batch: int, words: Float[Tensor, "batch slots width"] | None = None
     ) -> SAMState:
-        """The state before anything was seen.
+        """The state before the first step.
 
         Args:
             batch: independent memories.
-            words: what the memory holds at first; None: zeros.
+            words: the first content of the memory; None: zeros.
         """
         like = self.output.weight
         if words is None:
@@ -166,10 +167,10 @@ class SAM(nn.Module):
     def step(
         self, inputs: Float[Tensor, "batch input"], state: SAMState
     ) -> tuple[Float[Tensor, "batch output"], SAMState]:
-        """One step: write, then read.
+        """One step: writes, then reads.
 
         Raises:
-            ValueError: the state was continued before.
+            ValueError: another step has followed this state before.
         """
         memory = state.memory
         if memory.steps != state.steps:
@@ -188,7 +189,7 @@ class SAM(nn.Module):
         slots = torch.cat([state.read_slots.flatten(1), oldest], 1)
         again = gamma.sigmoid() * state.read_weights.flatten(1) / self.reads
         weights = alpha.sigmoid() * torch.cat([again, 1.0 - gamma.sigmoid()], 1)
-        # a slot that several heads read gets the sum of their weights, whichever entry is asked
+        # a slot that several heads read gets the sum of their weights in each of its entries
         weights = (weights.unsqueeze(1) * (slots.unsqueeze(1) == slots.unsqueeze(2))).sum(-1)
         words = store.read(slots).masked_fill((slots == oldest)[..., None], 0.0)
         store.write(slots, words + weights[..., None] * written.unsqueeze(1))
@@ -199,7 +200,7 @@ class SAM(nn.Module):
         words = store.read(found.flatten(1)).unflatten(1, found.shape[1:])
         reading = self._weights(words, keys, oneplus(strengths), found)
         read = (reading.unsqueeze(-1) * words).sum(-2)
-        # an empty slot stays empty, and first in line to be written
+        # an empty slot stays empty, and is among the first to be written
         reading = reading * words.ne(0).any(-1)
         accesses.touch(found.flatten(1), (reading > ACCESSED).flatten(1))
         memory.steps += 1
@@ -215,7 +216,7 @@ class SAM(nn.Module):
         strengths: Float[Tensor, "batch reads"],
         slots: Int[Tensor, "batch reads topk"],
     ) -> Float[Tensor, "batch reads topk"]:
-        """Content weights over the slots that were found; each counts once."""
+        """Content weights over the slots found; a slot that was found twice counts once."""
         weights = content_weights(words, keys.unsqueeze(2), strengths.unsqueeze(2)).squeeze(2)
         earlier = (slots.unsqueeze(-1) == slots.unsqueeze(-2)).tril(-1).any(-1)
         weights = weights.masked_fill(earlier, 0.0)
@@ -224,7 +225,7 @@ class SAM(nn.Module):
     def weights(
         self, state: SAMState
     ) -> tuple[Float[Tensor, "batch reads slots"], Float[Tensor, "batch 1 slots"]]:
-        """Where the last step read and wrote, over all slots."""
+        """The places that the last step read and wrote, over all slots."""
         shape = (*state.read_weights.shape[:2], self.slots)
         reading = state.read_weights.new_zeros(shape)
         writing = state.read_weights.new_zeros(shape[0], self.slots)
@@ -236,6 +237,6 @@ class SAM(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch steps input"], state: SAMState | None = None
     ) -> tuple[Float[Tensor, "batch steps output"], SAMState]:
-        """All steps of a batch of sequences; pass the state on to continue them."""
+        """All steps of a batch of sequences; the returned state continues them."""
         check_inputs(inputs, self.input_size)
         return unroll(self.step, inputs, self.start(len(inputs)) if state is None else state)

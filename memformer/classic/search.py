@@ -1,7 +1,7 @@
-"""Which slots are most like a key: exactly, or with a faiss index that is kept up to date.
+"""Finds the slots most like a key: exactly, or with a faiss index that follows every write.
 
-A search only proposes slot numbers. Whoever calls it computes the match of those slots again, with
-gradient, so that an approximate search can miss a slot but never misjudge one.
+A search only proposes slot numbers. The caller computes the match of those slots again, with
+gradient, so an approximate search can miss a slot but never misjudge it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from memformer.memory.addressing import SAFE, cosine_similarity
 
-# with fewer written slots an exact search is as fast as an index
+# the number of written slots from which an index is faster than an exact search
 INDEX_FROM = 20_000
-# lists in an index: this many times the square root of the slots, of which so many are searched.
-# On 10^6 slots of 32 random numbers that finds 52 % of the 4 nearest to a random key, the hardest
-# case, and each of 200 words by a key near it
+# lists in an index, as a multiple of the square root of the slots, and lists in one search. With
+# 10^6 slots of 32 random numbers a search finds 52 % of the 4 slots nearest to a random key, which
+# is the hardest case, and each of 200 words from a key near it
 LISTS, PROBES = 4, 32
-# faiss asks for 39 rows a list to place it well
+# rows to train a list on; faiss asks for at least 39
 TRAINING_ROWS = 40
 
 
@@ -29,7 +29,7 @@ class Search(Protocol):
     """Proposes slots for keys."""
 
     def update(self, slots: Int[Tensor, "batch written"]) -> None:
-        """Takes note that these slots of the memory were written."""
+        """Notes that these slots of the memory were written."""
         ...
 
     def nearest(
@@ -43,14 +43,14 @@ class ExactSearch:
     """Compares a key with every slot.
 
     Args:
-        memory: the memory that is searched, as it is at the time of each search.
+        memory: the memory to search; a search sees its content at that moment.
     """
 
     def __init__(self, memory: Float[Tensor, "batch slots width"]) -> None:
         self.memory = memory
 
     def update(self, slots: Int[Tensor, "batch written"]) -> None:
-        """Nothing to note: the memory itself is searched."""
+        """Does nothing, because a search reads the memory itself."""
 
     def nearest(
         self, keys: Float[Tensor, "batch reads width"], count: int
@@ -61,7 +61,7 @@ class ExactSearch:
 
 
 def load_faiss() -> Any:
-    """The faiss module; it is typed in part only.
+    """Imports faiss, which has types in part only.
 
     Raises:
         ModuleNotFoundError: faiss is not installed.
@@ -78,11 +78,11 @@ def load_faiss() -> Any:
 class FaissSearch:
     """Compares a key with the slots of the nearest lists of an inverted index (faiss IVF).
 
-    The index is built once `INDEX_FROM` slots hold something, and again after as many writes as it
-    has slots, as what is written moves away from the lists. Until then the search is exact.
+    The search is exact until `INDEX_FROM` slots are written; then the index is built. It is built
+    again after as many writes as it has slots, because new words drift away from the old lists.
 
     Args:
-        memory: the memory that is searched, as it is at the time of each search.
+        memory: the memory to search; a search sees its content at that moment.
 
     Raises:
         ModuleNotFoundError: faiss is not installed.
@@ -107,7 +107,7 @@ class FaissSearch:
             quantizer, self.memory.shape[-1], lists, self.faiss.METRIC_INNER_PRODUCT
         )
         words = self._unit(self.memory[row, slots]).numpy()
-        # evenly spaced rows: the same index every time
+        # evenly spaced rows give the same index every time
         index.train(words[:: max(1, len(words) // (TRAINING_ROWS * lists))])
         index.set_direct_map_type(self.faiss.DirectMap.Hashtable)
         index.add_with_ids(words, slots.numpy())
@@ -116,18 +116,18 @@ class FaissSearch:
 
     @staticmethod
     def _unit(words: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        # the length that `cosine_similarity` gives them
+        # divides by the same norm as `cosine_similarity`
         words = words.detach().float().cpu()
         return words * (words.square().sum(-1, keepdim=True) + SAFE.norm).rsqrt()
 
     def update(self, slots: Int[Tensor, "batch written"]) -> None:
-        """Puts the slots into the index anew. Cost: O(written), but for a rebuild now and then."""
+        """Puts the slots into the index again. Cost: O(written), except for occasional rebuilds."""
         for row, index in enumerate(self.indexes):
             changed = slots[row].unique().cpu()
             self.written[row, changed] = True
             self.stale[row] += len(changed)
             if index is None:
-                # counting is O(slots): not at every write
+                # a build counts the slots in O(slots), so not at every write
                 if self.stale[row] >= INDEX_FROM:
                     self._build(row)
                     self.stale[row] = 0
@@ -140,7 +140,7 @@ class FaissSearch:
     def nearest(
         self, keys: Float[Tensor, "batch reads width"], count: int
     ) -> Int[Tensor, "batch reads count"]:
-        """The slots most like each key, best first, as far as the searched lists hold them."""
+        """The slots most like each key in the searched lists, best first."""
         found = []
         for row, index in enumerate(self.indexes):
             one = keys[row : row + 1].detach()
@@ -148,6 +148,6 @@ class FaissSearch:
                 found.append(ExactSearch(self.memory[row : row + 1]).nearest(one, count)[0])
                 continue
             slots = torch.from_numpy(index.search(self._unit(one[0]).numpy(), count)[1])
-            # -1 where the lists held too few: the best again, which a read counts once
+            # faiss gives -1 where the lists hold too few; a read counts the best slot only once
             found.append(slots.where(slots >= 0, slots[:, :1]).clamp_min(0).to(keys.device))
         return torch.stack(found)

@@ -1,7 +1,7 @@
-"""`SegmentDNC`: a DNC that takes a segment of tokens in one step, as language models here do.
+"""`SegmentDNC`: a DNC that takes a segment of tokens in one step, as the language models here do.
 
-What a token writes and asks depends on that token alone. Whatever joins two tokens, such as which
-came after which, must come from the memory.
+The writes and keys of a token depend on that token alone. Only the memory can relate two tokens,
+for example by their order.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from memformer.classic.addressing import oneplus
 from memformer.classic.controller import check_sizes, unroll
 from memformer.classic.step import DNCInterface, DNCState, dnc_step
-from memformer.memory.addressing import oneplus
 
 
 class SegmentDNC(nn.Module):
     """A DNC without a controller: K writes and K x R reads a segment, made by linear maps.
 
-    All tokens of a segment are written, in order, to the least used slots; then each reads,
-    starting from what it matches (`dnc_step` with anchored reads).
+    All tokens of a segment are written, in order, to the least used slots. Then each token reads,
+    starting from the slots that match its key (`dnc_step` with anchored reads).
 
     Args:
         input_size: numbers in one token.
@@ -27,7 +27,7 @@ class SegmentDNC(nn.Module):
         slots: N.
         width: W, numbers in one word.
         reads: R, reads of one token.
-        links: read along temporal links too; without them, by content only.
+        links: whether tokens read along temporal links too; without links they read by content.
 
     Raises:
         ValueError: a size below one.
@@ -59,12 +59,12 @@ class SegmentDNC(nn.Module):
         self._warm_start()
 
     def _warm_start(self) -> None:
-        """Begins as a memory that works, and is only to be improved.
+        """Sets parameters with which the memory works before any training.
 
         | parameter | starts as |
         |---|---|
         | write vector, write key | random |
-        | read keys | the write vector's map: a read finds what was written of the same token |
+        | read keys | the map of the write vector: a read finds the word of the same token |
         | read strengths | 11: sharp |
         | allocation gate | 0.98: into free slots |
         """
@@ -77,7 +77,7 @@ class SegmentDNC(nn.Module):
             self.write.bias[-2] = 4.0
 
     def start(self, batch: int) -> DNCState:
-        """The memory before anything was seen."""
+        """The memory before the first segment."""
         return DNCState.empty(
             batch, self.slots, self.width, 0, 0, links=self.links, like=self.output.weight
         )
@@ -110,7 +110,7 @@ class SegmentDNC(nn.Module):
     def weights(
         state: DNCState,
     ) -> tuple[Float[Tensor, "batch reads slots"], Float[Tensor, "batch writes slots"]]:
-        """Where the last segment read, token after token, and wrote."""
+        """The places that the last segment read, token after token, and wrote."""
         return state.read_weights, state.write_weights
 
     def forward(
@@ -118,7 +118,7 @@ class SegmentDNC(nn.Module):
         inputs: Float[Tensor, "batch segments tokens input"],
         state: DNCState | None = None,
     ) -> tuple[Float[Tensor, "batch segments tokens output"], DNCState]:
-        """All segments of a batch of texts; pass the state on to continue them.
+        """All segments of a batch of texts; the returned state continues them.
 
         Raises:
             ValueError: `inputs` has another shape.

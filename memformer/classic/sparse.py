@@ -1,11 +1,11 @@
-"""A memory of any size of which each step touches a few rows, and whose gradient does the same.
+"""A memory whose steps touch a few rows, forward and backward, however many rows it has.
 
-`SparseMemory` keeps all rows in one tensor that takes no part in autograd, and beside it the rows
-written since the last `detach`, which do. A step reads rows from the second where it has them, so
-that the cost of a step, forward and backward, does not depend on the number of slots. `Accesses`
-knows the least recently accessed slot at no more cost.
+`SparseMemory` keeps all rows in one tensor outside autograd, and the rows written since the last
+`detach` in a second tensor inside autograd. A step reads from the second tensor where it has the
+row, so the cost of a step does not depend on the number of slots. `Accesses` finds the least
+recently accessed slot in constant time.
 
-Source: J. W. Rae et al. 2016 (SAM), sections 3.1 to 3.4; there a step is undone on the way back.
+Source: J. W. Rae et al. 2016 (SAM), sections 3.1 to 3.4; their backward pass undoes each step.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 class SparseMemory:
     """Rows that are read and written a few at a time.
 
-    It changes in place, as a copy for each step would cost as much as the memory is large.
+    The memory changes in place, because the cost of a copy grows with the number of slots.
 
     Args:
-        words: what every slot holds at first.
+        words: the first content of every slot.
     """
 
     def __init__(self, words: Float[Tensor, "batch slots width"]) -> None:
@@ -32,7 +32,7 @@ class SparseMemory:
         self._recent: Float[Tensor, "batch rows width"] | None = None
 
     def read(self, slots: Int[Tensor, "batch rows"]) -> Float[Tensor, "batch rows width"]:
-        """What the slots hold; with gradient into what was written since the last `detach`."""
+        """The words of the slots, with a gradient to the writes since the last `detach`."""
         width = self.words.shape[-1]
         held = self.words.gather(1, slots[..., None].expand(-1, -1, width))
         if self._recent is None:
@@ -44,7 +44,7 @@ class SparseMemory:
     def write(
         self, slots: Int[Tensor, "batch rows"], words: Float[Tensor, "batch rows width"]
     ) -> None:
-        """Replaces what the slots hold; a slot that is named twice must get the same word twice."""
+        """Replaces the words of the slots; a slot named twice must get the same word twice."""
         self.words.scatter_(1, slots[..., None].expand_as(words), words.detach())
         if not words.requires_grad:
             self._place.scatter_(1, slots, -1)
@@ -56,33 +56,33 @@ class SparseMemory:
         self._recent = words if self._recent is None else torch.cat([self._recent, words], 1)
 
     def detach(self) -> None:
-        """Ends the reach of the gradient: what was written so far counts as given."""
+        """Ends the reach of the gradient: the words written so far count as constants."""
         for slots in self._slots:
             self._place.scatter_(1, slots, -1)
         self._slots, self._recent = [], None
 
 
 class Accesses:
-    """The order in which slots were last accessed: a ring, whose end a touched slot moves to.
+    """The order of the last accesses: a ring, in which an access moves a slot to the end.
 
     Args:
         batch: independent memories.
-        slots: N; at first, in the order of their numbers.
+        slots: N; at first the ring has the order of the slot numbers.
     """
 
     def __init__(self, batch: int, slots: int) -> None:
         self.slots = slots
-        # the extra place, at `slots`, is where the ring begins and ends
+        # the ring begins and ends at an extra place with the number `slots`
         ring = np.arange(slots + 1)
         self.next = np.tile(np.roll(ring, -1), (batch, 1))
         self.before = np.tile(np.roll(ring, 1), (batch, 1))
 
     def least_recent(self) -> Int[Tensor, " batch"]:
-        """The slot whose last access is longest ago. Cost: O(1)."""
+        """The slot with the oldest last access. Cost: O(1)."""
         return torch.from_numpy(self.next[:, self.slots].copy())
 
     def touch(self, slots: Int[Tensor, "batch rows"], accessed: Bool[Tensor, "batch rows"]) -> None:
-        """Moves the accessed ones of these slots to the end, in their order. Cost: O(rows)."""
+        """Moves those slots that were accessed to the end, in their order. Cost: O(rows)."""
         end, following, before = self.slots, self.next, self.before
         columns, marks = slots.cpu().numpy(), accessed.cpu().numpy()
         for column in range(columns.shape[1]):

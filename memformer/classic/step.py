@@ -1,9 +1,9 @@
 """The Differentiable Neural Computer on one screen: `dnc_step`, in the order of its paper.
 
-A function of a state and of what a controller asks for, with no parameters. With one write and as
-many reads as heads it is the paper's step. With K writes and any number of anchored reads it is a
-segment of text in one step, the form a language model's memory takes. The modules in
-`memformer/classic/` put controllers in front of it; `addressing.py` has the equations.
+`dnc_step` is a function of a state and of a controller's interface, and has no parameters. With one
+write and one read per head it is the step of the paper. With K writes and any number of anchored
+reads it takes a segment of text in one step, as the memory of a language model does. The equations
+are in `addressing.py` and `memory/addressing.py`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memformer.classic.links import LinkLists, backward_along, forward_along, links_after
-from memformer.memory.addressing import (
-    SAFE,
-    Guards,
-    aged_usage,
+from memformer.classic.addressing import (
     allocation,
     content_weights,
     erase_and_add,
     oneplus,
     precedence_after,
     read_weights,
-    retention,
     sharpened,
     usage_after,
     write_weights,
 )
+from memformer.classic.links import LinkLists, backward_along, forward_along, links_after
+from memformer.memory.addressing import SAFE, Guards, aged_usage, retention
 
 # the least weight of a masked number in a match; Csordas and Schmidhuber found it essential
 LEAST_MASK = 0.1
@@ -41,11 +38,11 @@ class DNCState(NamedTuple):
     Attributes:
         memory: one word a slot.
         usage: how occupied each slot is, in [0, 1], with all writes counted. (The paper counts a
-            write one step later, before anything looks; the numbers are the same.)
-        precedence: how much each slot was the last one written.
+            write at the start of the next step, which gives the same numbers.)
+        precedence: how much each slot was the last slot written.
         link: how much slot i was written right after slot j; a matrix, or lists of the largest.
-        read_weights: where each head read last.
-        write_weights: where the last writes went.
+        read_weights: the places that each head read last.
+        write_weights: the places of the last writes.
     """
 
     memory: Float[Tensor, "batch slots width"]
@@ -68,7 +65,7 @@ class DNCState(NamedTuple):
         kept_links: int | None = None,
         like: Tensor | None = None,
     ) -> DNCState:
-        """A memory in which nothing was ever written: zeros throughout.
+        """A memory before the first write: zeros everywhere.
 
         Args:
             batch: independent memories.
@@ -76,9 +73,9 @@ class DNCState(NamedTuple):
             width: W.
             reads: R.
             writes: K.
-            links: whether to keep temporal links; without them, reads are by content only.
-            kept_links: how many links a slot keeps; None: all, as a matrix.
-            like: a tensor whose device and dtype to take; None: float32 on the CPU.
+            links: whether to keep temporal links; without links, reads are by content only.
+            kept_links: the number of links that a slot keeps; None: all, as a matrix.
+            like: a tensor with the device and dtype of the memory; None: float32 on the CPU.
         """
         like = torch.empty(()) if like is None else like
         link: Tensor | LinkLists = like.new_zeros(batch, *[slots if links else 0] * 2)
@@ -95,27 +92,28 @@ class DNCState(NamedTuple):
 
 
 class DNCInterface(NamedTuple):
-    """What a controller asks of the memory in one step (DNC, "Interface parameters").
+    """The interface of a controller to the memory in one step (DNC, "Interface parameters").
 
-    The last six are optional. The masks and sharpness are Csordas and Schmidhuber's.
+    The last six are optional. The masks and sharpness come from Csordas and Schmidhuber.
 
     Attributes:
-        read_keys: what each head looks for.
-        read_strengths: how sharply, >= 1.
-        write_keys: what each write looks for, in the memory before the step.
-        write_strengths: how sharply, >= 1.
-        erase: how much of each number of a written slot goes, in [0, 1]; or one for all of them.
-        write_vectors: what is written, in this order.
-        free_gates: how much each head lets go of what it read last, in [0, 1].
-        allocation_gates: written to free slots (1) or to slots that match (0).
-        write_gates: written (1) or not (0).
-        read_modes: a distribution over backward, content and forward, per head; None: by content
-            only, and no links are kept.
-        write_masks: which numbers of a word a write key is about, in [0, 1].
-        read_masks: the same for each read key.
+        read_keys: the word that each head looks for.
+        read_strengths: how sharp the match of a read key is, >= 1.
+        write_keys: the word that each write looks for, in the memory before the step.
+        write_strengths: how sharp the match of a write key is, >= 1.
+        erase: how much a write erases of each number of a word, in [0, 1]; or one share for all.
+        write_vectors: the words to write, in this order.
+        free_gates: how much each head frees of the slots that it read last, in [0, 1].
+        allocation_gates: whether to write to free slots (1) or to slots that match (0).
+        write_gates: whether to write (1) or not (0).
+        read_modes: a distribution over backward, content and forward, per head; None: heads read by
+            content only, and no links are kept.
+        write_masks: the numbers of a word that a write key is about, in [0, 1].
+        read_masks: the numbers of a word that a read key is about, in [0, 1].
         forward_sharpness: exponent of the forward weights, >= 1.
         backward_sharpness: exponent of the backward weights, >= 1.
-        free_weights: where heads that free slots read; None: where the read heads last did.
+        free_weights: the places that the freeing heads read; None: the last places of the read
+            heads.
     """
 
     read_keys: Float[Tensor, "batch reads width"]
@@ -138,7 +136,7 @@ class DNCInterface(NamedTuple):
     def sizes(
         width: int, reads: int, writes: int = 1, masks: bool = False, sharpness: bool = False
     ) -> list[int]:
-        """Numbers in each part of the interface vector, in the paper's order."""
+        """The length of each part of the interface vector, in the order of the paper."""
         paper = [reads * width, reads, writes * width, writes, writes * width, writes * width]
         paper += [reads, writes, writes, 3 * reads]
         return paper + [writes * width, reads * width] * masks + [reads, reads] * sharpness
@@ -192,25 +190,27 @@ def dnc_step(
 ) -> tuple[DNCState, Float[Tensor, "batch reads width"]]:
     """One step: free, write, link, read.
 
+    The function is longer than others, because a reader should see the whole DNC on one screen.
+
     Args:
-        state: from the step before.
-        interface: what the controller asks for.
+        state: the state after the step before.
+        interface: the interface of the controller.
         guards: see `Guards`.
-        anchored: forward and backward start from what each read matches now, not from where its
-            head was: the tokens of a segment, which read together, have no read before them.
-        deallocate: whether a slot that is freed loses its contents too (Csordas and Schmidhuber,
-            section 3.2); in the paper it keeps them until something is written there.
-        half_life: steps after which the usage of a slot that nobody reads has halved; None: it
-            lasts, as in the paper, where a memory that is full takes no more.
-        usage_gradient: whether the gradient flows from usage into the writes. It makes little
-            difference, and both well-known implementations stop it.
+        anchored: whether forward and backward start from the content weights of this step, and not
+            from the last read. The tokens of a segment read together, so they have no last read.
+        deallocate: whether a freed slot loses its contents too (Csordas and Schmidhuber, section
+            3.2); in the paper it keeps them until the next write.
+        half_life: steps after which the usage of a slot without reads has halved; None: usage
+            lasts, as in the paper, where a full memory accepts no more writes.
+        usage_gradient: whether the gradient flows from usage into the writes. The difference is
+            small, and both well-known implementations stop it.
 
     Returns:
         The state after the step, and the words read. The memory keeps its dtype, which may be
-        half precision; all else is float32 or better.
+        half precision; all other tensors are float32 or better.
 
-    Cost: O(writes slots^2) for the links, O(writes slots kept^2) for lists; the rest is linear but
-        for a sort.
+    Cost: O(writes slots^2) for the links, O(writes slots kept^2) for lists; everything else is
+        linear, except for a sort.
     """
     freeing = state.read_weights if interface.free_weights is None else interface.free_weights
     freed = retention(interface.free_gates, freeing)

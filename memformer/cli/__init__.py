@@ -1,4 +1,4 @@
-"""The `memformer` command; `application.py` is where it starts."""
+"""The `memformer` command: the modules of its commands, and its entry point."""
 
 import sys
 from io import TextIOWrapper
@@ -11,7 +11,7 @@ def main() -> None:
     """Entry point of the `memformer` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # a character that the locale does not have is shown by its number
+            # shows a character that the locale does not have by its number
             stream.reconfigure(errors="backslashreplace")
     app()
 

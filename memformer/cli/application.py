@@ -1,8 +1,8 @@
-"""The `memformer` command itself: options that all commands share, and how errors are shown.
+"""The `memformer` command itself: the options that all commands share, and the form of errors.
 
-Nothing heavy is imported here or at the top of any command's module: torch and transformers take
-seconds, and `--help` or a mistake in the arguments needs neither. Exit status: 0, 1 for an error
-(one line on stderr), 2 for usage.
+This file and the modules of the commands import torch and transformers inside functions only: that
+takes seconds, and `--help` or a mistake in the arguments needs neither. Exit status: 0, 1 for an
+error (one line on stderr), 2 for usage.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from memformer import __version__
 from memformer.cli.output import one_line, sentence
 from memformer.pretrained import FetchError
 
-# what a user can cause
+# errors that a user can cause
 EXPECTED = (ValueError, OSError, KeyError, FetchError)
 
 
 class _Commands(TyperGroup):
-    """Turns errors that a user can cause into one line; with `--debug` they stay as they are."""
+    """Turns errors that a user can cause into one line, except with `--debug`."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -97,7 +97,7 @@ def _options(
 ) -> None:
     if not debug:
         warnings.simplefilter("ignore")
-        # what this package itself warns about is for the user, as a line
+        # the user sees the warnings of this package, each as one line
         warnings.filterwarnings("default", category=UserWarning, module=r"memformer(\.|$)")
         warnings.showwarning = _show_warning
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -16,6 +16,22 @@ from memformer.cli.application import BackboneOption, JsonOption, ModelOption, a
 from memformer.cli.output import cell, print_json, show, status
 from memformer.pretrained import DEFAULT_MODEL
 
+LayersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|all|0.3|8-26|1,2,3",
+        help="Layers that read and write: measured, all, a fraction of the depth, "
+        "from-to (both included), or one by one.",
+    ),
+]
+SlotsOption = Annotated[
+    str, typer.Option(metavar="N|unbounded", help="Tokens that a full memory keeps.")
+]
+GgufOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The file of GGUF format in BASE that holds the decoder."),
+]
+
 
 @app.command()
 def fetch(
@@ -46,26 +62,12 @@ def fetch(
 def attach(
     base: Annotated[str, typer.Argument(help="The decoder: a folder or a hub name.")],
     out: Annotated[Path, typer.Argument(help="Folder for the checkpoint; new or empty.")],
-    layers: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|all|0.3|8-26|1,2,3",
-            help="Layers that read and write: measured, all, a fraction of the depth, "
-            "from-to (both included), or one by one.",
-        ),
-    ] = "auto",
-    slots: Annotated[
-        str, typer.Option(metavar="N|unbounded", help="Tokens that a full memory keeps.")
-    ] = "4096",
+    layers: LayersOption = "auto",
+    slots: SlotsOption = "4096",
     segment_tokens: Annotated[
         int, typer.Option(min=2, help="Tokens that the decoder sees at once.")
     ] = 512,
-    gguf_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The file of GGUF format in BASE that holds the decoder."
-        ),
-    ] = None,
+    gguf_file: GgufOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give a decoder a memory, calibrate it, and save both as a checkpoint.
@@ -76,7 +78,7 @@ def attach(
 
     wanted_layers, wanted_slots = parse_layers(layers), parse_slots(slots)
     if Path(base).is_dir():
-        base = str(Path(base).resolve())  # the checkpoint refers to it, wherever it is opened
+        base = str(Path(base).resolve())  # the checkpoint names it, and may be opened elsewhere
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder; choose another one.")
     from memformer.config import MemoryConfig

@@ -1,4 +1,4 @@
-"""One turn of `memformer chat`: something said, or a command such as `/memory`."""
+"""One turn of `memformer chat`: words for the model, or a command such as `/memory`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rich.table import Table
 from transformers import TextStreamer
 
 from memformer.chat import ChatSession
+from memformer.cli.documents import read_with_bar
 from memformer.cli.output import cell, note, sentence, show, visible
-from memformer.reading import Document
+from memformer.documents import Document
 
 PASSAGE_CHARACTERS = 400
-# turns have smaller numbers; larger ones fit into no tensor
+# digits of a turn number; a longer number does not fit into a tensor
 MOST_DIGITS = 18
 CHAT_HELP = """\
 /memory        what is remembered, by turn
@@ -29,9 +30,9 @@ so is one that begins with a slash then. Ctrl-C stops a reply."""
 
 
 def lines(stdin: TextIO) -> Iterator[str]:
-    """Reads what the user types, a turn at a time, until the input ends or Ctrl-C at the prompt."""
+    """Reads the turns that the user types, until the input ends or Ctrl-C at the prompt."""
     if isinstance(stdin, TextIOWrapper):
-        # a byte that is not UTF-8 is refused with the turn it is in
+        # a byte that is not UTF-8 makes its turn an error, not the whole input
         stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     ask: Callable[[str], str] = input
     if stdin.isatty():
@@ -47,7 +48,7 @@ def lines(stdin: TextIO) -> Iterator[str]:
 
 
 def take_turn(session: ChatSession, line: str) -> None:
-    """Does what a line says; an error is a sentence on stderr, and the conversation goes on."""
+    """Says or obeys a line; an error is a sentence on stderr, and the conversation goes on."""
     is_said = line[0].isspace() or "\n" in line.strip() or not line.startswith("/")
     command, _, argument = line.strip().partition(" ")
     try:
@@ -75,11 +76,9 @@ def _obey(session: ChatSession, command: str, argument: str) -> None:
             count = session.forget(int(argument)) if len(argument) <= MOST_DIGITS else 0
             typer.echo(f"{count:,} tokens forgotten" if count else "no such turn in memory")
         case "/read":
-            from memformer.cli.talk import read
-
             if not argument:
                 raise ValueError("Which file? /read FILE")
-            found = read(session, Document.file(argument), again=False, shown=True)
+            found = read_with_bar(session, Document.file(argument), again=False, shown=True)
             if found.tokens:
                 typer.echo(f"{found.tokens:,} tokens read, {found.kept:,} kept")
         case _:
@@ -90,18 +89,18 @@ def _obey(session: ChatSession, command: str, argument: str) -> None:
 
 
 class VisibleStreamer(TextStreamer):
-    """Prints a reply as it comes, with its control characters shown."""
+    """Prints a reply while it is generated, with its control characters shown."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Prints what is finished of the reply."""
+        """Prints the finished part of the reply."""
         typer.echo(visible(text), nl=stream_end)
 
 
 def memory_table(turns: list[dict[str, Any]]) -> Table:
-    """What a memory holds, a row a turn; see `ChatSession.turns`."""
+    """The turns of a memory as a table, one row each; see `ChatSession.turns`."""
     table = Table(show_lines=True)
     for name in ("turn", "tokens"):
         table.add_column(name, justify="right")

@@ -1,7 +1,7 @@
-"""What `memformer demo` tells and asks: six facts in one process, six questions in another.
+"""The two halves of `memformer demo`: six facts in one process, six questions in another.
 
-The two halves share a file and nothing else. Each question is a chat turn whose answer sentence is
-begun ("Anna lives in"); the model ends it greedily in a few tokens. Used by `commands.py`.
+The two processes share a file and nothing else. Each question is a chat turn with the beginning of
+an answer ("Anna lives in"), which the model completes greedily in a few tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from memformer.model import MemformerForCausalLM
 
-# (what is told, what is asked, how the answer begins, how it should go on)
+# (the fact, the question, the beginning of the answer, its expected end)
 FACTS = (
     ("Anna lives in Lisbon.", "Where does Anna live?", "Anna lives in", "Lisbon"),
     ("Boris works as a baker.", "What is Boris's job?", "Boris works as a", "baker"),
@@ -100,12 +100,12 @@ def _answer(
 def recall_elsewhere(
     path: Path, model: str | None, backbone: str | None = None
 ) -> list[dict[str, Any]]:
-    """What `recall` returns, from a process of its own.
+    """Runs `recall` in a process of its own.
 
     Raises:
-        ChildProcessError: with the last thing it said.
+        ChildProcessError: the process failed; the message is the last line that it printed.
     """
-    # -P: what lies in the current folder is not imported
+    # -P: Python imports nothing from the current folder
     command = [sys.executable, "-P", "-m", "memformer", "demo-recall", str(path)]
     if model is not None:
         command += ["--model", model]

@@ -1,4 +1,4 @@
-"""What the commands are given: layers, slots, documents, a model."""
+"""Parses and opens the arguments of commands: layers, slots, documents, a model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from memformer.pretrained import DEFAULT_MODEL, TRAINED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from memformer.documents import Document
     from memformer.model import MemformerForCausalLM
-    from memformer.reading import Document
 
 
 def parse_layers(text: str) -> str | float | tuple[int, ...]:
-    """`auto`, `all`, a fraction of the depth, or layer numbers.
+    """Parses `auto`, `all`, a fraction of the depth, or layer numbers.
 
     Raises:
-        typer.BadParameter: none of these.
+        typer.BadParameter: the text is none of these.
     """
     if text in ("auto", "all"):
         return text
@@ -48,10 +48,10 @@ def parse_layers(text: str) -> str | float | tuple[int, ...]:
 
 
 def parse_slots(text: str) -> int | None:
-    """How many slots; None: unbounded.
+    """Parses the number of slots; None stands for `unbounded`.
 
     Raises:
-        typer.BadParameter: no such number.
+        typer.BadParameter: the text is neither a number above 0 nor `unbounded`.
     """
     if text == "unbounded":
         return None
@@ -64,13 +64,13 @@ def parse_slots(text: str) -> int | None:
 
 @contextmanager
 def open_documents(paths: list[Path]) -> Iterator[list[Document]]:
-    """Documents to be read, each checked to its end; `-` is standard input, kept in a file.
+    """Opens documents and checks each to its end; `-` is standard input, copied to a file.
 
     Raises:
-        OSError: one can't be read.
-        ValueError: one is no text, or empty.
+        OSError: a document can't be read.
+        ValueError: a document is no text, or empty.
     """
-    from memformer.reading import Document
+    from memformer.documents import Document
 
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "standard input"
@@ -92,13 +92,13 @@ def open_model(
     backbone: str | None = None,
     gguf_file: str | None = None,
 ) -> tuple[MemformerForCausalLM, PreTrainedTokenizerBase]:
-    """The model and its tokenizer, quietly, on a GPU where there is one.
+    """Loads a model and its tokenizer without bars, on a GPU where there is one.
 
     Args:
         name: a checkpoint, or a decoder; None: the default.
-        memory_config: for a decoder.
-        backbone: for a checkpoint: where its decoder is.
-        gguf_file: for a decoder: the file of that format in its folder.
+        memory_config: the memory to attach, for a decoder.
+        backbone: the folder of the decoder, for a checkpoint.
+        gguf_file: the GGUF file in the folder, for a decoder.
 
     Raises:
         FileNotFoundError: there is no such folder, or the default model was not fetched.

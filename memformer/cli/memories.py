@@ -1,4 +1,4 @@
-"""`memformer memory list`, `show` and `delete`: what the store holds, without any model."""
+"""`memformer memory list`, `show` and `delete`: the memories of the store, without any model."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def _date(seconds: float) -> str:
 
 
 def _tokenizer(name: str | None) -> Any:
-    """The tokenizer that wrote a memory.
+    """The tokenizer of the model that wrote a memory.
 
     Raises:
-        ValueError: it can't be found.
+        ValueError: the memory names no model, or its tokenizer can't be loaded.
     """
     from transformers import AutoTokenizer
 

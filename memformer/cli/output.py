@@ -1,7 +1,7 @@
-"""What the commands show: text, tables and JSON on stdout, progress on stderr.
+"""The output of commands: text, tables and JSON on stdout, progress on stderr.
 
-What documents, memories and replies hold is shown, not executed: control characters are replaced
-by pictures of themselves before they reach the terminal.
+Text from documents, memories and replies can't control the terminal: control characters are
+replaced by visible ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-# what moves the cursor, writes to the clipboard, turns text around or can't be encoded
+# characters that control the terminal, turn text around or can't be encoded
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -26,7 +26,7 @@ PATH_CHARACTERS = 100
 
 
 def visible(text: str) -> str:
-    """The same text with its control characters shown: ESC as ␛, others by their numbers."""
+    """The text with its control characters made visible: ESC as ␛, others by their numbers."""
     return CONTROL.sub(lambda match: _picture(match[0]), text)
 
 
@@ -38,12 +38,12 @@ def _picture(character: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same without line breaks, and with control characters shown."""
+    """The text without line breaks, and with its control characters made visible."""
     return visible(" ".join(text.split()))
 
 
 def sentence(error: BaseException) -> str:
-    """An error in one line; an error of the system without its number and with a shortened path."""
+    """An error in one line; for an error of the system, without its number, with a short path."""
     if isinstance(error, KeyError) and error.args:
         return one_line(str(error.args[0]))
     if not isinstance(error, OSError) or error.strerror is None:
@@ -58,18 +58,18 @@ def sentence(error: BaseException) -> str:
 
 
 def show(what: Any) -> None:
-    """Prints text as it is, or something of rich."""
+    """Prints a text, or an object of rich such as a table."""
     is_text = isinstance(what, str)
     Console().print(Text(visible(what)) if is_text else what, soft_wrap=is_text)
 
 
 def cell(text: str) -> Text:
-    """What a table shows of a text."""
+    """A text as a cell of a table."""
     return Text(visible(text))
 
 
 def say(text: str) -> None:
-    """Prints text to stdout as it is, but for its control characters."""
+    """Prints a text to stdout with its control characters made visible."""
     typer.echo(visible(text))
 
 
@@ -79,16 +79,16 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON object, in UTF-8 whatever the locale is."""
+    """Prints one JSON object, always in UTF-8."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    # JSON itself escapes what is below a space; the others may stand in its texts only
+    # JSON escapes the characters below the space; the others can stand only inside its strings
     escaped = re.sub("(?![\n])" + CONTROL.pattern, lambda found: f"\\u{ord(found[0]):04x}", text)
     typer.echo(escaped.encode())
 
 
 @contextlib.contextmanager
 def status(text: str, *, shown: bool) -> Iterator[None]:
-    """A spinner on stderr, where that is a terminal."""
+    """Shows a spinner on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     if shown and console.is_terminal:
         with console.status(Text(text)):
@@ -99,7 +99,7 @@ def status(text: str, *, shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(name: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, where that is a terminal; yields the function to call with (done, total)."""
+    """Shows a bar on stderr, if it is a terminal; yields a function to call with (done, total)."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -16,35 +16,41 @@ from memformer.cli.application import (
     TokensOption,
     app,
 )
-from memformer.cli.output import note, print_json, reading, say, show
+from memformer.cli.output import print_json, say, show
 
 if TYPE_CHECKING:
     from memformer.chat import ChatSession
-    from memformer.reading import Document, Reading
+    from memformer.store import MemoryStore
+
+AskUserOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Whose memory. Without it: one for this question only."),
+]
+AppendOption = Annotated[
+    bool,
+    typer.Option(
+        "--append/--replace",
+        help="Add the documents to what the user's memory holds, or start it anew with them.",
+    ),
+]
+AgainOption = Annotated[bool, typer.Option("--again", help="Read anew what is in memory already.")]
+SystemOption = Annotated[
+    str | None, typer.Option(help="The system message, before every turn; not remembered.")
+]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Above 0, replies are sampled.")]
 
 
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    user: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Whose memory. Without it: one for this question only."),
-    ] = None,
+    user: AskUserOption = None,
     document: DocumentsOption = None,
     model: ModelOption = None,
     backbone: BackboneOption = None,
     max_new_tokens: TokensOption = 128,
     save: Annotated[bool, typer.Option("--save/--no-save", help="Keep what was read.")] = True,
-    append: Annotated[
-        bool,
-        typer.Option(
-            "--append/--replace",
-            help="Add the documents to what the user's memory holds, or start it anew with them.",
-        ),
-    ] = True,
-    again: Annotated[
-        bool, typer.Option("--again", help="Read anew what is in memory already.")
-    ] = False,
+    append: AppendOption = True,
+    again: AgainOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read documents into memory and answer a question.
@@ -61,31 +67,19 @@ def ask(
         raise typer.BadParameter("--replace needs --user and --document.")
     if not question.strip():
         raise typer.BadParameter("the question is empty.")
-    from memformer.chat import ChatSession
-    from memformer.cli.inputs import open_documents, open_model
+    from memformer.cli.documents import read_with_bar
+    from memformer.cli.inputs import open_documents
     from memformer.store import MemoryStore
 
     with open_documents(document or []) as documents:
         store = MemoryStore()
         if user is not None and not documents and not store.exists(user):
             raise ValueError(f"User {user!r} has no memory yet; give one with --document.")
-        brain, tokenizer = open_model(model, backbone=backbone)
-        saved = save and user is not None
-        if not append and saved and user is not None:
-            store.delete(user, timeout=5.0)
-        session = ChatSession(
-            brain,
-            tokenizer,
-            store=store if saved else None,
-            user=user if saved else None,
-            max_new_tokens=max_new_tokens,
-        )
-        if user is not None and not saved and append:
-            kept = store.load(user, brain)
-            session.memory = session.memory if kept is None else kept
+        session = _open_session(model, backbone, store, user, save, append, max_new_tokens)
         start = time.monotonic()
         readings = [
-            read(session, one, again=again, shown=not as_json, quiet=as_json) for one in documents
+            read_with_bar(session, one, again=again, shown=not as_json, quiet=as_json)
+            for one in documents
         ]
     read_seconds = time.monotonic() - start
     start = time.monotonic()
@@ -104,40 +98,44 @@ def ask(
             "memory_bytes": session.memory.nbytes,
             "read_seconds": round(read_seconds, 2),
             "answer_seconds": round(time.monotonic() - start, 2),
-            "saved": saved,
+            "saved": session.store is not None,
         }
     )
 
 
-def read(
-    session: ChatSession, document: Document, *, again: bool, shown: bool, quiet: bool = False
-) -> Reading:
-    """Reads a document with a bar, and says before and after what a full memory loses.
+def _open_session(
+    model: str | None,
+    backbone: str | None,
+    store: MemoryStore,
+    user: str | None,
+    save: bool,
+    append: bool,
+    max_new_tokens: int,
+) -> ChatSession:
+    """Opens the model, and a session that reads the documents of `ask` and answers.
 
     Args:
-        session: reads it.
-        document: what is read.
-        again: although it is known.
-        shown: with a bar.
-        quiet: say nothing beside it.
+        model: the name of the model; None: the default.
+        backbone: where the decoder of a checkpoint is.
+        store: the store with the user's memory.
+        user: whose memory; None: a new memory for this question.
+        save: whether the store keeps the memory afterwards.
+        append: whether the session goes on with the user's memory, or starts a new one.
+        max_new_tokens: the longest answer.
     """
-    slots = session.memory.num_slots
-    expected = document.expected_tokens(session.tokenizer)
-    if slots is not None and expected > slots and not quiet:
-        note(
-            f"{document.name} has about {expected:,} tokens and the memory keeps {slots:,}: about "
-            f"{expected - slots:,} of them will be evicted on the way, and what was there before, "
-            "the least used first. `memformer attach --slots` makes a memory that keeps more."
-        )
-    with reading(document.name, shown=shown) as report:
-        found = session.read(document, again=again, progress=report)
-    if quiet:
-        return found
-    if found.tokens == 0:
-        note(f"{document.name} is in memory already; --again reads it anew.")
-    elif found.kept < found.total:
-        note(f"{document.name}: {found.total:,} tokens read, {found.kept:,} of them kept.")
-    return found
+    from memformer.chat import ChatSession
+    from memformer.cli.inputs import open_model
+
+    brain, tokenizer = open_model(model, backbone=backbone)
+    if user is not None and save:
+        if not append:
+            store.delete(user, timeout=5.0)
+        return ChatSession(brain, tokenizer, store=store, user=user, max_new_tokens=max_new_tokens)
+    session = ChatSession(brain, tokenizer, max_new_tokens=max_new_tokens)
+    kept = store.load(user, brain) if user is not None and append else None
+    if kept is not None:
+        session.memory = kept
+    return session
 
 
 @app.command()
@@ -148,12 +146,8 @@ def chat(
     temporary: Annotated[
         bool, typer.Option("--temporary", help="Start empty and keep nothing.")
     ] = False,
-    system: Annotated[
-        str | None, typer.Option(help="The system message, before every turn; not remembered.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="Above 0, replies are sampled.")
-    ] = 0.0,
+    system: SystemOption = None,
+    temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = 256,
 ) -> None:
     """Talk in the terminal; what was said is there the next time.
