@@ -8,11 +8,10 @@ public class are explained in it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,29 +20,20 @@ from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
     GenerationMixin,
-    PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from memformer import checkpoint, fingerprint, generation
+from memformer import generation
 from memformer.asides import IGNORED_LABEL, forward_document
-from memformer.attach import calibrate, mixing
-from memformer.attach.backbone import Backbone
-from memformer.attach.heads import ADDRESS_WIDTH
-from memformer.attach.layers import MemoryHook, MemoryLayer, MemoryPath
+from memformer.attached import AttachedModel
 from memformer.cache import MemoryCache
 from memformer.checks import NO_TOKEN_IDS, check_ids, check_limit, check_rows, text_of
-from memformer.config import MemformerConfig, MemoryConfig
-from memformer.conventions import Conventions, check_adapter
-from memformer.engine import Engine, Forwarded, begin_turn
-from memformer.memory.check import all_finite
-from memformer.memory.chunk import Rules
+from memformer.config import MemformerConfig
+from memformer.engine import Forwarded, begin_turn
 from memformer.memory.state import IncompatibleMemory, MemoryState
 
 # weight of the write-budget penalty in the loss
 BUDGET_WEIGHT = 1.0
-# what `with_memory` can't change, because the shapes and the calibration of a memory depend on it
-FIXED = ("memory_layers", "projection_rank", "null_offset")
 
 
 @dataclass
@@ -66,290 +56,12 @@ class MemformerOutput(CausalLMOutputWithPast):
     entropy: Float[Tensor, " asides"] | None = None
 
 
-class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc]
     """A causal language model that reads and writes an explicit memory.
 
     Make one with `from_pretrained` or `from_backbone`. The backbone's weights are frozen and never
     changed; only the memory path trains, unless you unfreeze `model.backbone`.
     """
-
-    config_class = MemformerConfig
-    config: MemformerConfig
-    base_model_prefix = "backbone"
-    supports_gradient_checkpointing = True
-    _is_stateful = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values", "memory"]
-    _no_split_modules: list[str] = []
-
-    def __init__(self, config: MemformerConfig, backbone: PreTrainedModel | None = None) -> None:
-        if backbone is None:
-            backbone = AutoModelForCausalLM.from_config(config.text_config)
-        # the config of the whole must not overrule the kernel that the backbone was loaded with
-        kernel = backbone.config._attn_implementation
-        config.text_config = backbone.config
-        config._attn_implementation = kernel
-        super().__init__(config)
-        backbone.config._attn_implementation = kernel
-        self.backbone = backbone
-        self.memory_config = MemoryConfig.from_dict(config.memory_config or {})
-        self._family = [Backbone.of(backbone)]  # in a list: a view of the backbone, no submodule
-        family = self._family[0]
-        layers = calibrate.choose_layers(self.memory_config.memory_layers, len(family.layers), None)
-        self._set_memory_config(dataclasses.replace(self.memory_config, memory_layers=layers))
-        self.memory = MemoryPath(family, self.memory_config)
-        # switches that a view may turn and a checkpoint does not keep; see `with_memory`
-        self._gate = self._usage_by_reads = True
-        self._hooks = self._attach()
-        self.memory.to(backbone.device)
-        backbone.requires_grad_(False)
-        self.generation_config = backbone.generation_config
-        self.post_init()
-
-    def _set_memory_config(self, settings: MemoryConfig) -> None:
-        self.memory_config = settings
-        self.config.memory_config = settings.to_dict()
-
-    def _attach(self) -> list[Any]:
-        """Hooks every attention module, and binds those that have a memory layer."""
-        family = self._family[0]
-        attentions = [family.attention(layer) for layer in range(len(family.layers))]
-        for attention in attentions:
-            hooks = attention._forward_pre_hooks.values()
-            if any(isinstance(hook, MemoryHook) for hook in hooks):
-                raise ValueError(
-                    "This backbone has a memory already; take it off with "
-                    "model.unload_memory(), or load the backbone anew."
-                )
-        bound = None
-        for number in sorted(self.memory.index_of):
-            bound = mixing.bind(attentions[number], bound)
-        return [
-            attention.register_forward_pre_hook(MemoryHook(number), with_kwargs=True)
-            for number, attention in enumerate(attentions)
-        ]
-
-    def unload_memory(self) -> PreTrainedModel:
-        """Takes the memory off; returns the backbone as it was before.
-
-        This model and its views can still be saved, but no longer read, write or generate.
-        """
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks.clear()
-        for layer in self.memory_layers:
-            mixing.unbind(self._family[0].attention(layer.layer))
-        return self.backbone
-
-    def with_memory(
-        self, *, gate: bool | None = None, usage_by_reads: bool | None = None, **changes: Any
-    ) -> MemformerForCausalLM:
-        """The same model and weights with mechanisms of its memory switched.
-
-        A view: both models share the backbone and all weights that both have, so that training one
-        trains the other. A mechanism that is switched on for the first time starts untrained.
-
-        Args:
-            gate: False: every token is written, whatever the write gate says. Not kept in a
-                checkpoint, like `usage_by_reads`.
-            usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
-            **changes: fields of `MemoryConfig`, such as `focus=0.0`, `links=True`, `erase=False`.
-
-        Raises:
-            ValueError: a field that does not exist, or one that can't be changed.
-        """
-        if wrong := sorted(changes.keys() & set(FIXED)):
-            raise ValueError(
-                f"with_memory can't change {wrong[0]}; attach a new memory with from_backbone."
-            )
-        settings = MemoryConfig.from_dict(dataclasses.asdict(self.memory_config) | changes)
-        view = copy.copy(self)
-        view._modules = dict(self._modules)
-        view.config = copy.copy(self.config)
-        view._set_memory_config(settings)
-        view.memory = MemoryPath(self._family[0], settings).to(self.device).adopt(self.memory)
-        view.memory.train(self.training)
-        view._gate = self._gate if gate is None else gate
-        view._usage_by_reads = self._usage_by_reads if usage_by_reads is None else usage_by_reads
-        return view
-
-    def init_weights(self) -> None:
-        """Nothing to do: backbone and memory layers come initialised."""
-
-    @classmethod
-    def from_backbone(
-        cls,
-        backbone: PreTrainedModel,
-        memory_config: MemoryConfig | None = None,
-        tokenizer: Any | None = None,
-    ) -> MemformerForCausalLM:
-        """Attaches a warm-started, calibrated memory to a loaded model.
-
-        Args:
-            backbone: a causal language model of a known family. It is wrapped, not copied.
-            memory_config: choices about the memory.
-            tokenizer: used to calibrate on plain prose and to measure where retrieval happens.
-                Without one, the memory is calibrated on text sampled from the backbone, and
-                `memory_layers="auto"` takes the upper three quarters of the depth.
-
-        Raises:
-            ValueError: unknown family, or a memory layer that the backbone does not have.
-        """
-        check_adapter(backbone)
-        wanted = memory_config or MemoryConfig()
-        view = Backbone.of(backbone)
-        measured = None
-        if wanted.memory_layers == "auto" and tokenizer is not None:
-            measured = calibrate.retrieval(view, tokenizer)
-        layers = calibrate.choose_layers(wanted.memory_layers, len(view.layers), measured)
-        nulls = calibrate.null_logits(view, calibrate.plain_text(view, tokenizer))
-        config = MemformerConfig(
-            text_config=copy.deepcopy(backbone.config),  # the model puts the real one in
-            memory_config=dataclasses.replace(wanted, memory_layers=layers).to_dict(),
-            backbone={
-                "name": getattr(backbone.config, "_name_or_path", ""),
-                "revision": getattr(backbone.config, "_commit_hash", None),
-                "fingerprint": view.fingerprint(),
-            },
-        )
-        model = cls(config, backbone)
-        with torch.no_grad():
-            for layer in model.memory_layers:
-                layer.null_logit.copy_(nulls[layer.layer] + wanted.null_offset)
-        return model.train(backbone.training)
-
-    @property
-    def memory_layers(self) -> list[MemoryLayer]:
-        """The memory layers, lowest first."""
-        return [cast(MemoryLayer, layer) for layer in self.memory.layers]
-
-    def engine(self, *, gated: bool = True) -> Engine:
-        """How text goes through this model as it is now; `gated=False` writes every token."""
-        settings = self.memory_config
-        rules = Rules(
-            settings.passage_tokens,
-            settings.gate_reach,
-            settings.address_reach,
-            settings.least_age,
-            settings.focus,
-            gate=gated and self._gate,
-            usage_by_reads=self._usage_by_reads,
-        )
-        return Engine(self.backbone, self.memory, rules, settings.segment_tokens, self.training)
-
-    # ---- memory ----------------------------------------------------------------------------
-
-    def init_memory(self, batch_size: int = 1, num_slots: int | None = -1) -> MemoryState:
-        """An empty memory for this model.
-
-        Args:
-            batch_size: how many independent memories.
-            num_slots: capacity; the config's if left out, None for unbounded.
-        """
-        family = self._family[0]
-        return MemoryState.empty(
-            batch_size,
-            len(self.memory),
-            family.kv_heads,
-            family.width,
-            num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
-            address_width=ADDRESS_WIDTH if self.memory_config.release else 0,
-            fingerprint=self.stamp,
-            dtype=self.backbone.dtype,
-            device=self.device,
-        )
-
-    @property
-    def architecture(self) -> str:
-        """What decides the shape and the meaning of slots, weights aside."""
-        return fingerprint.architecture(self._family[0], self.memory_config)
-
-    @property
-    def fingerprint(self) -> dict[str, str]:
-        """What a memory must have in common with the model that reads it."""
-        return {
-            "architecture": self.architecture,
-            "backbone": self._family[0].fingerprint(),
-            "memory": fingerprint.digest(self.memory, self.backbone),
-        }
-
-    @property
-    def stamp(self) -> dict[str, str]:
-        """Fingerprint to stamp on memories, with the name of the backbone.
-
-        While training it names the architecture only, because the weights still change.
-        """
-        named = {"name": self.backbone_name} if self.backbone_name else {}
-        return named | ({"architecture": self.architecture} if self.training else self.fingerprint)
-
-    def _stamped(self, memory: MemoryState) -> MemoryState:
-        return memory.replaced(fingerprint=self.stamp)
-
-    @property
-    def backbone_name(self) -> str:
-        """Hub id or folder of the backbone; empty where its weights are the checkpoint's own."""
-        return (self.config.backbone or {}).get("name") or ""
-
-    def check_memory(self, memory: MemoryState, *, source: str = "") -> None:
-        """Refuses a memory that another model wrote.
-
-        Args:
-            memory: to be read by this model.
-            source: where it was kept, as "in FILE" or "of user NAME"; only then weights are
-                compared too, since a memory may be carried through a training run that changes
-                them.
-
-        Raises:
-            IncompatibleMemory: the sentence lists each difference.
-            ValueError: its shapes or token ids are not those of a memory of this model, although
-                its fingerprint says so.
-        """
-        whose = f"The memory {source}".strip()
-        mine = self.fingerprint if source else {"architecture": self.architecture}
-        mine = mine | {"name": self.backbone_name or "unnamed"}
-        fingerprint.check_fits(memory, mine, whose)
-        fingerprint.check_shapes(memory, self._family[0], self.memory_config, whose)
-        vocabulary = self.config.text_config.vocab_size
-        if source and bool((memory.token >= vocabulary).any()):
-            raise ValueError(
-                f"{whose} is damaged: it holds token id {int(memory.token.max())}, and the model "
-                f"has {vocabulary} tokens; restore it from a copy or start a new memory."
-            )
-        if memory.dtype != self.backbone.dtype:
-            raise IncompatibleMemory(
-                f"{whose} holds {memory.dtype} and the model computes in {self.backbone.dtype}; "
-                "convert it with memory.to(dtype=model.dtype)."
-            )
-
-    def adopt_memory(self, memory: MemoryState, *, source: str) -> MemoryState:
-        """A memory from a file, checked, and as this model computes: on its device, in its dtype.
-
-        Args:
-            memory: as it was loaded.
-            source: the file.
-
-        Raises:
-            IncompatibleMemory: another model wrote it, or its numbers are too large for the dtype.
-            ValueError: it can't be a memory of this model.
-        """
-        converted = memory.to(self.device, self.backbone.dtype)
-        self.check_memory(converted, source=source)
-        if memory.dtype != converted.dtype and not all_finite(converted.keys, converted.values):
-            raise IncompatibleMemory(
-                f"The memory in {source} holds numbers that {converted.dtype} can't hold; load the "
-                f"model in {memory.dtype} to use it."
-            )
-        return converted
-
-    def calibration_report(self) -> list[dict[str, float]]:
-        """Per memory layer: its number, and its null logits' mean over heads."""
-        return [
-            {"layer": layer.layer, "null_logit_mean": float(layer.null_logit.detach().mean())}
-            for layer in self.memory_layers
-        ]
 
     def memorize(
         self,
@@ -750,13 +462,6 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
             self.check_memory(memory)
         return text_of(ids, attention_mask)
 
-    def _check_attached(self) -> None:
-        if not self._hooks:
-            raise ValueError(
-                "The memory was unloaded from this model; open the model again with "
-                "from_pretrained, or use the backbone alone."
-            )
-
     def _check_turn(self, turn: int | None, memory: MemoryState) -> Int[Tensor, " batch"] | None:
         if turn is None:
             return None
@@ -766,72 +471,6 @@ class MemformerForCausalLM(Conventions, PreTrainedModel, GenerationMixin):  # ty
                 f"{turn}."
             )
         return torch.full_like(memory.num_seen, turn)
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: Any,
-        *,
-        state_dict: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Saves the memory path and a reference to the backbone; see `checkpoint.save_checkpoint`.
-
-        Args:
-            save_directory: made if it does not exist.
-            state_dict: weights gathered elsewhere (FSDP); the model's own if None.
-            **kwargs: of `save_checkpoint`.
-        """
-        self.config.architectures = [type(self).__name__]
-        checkpoint.save_checkpoint(
-            save_directory,
-            self.config,
-            self.backbone,
-            state_dict or self.state_dict(),
-            self.generation_config,
-            **kwargs,
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: Any,
-        *_: Any,
-        memory_config: MemoryConfig | None = None,
-        **kwargs: Any,
-    ) -> MemformerForCausalLM:
-        """Opens a memformer checkpoint, or attaches and calibrates a memory on a plain decoder.
-
-        Args:
-            pretrained_model_name_or_path: hub id or folder. The default model's id means its
-                fetched copy, if there is one.
-            memory_config: for a plain decoder.
-            **kwargs: `backbone` (for a checkpoint: another place to load the backbone from, or the
-                loaded model), `tokenizer` (to calibrate with; looked for beside a plain decoder if
-                left out), `config` (the checkpoint's, if it is loaded already), and options for
-                loading the backbone (`dtype`, `revision`, `device_map`, `gguf_file`,
-                `attn_implementation`, ...).
-
-        Raises:
-            OSError: nothing to load there.
-            ValueError: damaged weights, or arguments that do not go together.
-            IncompatibleMemory: the backbone is not the one that the memory was made for.
-        """
-        parts = checkpoint.load_parts(
-            pretrained_model_name_or_path, memory_config=memory_config, **kwargs
-        )
-        if isinstance(parts, checkpoint.Decoder):
-            return cls.from_backbone(parts.backbone, memory_config, parts.tokenizer)
-        model = cls(parts.config, parts.backbone)
-        if parts.adapter is not None:
-            model.backbone = checkpoint.adapted(parts.backbone, parts.adapter)
-        own = {
-            name: value for name, value in model.state_dict().items() if name.startswith("memory.")
-        }
-        checkpoint.check_weights(parts.weights, own, "memory", parts.source)
-        weights = {name: value.float() for name, value in parts.weights.items()}
-        model.load_state_dict(weights, strict=False)
-        model.memory.to(parts.backbone.device)
-        return model.eval()
 
 
 def _kept(found: Forwarded, places: int | Tensor) -> Forwarded:

@@ -12,7 +12,7 @@ from tiny import save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from memformer import MemformerForCausalLM, MemoryConfig
-from memformer.decoders import check_place, load_tokenizer
+from memformer.checkpoint.decoders import check_place, load_tokenizer
 from memformer.pretrained import DEFAULT_MODEL, HUB_REVISION
 
 EVIL = """

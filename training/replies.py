@@ -29,7 +29,7 @@ from eval.corpora.people import Fact
 from eval.recipe import KINDS, NAMES
 from eval.reporting.report import ThreadsOption
 from memformer.chat import chat_ids
-from memformer.decoders import check_place
+from memformer.checkpoint.decoders import check_place
 from memformer.pretrained import DEFAULT_MODEL, FetchError, fetch
 from training.data.build import Documents, Out, Seed, build
 from training.data.drills import REPLIES

@@ -98,7 +98,7 @@ def open_model(
         typer.BadParameter: there is no such model, it can't be opened, or is too large.
     """
     from memformer import MemformerForCausalLM
-    from memformer.decoders import load_tokenizer
+    from memformer.checkpoint.decoders import load_tokenizer
     from memformer.pretrained import DEFAULT_MODEL
     from transformers import logging
 

@@ -15,10 +15,11 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from memformer.attach.backbone import Backbone, StopBackbone
 from memformer.attach.heads import TableHeads
-from memformer.attach.mixing import Read
+from memformer.attach.mixing import Read, bind, unbind
 from memformer.config import MemoryConfig
 from memformer.memory.memory_pass import MemoryPass, ReadHeads
 
@@ -210,3 +211,35 @@ class MemoryHook:
         if read is not None:
             kwargs["memory_read"] = read
         return args, kwargs
+
+
+def attach(backbone: Backbone, path: MemoryPath) -> list[RemovableHandle]:
+    """Hooks every attention module of a backbone, and binds those that have a memory layer.
+
+    Raises:
+        ValueError: the backbone has a memory already.
+    """
+    attentions = [backbone.attention(number) for number in range(len(backbone.layers))]
+    for attention in attentions:
+        hooks = attention._forward_pre_hooks.values()
+        if any(isinstance(hook, MemoryHook) for hook in hooks):
+            raise ValueError(
+                "This backbone has a memory already; take it off with "
+                "model.unload_memory(), or load the backbone anew."
+            )
+    bound = None
+    for number in sorted(path.index_of):
+        bound = bind(attentions[number], bound)
+    return [
+        attention.register_forward_pre_hook(MemoryHook(number), with_kwargs=True)
+        for number, attention in enumerate(attentions)
+    ]
+
+
+def detach(backbone: Backbone, handles: list[RemovableHandle]) -> None:
+    """Takes all hooks off again, and leaves the list of their handles empty."""
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+    for number in range(len(backbone.layers)):
+        unbind(backbone.attention(number))

@@ -112,7 +112,7 @@ def open_model(
         import torch
         from transformers import AutoTokenizer, logging
 
-        from memformer.decoders import load_tokenizer
+        from memformer.checkpoint.decoders import load_tokenizer
         from memformer.model import MemformerForCausalLM
 
         logging.disable_progress_bar()

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
 from memformer.attach.backbone import Backbone, family_of
-from memformer.decoders import load_config
+from memformer.checkpoint.decoders import load_config
 from training.finetuning.settings import TARGETS, TRAINED, Lora, Optim, Settings
 from training.heads.parts import with_parts
 from training.setup.config import BadConfig

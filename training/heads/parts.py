@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from eval.reporting.report import write_json
 from memformer import MemformerConfig, MemformerForCausalLM
-from memformer.decoders import first_tokenizer, load_config
+from memformer.checkpoint.decoders import first_tokenizer, load_config
 from memformer.pretrained import DEFAULT_MODEL
 from training.setup.places import BadPlace, check_folder
 

@@ -1,16 +1,7 @@
-"""Checkpoints: the memory path and a reference to the backbone, nothing more.
-
-A checkpoint is a folder with `config.json`, `model.safetensors` (memory weights only) and
-`generation_config.json`. Where the backbone has a peft adapter, that is beside it in peft's own
-format, in the folder `adapter`. Where the backbone has no name to find it by, or its weights are no
-longer those it was loaded with, it is saved too, in the folder `backbone`.
-
-`load_parts` opens the parts of a model; `MemformerForCausalLM.from_pretrained` builds it of them.
-"""
+"""Opening a checkpoint, or a plain decoder, in parts; the model builds itself of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from memformer.attach.backbone import Backbone
 from memformer.attach.names import upgraded
-from memformer.card import card
-from memformer.config import MemformerConfig, MemoryConfig
-from memformer.conventions import check_adapter, is_adapted
-from memformer.decoders import (
+from memformer.checkpoint import ADAPTER, OWN_BACKBONE, WEIGHTS
+from memformer.checkpoint.decoders import (
     LOOKUP,
     SAFE,
     TRUST,
@@ -40,121 +29,10 @@ from memformer.decoders import (
     pinned,
     tokenizer_beside,
 )
+from memformer.config import MemformerConfig, MemoryConfig
 from memformer.memory.check import all_finite
-from memformer.memory.file import IncompatibleMemory, write_atomically
+from memformer.memory.file import IncompatibleMemory
 from memformer.pretrained import DEFAULT_MODEL, local_path
-
-WEIGHTS = "model.safetensors"
-OWN_BACKBONE = "backbone"
-ADAPTER = "adapter"
-
-
-def save_checkpoint(
-    directory: str | Path,
-    config: MemformerConfig,
-    backbone: PreTrainedModel,
-    weights: Mapping[str, Tensor],
-    generation_config: GenerationConfig | None,
-    *,
-    is_main_process: bool = True,
-    dtype: torch.dtype | None = None,
-    push_to_hub: bool = False,
-    **_: Any,
-) -> None:
-    """Writes a checkpoint, with a model card where there is none yet.
-
-    Args:
-        directory: made if it does not exist.
-        config: the model's; its reference to the backbone is brought up to date.
-        backbone: the model's; saved too where its weights are not those it was loaded with.
-        weights: all weights of the model, by name.
-        generation_config: written beside them.
-        is_main_process: only that process writes.
-        dtype: of the memory's and the adapter's weights on disk; None: as they are.
-        push_to_hub: refused; call `model.push_to_hub(name)`.
-
-    Raises:
-        ValueError: `directory` is a file, or `push_to_hub` was asked for.
-    """
-    target = Path(directory)
-    if push_to_hub:
-        raise ValueError("save_pretrained writes to a folder; call model.push_to_hub(name) after.")
-    if target.is_file():
-        raise ValueError(f"A checkpoint is a folder, but {target} is a file.")
-    if not is_main_process:
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    everything = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    config.backbone = _save_backbone(target, dict(config.backbone or {}), backbone, everything)
-    if is_adapted(backbone):
-        config.backbone["adapter"] = True
-        _save_adapter(target, backbone, everything, dtype)
-    # the adapter here too, by the names that transformers' Trainer resumes with
-    own = {
-        name: value.to(dtype or value.dtype)
-        for name, value in everything.items()
-        if name.startswith("memory.") or "lora_" in name
-    }
-    write_atomically(
-        target / WEIGHTS, lambda beside: save_file(own, beside, metadata={"format": "pt"})
-    )
-    if generation_config is not None:
-        generation_config.save_pretrained(target)
-    config.save_pretrained(target)
-    readme = target / "README.md"
-    if not readme.exists():
-        readme.write_text(card(config), encoding="utf-8")
-
-
-def _save_backbone(
-    target: Path,
-    reference: dict[str, Any],
-    backbone: PreTrainedModel,
-    everything: dict[str, Tensor],
-) -> dict[str, Any]:
-    """The reference to the backbone, which is saved where no name stands for its weights."""
-    reference.pop("adapter", None)
-    check_adapter(backbone)
-    prefix = "backbone.base_model.model." if is_adapted(backbone) else "backbone."
-    own = {
-        name.removeprefix(prefix).replace(".base_layer.", "."): value
-        for name, value in everything.items()
-        if name.startswith(prefix) and "lora_" not in name
-    }
-    view = Backbone.of(backbone)
-    fingerprint = view.fingerprint(own)
-    if not reference.get("name") or reference.get("fingerprint") != fingerprint:
-        decoder: Any = view.model
-        decoder.save_pretrained(target / OWN_BACKBONE, state_dict=own)
-        reference = {"name": "", "revision": None}
-    return reference | {"fingerprint": fingerprint}
-
-
-def _save_adapter(
-    target: Path,
-    backbone: PreTrainedModel,
-    everything: dict[str, Tensor],
-    dtype: torch.dtype | None,
-) -> None:
-    """The adapter in peft's own format."""
-    lora = {
-        name.removeprefix("backbone."): value.to(dtype or value.dtype)
-        for name, value in everything.items()
-        if "lora_" in name
-    }
-    wrapped: Any = backbone
-    # "auto" would ask the hub whether the vocabulary was resized
-    wrapped.save_pretrained(target / ADAPTER, state_dict=lora, save_embedding_layers=False)
-    _in_order(target / ADAPTER / "adapter_config.json")
-
-
-def _in_order(path: Path) -> None:
-    """Sorts the names of modules, which peft writes in another order every time."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(settings["target_modules"], list):
-        settings["target_modules"].sort()
-        text = json.dumps(settings, indent=2, sort_keys=True)
-        write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -202,6 +80,16 @@ class Checkpoint:
     weights: dict[str, Tensor]
     adapter: Place | None
     source: str
+
+    def fitting(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of the memory path in float32, once they fit those that a model has.
+
+        Raises:
+            ValueError: names or shapes differ, or a number is not finite.
+        """
+        own = {name: value for name, value in expected.items() if name.startswith("memory.")}
+        check_weights(self.weights, own, "memory", self.source)
+        return {name: value.float() for name, value in self.weights.items()}
 
 
 def load_parts(
