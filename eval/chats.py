@@ -28,23 +28,16 @@ from memformer.chat import ChatSession
 from rich.console import Console
 
 from eval.corpora.people import KINDS, NAMES, Fact
+from eval.corpora.training_facts import KINDS as DEVELOPMENT_KINDS
+from eval.corpora.training_facts import NAMES as DEVELOPMENT_NAMES
 from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
 from eval.harness.asking import progress_bar
 from eval.harness.metrics import contains, normal, wilson_interval
 from eval.harness.pages import grid, origin, write_page
-from eval.recipe import KINDS as DEVELOPMENT_KINDS
-from eval.recipe import NAMES as DEVELOPMENT_NAMES
 from eval.reporting.extras import PAGE, require
-from eval.reporting.report import (
-    DtypeOption,
-    ModelArgument,
-    OutOption,
-    ThreadsOption,
-    head,
-    model_name,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import DtypeOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.report import head, write_json
 
 TURNS = 10
 TOLD = 6

@@ -20,7 +20,7 @@ from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains
-from eval.reporting.report import BookOption
+from eval.reporting.options import BookOption
 
 # facts told in one document; one of them is asked for
 FACTS = 2

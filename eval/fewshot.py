@@ -20,7 +20,7 @@ from eval.corpora.haystack import Haystack
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import normal
-from eval.reporting.report import BookOption, numbers
+from eval.reporting.options import BookOption, numbers
 
 LABELS = "dax wug fep zib toma lorp".split()
 SENTENCES = {

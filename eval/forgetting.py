@@ -27,16 +27,9 @@ from torch import Tensor
 from eval.corpora.haystack import Haystack
 from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, require
-from eval.reporting.report import (
-    BookOption,
-    ModelArgument,
-    OutOption,
-    ThreadsOption,
-    head,
-    model_name,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.report import head, write_json
 
 RELEASED, EMPTY, REMEMBERED = "as released", "empty memory", "windows before in memory"
 

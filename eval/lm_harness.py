@@ -17,7 +17,7 @@ import torch
 import typer
 
 from eval.reporting.extras import require
-from eval.reporting.report import open_model
+from eval.reporting.opening import open_model
 
 try:
     from lm_eval.__main__ import cli_evaluate

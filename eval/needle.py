@@ -19,7 +19,7 @@ from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains
-from eval.reporting.report import BookOption, numbers
+from eval.reporting.options import BookOption, numbers
 
 DEPTHS = (0, 25, 50, 75, 100)  # of the book text, how many percent come before the fact
 

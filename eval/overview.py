@@ -24,7 +24,8 @@ from eval.harness.pages import grid, write_page
 from eval.harness.roster import TRAINED, parse
 from eval.harness.summary import bootstrap
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.report import OutOption, write_json
+from eval.reporting.options import OutOption
+from eval.reporting.report import write_json
 
 # systems that have a memory of ours; all others are what somebody would use instead
 WITH_MEMORY = (*TRAINED, "attached")

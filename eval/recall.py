@@ -21,7 +21,7 @@ from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.interview import MAX_NEW_TOKENS
 from eval.harness.metrics import first_words
-from eval.reporting.report import BookOption, numbers
+from eval.reporting.options import BookOption, numbers
 
 # tokens of one fact, roughly
 FACT_TOKENS = 8

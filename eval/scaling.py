@@ -31,20 +31,10 @@ from rich.console import Console
 from eval.corpora.haystack import Haystack
 from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.report import (
-    BookOption,
-    Line,
-    ModelArgument,
-    OutOption,
-    Panel,
-    ThreadsOption,
-    draw,
-    head,
-    model_name,
-    numbers,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption, numbers
+from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 MEMORIZE, PREFILL = "memorize", "prefill"

@@ -26,16 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.reporting.extras import PICTURE, require
-from eval.reporting.report import (
-    Line,
-    OutOption,
-    Panel,
-    ThreadsOption,
-    draw,
-    head,
-    numbers,
-    write_json,
-)
+from eval.reporting.options import OutOption, ThreadsOption, numbers
+from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 SAM_ROW, LINKED, DENSE = "SAM, faiss", "DNC", "DNC without links"

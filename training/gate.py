@@ -39,10 +39,12 @@ from eval.corpora import people
 from eval.corpora.haystack import Haystack
 from eval.corpora.jsonl import BadRecord
 from eval.corpora.stories import SENTENCE_END, Background, strewn
+from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.asking import Asker
 from eval.harness.interview import Interview
-from eval.recipe import KINDS, NAMES
-from eval.reporting.report import ThreadsOption, checked_book, head, model_name, open_model
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import ThreadsOption, checked_book
+from eval.reporting.report import head
 from memformer import MemformerForCausalLM
 from memformer.memory.segment import GATE_REACH, OPEN
 from training.data import records

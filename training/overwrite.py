@@ -33,8 +33,10 @@ from torch import Tensor
 
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import Chat, Fact, Kind
-from eval.recipe import KINDS, NAMES
-from eval.reporting.report import ThreadsOption, checked_book, head, model_name, open_model
+from eval.corpora.training_facts import KINDS, NAMES
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import ThreadsOption, checked_book
+from eval.reporting.report import head
 from memformer import MemformerForCausalLM, MemoryState
 from memformer.attach.heads import ReleaseHeads
 from memformer.memory.addressing import matches

@@ -9,7 +9,7 @@ from typing import Any
 from eval.harness.benchmark import Benchmark
 from eval.harness.looks import looks, words
 from eval.harness.pages import tokens_each
-from eval.reporting.report import Line, Panel, draw
+from eval.reporting.plots import Line, Panel, draw
 
 Entry = Mapping[str, Any]
 

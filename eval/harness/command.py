@@ -24,14 +24,8 @@ from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, p
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.report import (
-    DeviceOption,
-    DtypeOption,
-    ModelArgument,
-    ThreadsOption,
-    head,
-    write_json,
-)
+from eval.reporting.options import DeviceOption, DtypeOption, ModelArgument, ThreadsOption
+from eval.reporting.report import head, write_json
 
 # how long processes wait for the one that has the longest documents; half an hour, which is what
 # torch grants them, was not enough

@@ -48,7 +48,7 @@ from eval.harness.systems import (
     System,
     Truncated,
 )
-from eval.reporting.report import open_model
+from eval.reporting.opening import open_model
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # of the model that the run is about; all others see its backbone as it was released

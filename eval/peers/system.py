@@ -21,7 +21,7 @@ from eval.harness.desk import Answer, Desk
 from eval.harness.systems import Reading
 from eval.peers.armt import ARMT, Associations
 from eval.peers.rmt import RMT
-from eval.reporting.report import open_model
+from eval.reporting.opening import open_model
 
 PEERS: dict[str, type[RMT] | type[ARMT]] = {"rmt": RMT, "armt": ARMT}
 

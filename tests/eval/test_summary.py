@@ -14,7 +14,7 @@ from eval.harness.benchmark import COUNTED, Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 from eval.harness.pages import _floor, html
 from eval.harness.summary import interval, summarize
-from eval.reporting.report import colors
+from eval.reporting.plots import colors
 from tests.eval.toy import toy
 
 

@@ -1,0 +1,111 @@
+"""Plots of a report: panels with lines and error bars, side by side in one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot.
+
+    Attributes:
+        label: for the legend.
+        x: where its points are.
+        y: how high they are.
+        low: lower ends of error bars, if there are any.
+        high: upper ends.
+        color: None: the next of the palette.
+        marker: of the points.
+        style: of the line between them.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    _: KW_ONLY
+    color: str | None = None
+    marker: str = "o"
+    style: str = "-"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot; both axes start at 0 unless logarithmic.
+
+    Args:
+        ticks: marks of the x axis; with them the x values are places among the marks.
+        top: upper end of the y axis.
+    """
+
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    ticks: Sequence[str] | None = None
+    log_x: bool = False
+    log_y: bool = False
+    top: float | None = None
+
+
+def colors(count: int) -> list[tuple[float, ...]]:
+    """Colours for so many lines, all different up to twenty."""
+    from matplotlib import colormaps
+
+    found: Any = colormaps["tab10" if count <= 10 else "tab20"]
+    return [found.colors[place % len(found.colors)] for place in range(count)]
+
+
+def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
+    """Draws panels side by side into a PNG."""
+    # without pyplot: no window, no state left behind
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(panels) + 1.5, 4.2), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    labels = {tuple(line.label for line in panel.lines) for panel in panels}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.set_prop_cycle(color=colors(len(panel.lines)))
+        for line in panel.lines:
+            bars = None
+            if line.low is not None and line.high is not None:
+                # rounding can put an end on the wrong side of its value
+                bars = [
+                    [max(0.0, y - low) for y, low in zip(line.y, line.low, strict=True)],
+                    [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)],
+                ]
+            axes.errorbar(
+                line.x,
+                line.y,
+                yerr=bars,
+                marker=line.marker,
+                markersize=4,
+                capsize=3,
+                label=line.label,
+                color=line.color,
+                linestyle=line.style,
+            )
+        if panel.ticks is not None:
+            axes.set_xticks(range(len(panel.ticks)), panel.ticks)
+        elif panel.log_x:
+            axes.set_xscale("log", base=2)
+            places = sorted({x for line in panel.lines for x in line.x})
+            axes.set_xticks(places, [f"{x:,.0f}" for x in places], rotation=30)
+            axes.minorticks_off()
+        if panel.log_y:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0, top=panel.top)
+        axes.set_xlabel(panel.x_label)
+        axes.set_ylabel(panel.y_label)
+        axes.grid(alpha=0.3)
+        if len(labels) > 1:
+            axes.legend(fontsize=8)
+    if len(labels) == 1:  # once for all, where it hides nothing
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
