@@ -33,10 +33,10 @@ from eval.corpora.training_facts import NAMES as DEVELOPMENT_NAMES
 from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
 from eval.harness.asking import progress_bar
 from eval.harness.metrics import contains, normal, wilson_interval
-from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, require
 from eval.reporting.opening import model_name, open_model
 from eval.reporting.options import DtypeOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.page import Page, publish
 from eval.reporting.report import head, write_json
 
 TURNS = 10
@@ -142,8 +142,8 @@ def share(count: int, of: int) -> str:
     return f"{100 * count / max(of, 1):.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """One row a way to remember."""
+def page(report: dict[str, Any]) -> Page:
+    """The page of a report: a row for each way to remember."""
     lines = [["", "told: right", "told: another value", "never told: says so", "loops", "itself"]]
     for name, row in report["ways"].items():
         lines.append([
@@ -155,18 +155,13 @@ def markdown(report: dict[str, Any]) -> str:
             share(row["itself"], row["replies"]),
         ])  # fmt: skip
     settings = report["settings"]
-    return "\n\n".join([
-        f"# {_title(report)}",
+    return Page(
+        f"Chats: {settings['model']}",
         f"{settings['conversations']} chats of {TURNS} turns, then {TOLD} questions about what was "
         f"told and {NEVER} about what was not. In %, with 95 % intervals. Loops: replies of "
         f"which {LOOP_WORDS} words come {LOOP_TIMES} times; itself: replies about the assistant.",
-        grid(lines),
-        origin(report["command"], report),
-    ]) + "\n"  # fmt: skip
-
-
-def _title(report: dict[str, Any]) -> str:
-    return f"Chats: {report['settings']['model']}"
+        lines,
+    )
 
 
 def _floats(text: str, option: str) -> list[float]:
@@ -230,9 +225,7 @@ def main(
                 found += measure(session(), chat)
             report["ways"][name] = {count: found[count] for count in COUNTS}
             write_json(out.with_name(f"{out.name}.json"), report)
-    text = markdown(report)
-    write_page(out, _title(report), text, [])
-    typer.echo(text)
+    publish(out, page(report), report)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
@@ -38,6 +39,7 @@ def continual(
 ) -> Benchmark:
     """Rows of documents, asked about at 0, 1, 3, 7, ... documents since."""
     haystack = Haystack(tokenizer, book)
+    drawn = {"rows": rows, "seed": seed, "book": book_name(book)}
     since = [2**power - 1 for power in range(documents.bit_length()) if 2**power <= documents]
     return Benchmark(
         title="Continual",
@@ -50,13 +52,7 @@ def continual(
         metrics=("found",),
         instruction="Answer from what I told you before.",
         max_new_tokens=10,
-        settings={
-            "documents": documents,
-            "page": page,
-            "rows": rows,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"documents": documents, "page": page, **drawn},
     )
 
 

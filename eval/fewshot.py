@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
@@ -87,6 +88,7 @@ def fewshot(
     if max(counts) > MOST:
         raise ValueError(f"--shots takes numbers up to {MOST}; got {max(counts)}.")
     haystack = Haystack(tokenizer, book)
+    drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
     axes = {
         "examples a label": [str(one) for one in counts],
         "distance": [f"{one:,}" for one in gaps],
@@ -104,13 +106,7 @@ def fewshot(
         metrics=("accuracy",),
         instruction="",
         max_new_tokens=6,
-        settings={
-            "shots": counts,
-            "distances": gaps,
-            "cases": cases,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"shots": counts, "distances": gaps, **drawn},
         averages={"mean of all numbers of examples": axes["examples a label"]},
     )
 

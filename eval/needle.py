@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
@@ -35,6 +36,7 @@ def needle(
     """Needles of one sort."""
     sizes = numbers(lengths, 1, "--lengths")
     haystack = Haystack(tokenizer, book)
+    drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
     documents = []
     for size in sizes:
         for depth in DEPTHS:
@@ -55,13 +57,7 @@ def needle(
         metrics=("found",),
         instruction="Answer from what I told you before.",
         max_new_tokens=10,
-        settings={
-            "hide": hide,
-            "lengths": sizes,
-            "cases": cases,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"hide": hide, "lengths": sizes, **drawn},
         averages={"mean of all depths": [f"{one} %" for one in DEPTHS]},
         constants=False,
         heat=True,

@@ -20,11 +20,11 @@ from typing import Annotated, Any
 import typer
 
 from eval.harness.looks import looks, words
-from eval.harness.pages import grid, write_page
 from eval.harness.roster import TRAINED, parse
 from eval.harness.summary import bootstrap
 from eval.reporting.extras import PAGE, PICTURE, require
 from eval.reporting.options import OutOption
+from eval.reporting.page import grid, write_page
 from eval.reporting.report import write_json
 
 # systems that have a memory of ours; all others are what somebody would use instead

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import NAMES, make_documents
 from eval.harness.benchmark import Benchmark, Document, Question
@@ -42,6 +43,7 @@ def recall(
     if max(counts) > len(NAMES):
         raise typer.BadParameter(f"--facts goes up to {len(NAMES)}; got {max(counts)}.")
     haystack = Haystack(tokenizer, book)
+    drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
     documents = []
     for count in counts:
         for size in sizes:
@@ -68,13 +70,7 @@ def recall(
         metrics=("exact match",),
         instruction="",
         max_new_tokens=MAX_NEW_TOKENS,
-        settings={
-            "facts": counts,
-            "distances": sizes,
-            "cases": cases,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"facts": counts, "distances": sizes, **drawn},
         constants=False,
     )
 

@@ -28,12 +28,13 @@ import torch
 import typer
 from rich.console import Console
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
-from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, PICTURE, require
 from eval.reporting.opening import model_name, open_model
 from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption, numbers
-from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.page import Page, publish
+from eval.reporting.plots import Panel, cell_lines, draw
 from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
@@ -143,8 +144,8 @@ def interrupted(path: Path, report: Entry) -> list[Entry]:
         return []
 
 
-def markdown(report: Entry) -> str:
-    """Both ways of reading side by side, a length a line."""
+def page(report: Entry) -> Page:
+    """The page of a report: both ways of reading side by side, a row for each length."""
     settings, cells = report["settings"], report["cells"]
     units = ("tokens/s", "peak MiB", "state MiB")
     lines = [["tokens", *(f"{what}, {unit}" for what in (MEMORIZE, PREFILL) for unit in units)]]
@@ -158,14 +159,13 @@ def markdown(report: Entry) -> str:
     for what in (MEMORIZE, PREFILL):
         ratio = report["last_to_first"].get(what)
         last += ["" if ratio is None else f"× {ratio:.2f}", "", ""]
-    return "\n\n".join([
-        f"# {_title(report)}",
+    return Page(
+        _title(report),
         f"{MEMORIZE}: into a memory of {settings['num_slots']:,} slots. {PREFILL}: the plain "
         f"model, up to {settings['plain_max']:,} tokens. Peak: resident while reading, beyond the "
         "loaded model. State: what is kept, the memory or the keys and values.",
-        grid([*lines, last]),
-        origin(report["command"], report),
-    ]) + "\n"  # fmt: skip
+        [*lines, last],
+    )
 
 
 def _title(report: Entry) -> str:
@@ -189,12 +189,7 @@ def plot(path: Path, report: Entry) -> None:
         ("tokens_per_second", "tokens per second", 1),
         ("peak_bytes", "peak memory beyond the model, MiB", MIB),
     ):
-        lines = []
-        for what, label in labels.items():
-            mine = sorted((c for c in cells if c["what"] == what), key=lambda c: c["length"])
-            if mine:
-                x, y = [cell["length"] for cell in mine], [cell[key] / unit for cell in mine]
-                lines.append(Line(label, x, y))
+        lines = cell_lines(cells, "what", labels, "length", key, unit)
         panels.append(Panel("tokens of text", y_label, lines, log_x=True))
     draw(path, _title(report), panels)
 
@@ -229,7 +224,7 @@ def main(
         "num_slots": num_slots,
         "plain_max": plain_max,
         "min_seconds": min_seconds,
-        "book": book.name if book else "eval/data/thursday.txt",
+        "book": book_name(book),
         "warm_up_tokens": WARM_UP_TOKENS,
     }
     report = head("eval.scaling", settings) | model_name(model)
@@ -251,9 +246,7 @@ def main(
     write_json(path, report)
     picture = out.with_name(out.name + ".png")
     plot(picture, report)
-    text = markdown(report)
-    write_page(out, _title(report), text, [picture])
-    typer.echo(text)
+    publish(out, page(report), report, [picture])
 
 
 if __name__ == "__main__":

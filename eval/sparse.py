@@ -27,7 +27,7 @@ from rich.table import Table
 
 from eval.reporting.extras import PICTURE, require
 from eval.reporting.options import OutOption, ThreadsOption, numbers
-from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.plots import Panel, cell_lines, draw
 from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
@@ -119,18 +119,14 @@ def table(cells: Sequence[dict[str, Any]], slots: Sequence[int]) -> Table:
 
 def plot(path: Path, cells: Sequence[dict[str, Any]]) -> None:
     """Time and memory, both on logarithmic axes."""
+    labels = {machine: machine for machine in (SAM_ROW, LINKED, DENSE)}
     panels = []
     for key, label, unit in (
         ("milliseconds", "milliseconds a step", 1.0),
         ("bytes", "MiB a step", float(MIB)),
     ):
-        lines = []
-        for machine in (SAM_ROW, LINKED, DENSE):
-            mine = sorted((c for c in cells if c["machine"] == machine), key=lambda c: c["slots"])
-            if mine:
-                # a step that took no new page would have no place on a logarithmic axis
-                heights = [max(cell[key] / unit, 1e-3) for cell in mine]
-                lines.append(Line(machine, [cell["slots"] for cell in mine], heights))
+        # a step that took no new page would have no place on a logarithmic axis
+        lines = cell_lines(cells, "machine", labels, "slots", key, unit, least=1e-3)
         panels.append(Panel("slots", label, lines, log_x=True, log_y=True))
     draw(path, "One training step against the size of the memory", panels)
 

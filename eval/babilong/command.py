@@ -92,14 +92,19 @@ def babilong(
             "prompts": sha256(prompts.read_bytes()).hexdigest()[:12] if prompts else None,
             **origin,
         },
-        notes=[
-            f"Official metric. Samples: {origin['samples']}.",
-            *(["Chats are asked in the official words."] if leads else []),
-            *(f"{task} is in no mean: {LEFT_OUT[task]}." for task in LEFT_OUT if task in wanted),
-        ],
+        notes=_notes(origin["samples"], bool(leads), wanted),
         averages=averages(wanted),
         marks=official_prompts.MARKS if leads else ("", ""),
     )
+
+
+def _notes(samples: str, are_official_words: bool, tasks: Sequence[str]) -> list[str]:
+    """Sentences for the report: the metric, the samples, the wording, and the tasks left out."""
+    return [
+        f"Official metric. Samples: {samples}.",
+        *(["Chats are asked in the official words."] if are_official_words else []),
+        *(f"{task} is in no mean: {LEFT_OUT[task]}." for task in LEFT_OUT if task in tasks),
+    ]
 
 
 def official(question: Question, output: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -19,12 +20,13 @@ from eval.harness.asking import progress_bar
 from eval.harness.benchmark import Benchmark, Document
 from eval.harness.cases import OtherRun
 from eval.harness.charts import draw_all
-from eval.harness.pages import markdown, write_page
+from eval.harness.pages import markdown
 from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
 from eval.reporting.extras import PAGE, PICTURE, require
 from eval.reporting.options import DeviceOption, DtypeOption, ModelArgument, ThreadsOption
+from eval.reporting.page import write_page
 from eval.reporting.report import head, write_json
 
 # how long processes wait for the one that has the longest documents; half an hour, which is what
@@ -38,24 +40,25 @@ class BadData(ValueError):
     """A benchmark that can't be made of the data; the message says why."""
 
 
-def shared(
-    model: ModelArgument = None,
+@dataclass(frozen=True)
+class Shared:
+    """The options of every benchmark."""
+
+    model: ModelArgument = None
     systems: Annotated[
         str, typer.Option(help="What is compared; a list. See eval/harness/roster.py.")
-    ] = "nothing,truncated,sliding,full,bm25,dense,attached,memformer",
+    ] = "nothing,truncated,sliding,full,bm25,dense,attached,memformer"
     style: Annotated[
         Literal["plain", "chat"], typer.Option(help="How systems are asked that name no style.")
-    ] = "chat",
-    encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER,
-    again: Annotated[bool, typer.Option("--again", help="Start over.")] = False,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "float32",
+    ] = "chat"
+    encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER
+    again: Annotated[bool, typer.Option("--again", help="Start over.")] = False
+    threads: ThreadsOption = None
+    device: DeviceOption = "cpu"
+    dtype: DtypeOption = "float32"
     out: Annotated[
         Path | None, typer.Option(help="Where to write, without ending; reports/NAME if left out.")
-    ] = None,
-) -> None:
-    """The options of every benchmark."""
+    ] = None
 
 
 def command(build: Builder) -> typer.Typer:
@@ -68,11 +71,11 @@ def command(build: Builder) -> typer.Typer:
     """
     app = typer.Typer(add_completion=False)
     own = _parameters(build)[1:]
-    common = _parameters(shared)
+    common = _parameters(Shared)
 
     def main(**options: Any) -> None:
         mine = {one.name: options.pop(one.name) for one in own}
-        run(build, mine, **options)
+        run(build, mine, Shared(**options))
 
     argument, *others = common
     parameters = [argument, *own, *others]
@@ -90,58 +93,45 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     ]
 
 
-def run(
-    build: Builder,
-    own: dict[str, Any],
-    *,
-    model: str | None,
-    systems: str,
-    style: str,
-    encoder: str,
-    again: bool,
-    threads: int | None,
-    device: str,
-    dtype: str,
-    out: Path | None,
-) -> None:
-    """Makes the benchmark, asks what is not known yet, and writes the report.
+def run(build: Builder, own: dict[str, Any], shared: Shared) -> None:
+    """Makes the benchmark, asks the questions that have no answer yet, and writes the report.
 
     Args:
         build: the benchmark, made with the options `own`.
-        own: these.
-        **others: see `shared`.
+        own: the benchmark's own options.
+        shared: the options of every benchmark.
 
     Raises:
         typer.BadParameter: an option, a model, a system or the data are not usable.
     """
-    # needed when all is done, and missed now
+    # the packages are needed last and checked first
     require("the report", PAGE, PICTURE)
-    if threads:
-        torch.set_num_threads(threads)
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    name = model or DEFAULT_MODEL
-    # with several processes on GPUs, each has one of its own
-    place = str(state.device) if device == "cuda" else device
-    roster = Roster(name, style, place, dtype, encoder)
+    if shared.threads:
+        torch.set_num_threads(shared.threads)
+    state = PartialState(cpu=shared.device == "cpu", timeout=PATIENCE)
+    name = shared.model or DEFAULT_MODEL
+    # with several processes on GPUs, each has its own GPU
+    place = str(state.device) if shared.device == "cuda" else shared.device
+    roster = Roster(name, shared.style, place, shared.dtype, shared.encoder)
     try:
-        specs = parse(systems)
+        specs = parse(shared.systems)
         check(specs)
         benchmark = _built(build, LateTokenizer(roster), own)
         roster.open_finders(specs)
-        out = out or Path("reports") / (benchmark.name or build.__name__)
+        out = shared.out or Path("reports") / (benchmark.name or build.__name__)
         wording, fingerprints = roster.wording(specs, benchmark), roster.fingerprints(specs)
         identities = roster.identities(specs, fingerprints, wording)
         common = {
-            "device": device,
-            "dtype": dtype,
+            "device": shared.device,
+            "dtype": shared.dtype,
             "max_new_tokens": benchmark.max_new_tokens,
             "instruction": benchmark.instruction,
             **benchmark.settings,
         }
         settings = {
             "systems": [spec.text for spec in specs],
-            "style": style,
-            "encoder": encoder,
+            "style": shared.style,
+            "encoder": shared.encoder,
             "wording": wording,
             "fingerprints": fingerprints,
             **common,
@@ -149,7 +139,7 @@ def run(
         module: Any = inspect.getmodule(build)
         # the module's own name, also where it is run as __main__
         report = head(module.__spec__.name, settings) | {"model": name}
-        log = begin_log(out, common, identities, again, state)
+        log = begin_log(out, common, identities, shared.again, state)
         done = results(out, common, identities)
         with progress_bar(Console(stderr=True, quiet=not state.is_main_process)) as progress:
             meter = Meter(progress, benchmark, specs, state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,35 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     top: float | None = None
+
+
+def cell_lines(
+    cells: Sequence[Mapping[str, Any]],
+    group: str,
+    labels: Mapping[str, str],
+    x: str,
+    y: str,
+    unit: float = 1.0,
+    least: float = 0.0,
+) -> list[Line]:
+    """A line for each group of a report's cells, from left to right; groups of no cell have none.
+
+    Args:
+        cells: entries of a report.
+        group: the key that names the group of a cell.
+        labels: groups in the order of the legend, with their labels.
+        x: the key of the place on the x axis.
+        y: the key of the height.
+        unit: heights are divided by it.
+        least: the lowest height that is drawn.
+    """
+    lines = []
+    for name, label in labels.items():
+        mine = sorted((cell for cell in cells if cell[group] == name), key=lambda cell: cell[x])
+        if mine:
+            heights = [max(cell[y] / unit, least) for cell in mine]
+            lines.append(Line(label, [cell[x] for cell in mine], heights))
+    return lines
 
 
 def colors(count: int) -> list[tuple[float, ...]]:
