@@ -27,12 +27,13 @@ import typer
 from memformer.chat import ChatSession
 from rich.console import Console
 
+from eval.corpora.idle_talk import idle_talk
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.corpora.training_facts import KINDS as DEVELOPMENT_KINDS
 from eval.corpora.training_facts import NAMES as DEVELOPMENT_NAMES
-from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
 from eval.harness.asking import progress_bar
 from eval.harness.metrics import contains, normal, wilson_interval
+from eval.harness.unknown import INSTRUCTION, says_unknown
 from eval.reporting.extras import PAGE, require
 from eval.reporting.opening import model_name, open_model
 from eval.reporting.options import DtypeOption, ModelArgument, OutOption, ThreadsOption
@@ -132,7 +133,7 @@ def measure(session: ChatSession, chat: Conversation) -> Counter[str]:
         else:
             found["never"] += 1
             named = contains(answer, fact.kind.values)
-            found["refused"] += bool(not named and UNKNOWN.search(normal(answer)))
+            found["refused"] += not named and says_unknown(answer)
     return found
 
 

@@ -13,41 +13,22 @@ the right value and no other of its kind.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.idle_talk import idle_talk
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
-from eval.harness.metrics import contains, normal
+from eval.harness.metrics import contains
+from eval.harness.unknown import INSTRUCTION, says_unknown
 
 KINDS_OF_QUESTION = ("told", "updated", "never")
 AGO = (1, 4, 16)
 # an update replaces what was told so many sessions before
 SINCE = 3
-INSTRUCTION = "Answer in a few words. If I have not told you, say that you don't know."
-UNKNOWN = re.compile(
-    r"\b(not|dont|didnt|havent|hasnt|wasnt|never|unknown|unsure|nothing|no idea)\b"
-)
-_TALK = (
-    "The rain has not stopped since {day}.",
-    "I slept badly again, and the heating was off.",
-    "My neighbour is painting the fence for the third time.",
-    "Work was slow, so I left early on {day}.",
-    "I tried to bake bread, and it came out flat.",
-    "There was a queue of {number} people at the post office.",
-    "The cat sat on my keyboard all of {day}.",
-    "I watched a film about a lighthouse and fell asleep.",
-    "The lift is broken, so I walked up {number} floors.",
-    "On {day} I want to clear out the balcony.",
-    "Somebody has planted tulips in front of the house.",
-    "I counted {number} swans on the pond.",
-)
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_NUMBERS = "two three four five six seven eight nine".split()
 
 
 def score(question: Question, output: str) -> Mapping[str, float]:
@@ -56,7 +37,7 @@ def score(question: Question, output: str) -> Mapping[str, float]:
     if contains(output, others):
         return {"right": 0.0}
     if question.at["kind"] == "never":
-        return {"right": float(UNKNOWN.search(normal(output)) is not None)}
+        return {"right": float(says_unknown(output))}
     return {"right": contains(output, question.answers)}
 
 
@@ -114,14 +95,6 @@ def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Do
             at = {"kind": sort, "sessions ago": str(ago)}
             questions.append(Question(f"{sort}/{ago}", asked, answers, at))
     return Document.of(name, [" ".join(lines) for lines in said], questions)
-
-
-def idle_talk(rng: random.Random, sentences: int) -> list[str]:
-    """Sentences about nothing."""
-    return [
-        line.format(day=rng.choice(_DAYS), number=rng.choice(_NUMBERS))
-        for line in rng.sample(_TALK, min(sentences, len(_TALK)))
-    ]
 
 
 def _facts(
