@@ -20,8 +20,8 @@ def read_book(path: Path | None = None) -> str:
     """The text of a book file, UTF-8, gzipped where the name ends in `.gz`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no text in it.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no text.
     """
     path = path or BOOK
     if not path.is_file():

@@ -23,7 +23,7 @@ _NUMBERS = "two three four five six seven eight nine".split()
 
 
 def idle_talk(rng: random.Random, sentences: int) -> list[str]:
-    """Sentences about nothing."""
+    """Sentences about nothing that a question asks about."""
     return [
         line.format(day=rng.choice(_DAYS), number=rng.choice(_NUMBERS))
         for line in rng.sample(_TALK, min(sentences, len(_TALK)))

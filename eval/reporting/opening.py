@@ -22,11 +22,11 @@ def open_model(
 
     Args:
         name: hub id or folder of a decoder or of a memformer checkpoint; None: the default model.
-        device: where to put it.
-        dtype: of weights and activations, a name of torch's.
+        device: the device of the model.
+        dtype: torch's name for the type of weights and activations.
 
     Raises:
-        typer.BadParameter: there is no such model, it can't be opened, or is too large.
+        typer.BadParameter: the model does not exist, can't be opened, or is too large.
     """
     from memformer import MemformerForCausalLM
     from memformer.checkpoint import load_tokenizer
@@ -38,7 +38,7 @@ def open_model(
     try:
         _check_room(name, device, getattr(torch, dtype))
         with warnings.catch_warnings():
-            # peft asks transformers for what has a new name there: theirs to mend
+            # peft uses a name of transformers that has been replaced
             warnings.simplefilter("ignore", FutureWarning)
             model = MemformerForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
     except (OSError, ValueError) as error:
@@ -49,11 +49,11 @@ def open_model(
 
 
 def _check_room(name: str, device: str, dtype: torch.dtype) -> None:
-    """Checks that there is memory for the weights: without it, a CPU process is simply killed.
+    """Checks that the weights fit into memory; on a CPU, the system would kill the process.
 
     Raises:
-        typer.BadParameter: there is not.
-        OSError, ValueError: there is no such model.
+        typer.BadParameter: the weights do not fit.
+        OSError, ValueError: the model does not exist.
     """
     from memformer import MemformerConfig
     from memformer.pretrained import local_path
@@ -74,7 +74,7 @@ def _check_room(name: str, device: str, dtype: torch.dtype) -> None:
 
 
 def model_name(name: str | None) -> dict[str, str]:
-    """The entry of a report that says which pretrained model it is about."""
+    """The entry of a report that names its pretrained model."""
     from memformer.pretrained import DEFAULT_MODEL
 
     return {"model": name or DEFAULT_MODEL}

@@ -22,7 +22,7 @@ def checked_book(path: Path | None) -> Path | None:
     """The path of a book that can be read.
 
     Raises:
-        typer.BadParameter: it can't.
+        typer.BadParameter: the file can't be read, or holds no text.
     """
     try:
         read_book(path)
@@ -44,14 +44,14 @@ DtypeOption = Annotated[
 
 
 def checked_device(name: str) -> str:
-    """A device that is there.
+    """The name of a device that this machine has.
 
     Raises:
-        typer.BadParameter: it is not.
+        typer.BadParameter: the machine has no such device.
     """
     try:
         torch.empty(0, device=name)
-    # a torch that was built without the device raises one of the first two
+    # a build of torch without the device raises one of the first two
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise typer.BadParameter(
@@ -72,7 +72,7 @@ def numbers(text: str, least: int, option: str) -> list[int]:
     """Reads a list such as `0,512,2048`.
 
     Raises:
-        typer.BadParameter: not such a list, or a number below `least`.
+        typer.BadParameter: the text is no such list, has a number twice, or one below `least`.
     """
     try:
         found = [int(part) for part in text.split(",")]

@@ -59,7 +59,7 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
 
 
 def origin(command: str, run: Entry) -> str:
-    """How a report came about: the command, and the `machine` and when it was `started`."""
+    """The origin of a report: its command, its `machine`, and the time when it was `started`."""
     machine = run["machine"]
     gpu = f", {machine['gpu']}" if "gpu" in machine else ""
     return (
@@ -77,7 +77,7 @@ def write_page(out: Path, title: str, text: str, pictures: Sequence[Path]) -> No
 
 
 def html(text: str, title: str, pictures: Sequence[Path]) -> str:
-    """A page of its own: nothing else has to be beside it."""
+    """A page in HTML that needs no other file: pictures and style are inside."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark").enable("table").render(text)

@@ -13,14 +13,14 @@ class Line:
     """One line of a plot.
 
     Attributes:
-        label: for the legend.
-        x: where its points are.
-        y: how high they are.
-        low: lower ends of error bars, if there are any.
-        high: upper ends.
-        color: None: the next of the palette.
-        marker: of the points.
-        style: of the line between them.
+        label: the name in the legend.
+        x: the places of the points.
+        y: the heights of the points.
+        low: the lower ends of error bars, if the line has error bars.
+        high: the upper ends of error bars.
+        color: the colour; None takes the next colour of the palette.
+        marker: the marker of the points.
+        style: the style of the line between the points.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot; both axes start at 0 unless logarithmic.
+    """One plot. The y axis starts at 0 unless it is logarithmic.
 
     Args:
         ticks: marks of the x axis; with them the x values are places among the marks.
@@ -61,7 +61,7 @@ def cell_lines(
     unit: float = 1.0,
     least: float = 0.0,
 ) -> list[Line]:
-    """A line for each group of a report's cells, from left to right; groups of no cell have none.
+    """A line for each group of a report's cells; a group without cells has no line.
 
     Args:
         cells: entries of a report.
@@ -82,7 +82,7 @@ def cell_lines(
 
 
 def colors(count: int) -> list[tuple[float, ...]]:
-    """Colours for so many lines, all different up to twenty."""
+    """Colours for `count` lines; up to twenty lines have different colours."""
     from matplotlib import colormaps
 
     found: Any = colormaps["tab10" if count <= 10 else "tab20"]
@@ -91,7 +91,7 @@ def colors(count: int) -> list[tuple[float, ...]]:
 
 def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
     """Draws panels side by side into a PNG."""
-    # without pyplot: no window, no state left behind
+    # pyplot would open a window and keep state
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(panels) + 1.5, 4.2), layout="constrained")
@@ -102,7 +102,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
         for line in panel.lines:
             bars = None
             if line.low is not None and line.high is not None:
-                # rounding can put an end on the wrong side of its value
+                # rounding can put the end of a bar on the wrong side of its value
                 bars = [
                     [max(0.0, y - low) for y, low in zip(line.y, line.low, strict=True)],
                     [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)],
@@ -134,7 +134,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
         axes.grid(alpha=0.3)
         if len(labels) > 1:
             axes.legend(fontsize=8)
-    if len(labels) == 1:  # once for all, where it hides nothing
+    if len(labels) == 1:  # one legend for all panels, beside them
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

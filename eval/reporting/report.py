@@ -16,11 +16,11 @@ import torch
 
 
 def head(module: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The top of a report: what was run, with what, where and when.
+    """The head of a report: command, settings, versions, machine and time.
 
     Args:
-        module: the one that was run, such as `eval.recall`.
-        settings: its own.
+        module: the module that was run, such as `eval.recall`.
+        settings: the settings of the measurement.
     """
     return {
         "benchmark": module.rpartition(".")[2],
@@ -39,14 +39,14 @@ def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        # a checkout that was not installed
+        # a checkout that is not installed has no metadata
         from memformer import __version__
 
         return __version__
 
 
 def machine() -> dict[str, Any]:
-    """The class of machine, without its name: processor, cores, and the GPU if there is one."""
+    """The kind of machine, without its name: processor, cores, threads, and a GPU if there is one."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -65,12 +65,12 @@ def machine() -> dict[str, Any]:
 
 
 def write_json(path: Path, report: dict[str, Any], levels: int = 4) -> None:
-    """Writes a report whole or not at all: an interrupted run leaves the report before it.
+    """Writes a report whole or not at all: an interrupted run leaves the earlier report.
 
     Args:
-        path: where; its folder is made.
-        report: what.
-        levels: down to which entries have lines of their own.
+        path: the file to write; its folder is made.
+        report: the entries.
+        levels: so many levels of entries get a line for each entry.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -82,7 +82,7 @@ def write_json(path: Path, report: dict[str, Any], levels: int = 4) -> None:
 
 
 def _layout(value: Any, levels: int, indent: str = "") -> str:
-    """JSON with one entry a line down to so many levels."""
+    """JSON text; the entries of the first `levels` levels stand on lines of their own."""
     if levels == 0 or not value or not isinstance(value, dict | list):
         return json.dumps(value)
     deeper = indent + " "
