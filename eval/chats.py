@@ -44,7 +44,7 @@ TURNS = 10
 TOLD = 6
 NEVER = 2
 REPLY_TOKENS, ANSWER_TOKENS = 64, 24
-# words of a reply that come so often in a row again are a loop
+# a reply loops if a run of so many words comes so many times
 LOOP_WORDS, LOOP_TIMES = 4, 3
 _ITSELF = re.compile(
     r"\b(smollm|hugging face|ai (chatbot|assistant|model)|language model)\b", re.IGNORECASE
@@ -54,12 +54,12 @@ COUNTS = ("told", "right", "other", "never", "refused", "loops", "itself", "repl
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of a user, and what is asked after them.
+    """Turns of a user, and the facts that are asked about after them.
 
     Attributes:
-        turns: what is said.
-        told: facts that were told.
-        never: facts that were not, about people who were mentioned.
+        turns: the words of the user, turn by turn.
+        told: facts that the turns tell.
+        never: facts that no turn tells, about people whom a turn mentions.
     """
 
     turns: Sequence[str]
@@ -68,7 +68,7 @@ class Conversation:
 
 
 def conversation(rng: random.Random, names: Sequence[str], kinds: Sequence[Any]) -> Conversation:
-    """A chat: a fact in six of ten turns, a question about an earlier one in two."""
+    """A chat of ten turns: six tell a fact, two ask about an earlier fact, two say nothing."""
     people = rng.sample(list(names), TOLD)
     told = []
     for name in people:
@@ -86,10 +86,10 @@ def conversation(rng: random.Random, names: Sequence[str], kinds: Sequence[Any])
 
 
 class Whole(ChatSession):
-    """A session as it was before: the system message and the reply are remembered too."""
+    """A session of the older kind, which also remembers the system message and the reply."""
 
     def say(self, text: str, streamer: Any = None, **options: Any) -> str:
-        """Answers, and remembers all that the model saw and said."""
+        """Answers, and remembers all tokens that the model saw and generated."""
         ids = self._asked(text)
         output, self.memory = self.model.generate(
             ids,
@@ -102,7 +102,7 @@ class Whole(ChatSession):
 
 
 def loops(reply: str) -> bool:
-    """Whether some words in a row come again and again."""
+    """Whether a reply repeats a run of words."""
     words = normal(reply).split()
     runs = Counter(tuple(words[at : at + LOOP_WORDS]) for at in range(len(words) - LOOP_WORDS + 1))
     return max(runs.values(), default=0) >= LOOP_TIMES
@@ -114,7 +114,7 @@ def about_itself(reply: str) -> bool:
 
 
 def measure(session: ChatSession, chat: Conversation) -> Counter[str]:
-    """Holds a chat, and counts what its answers are."""
+    """Holds a chat, and counts the kinds of its answers."""
     found: Counter[str] = Counter()
     for turn in chat.turns:
         reply = session.say(turn, max_new_tokens=REPLY_TOKENS)

@@ -23,7 +23,7 @@ from eval.harness.command import command
 from eval.harness.metrics import contains
 from eval.reporting.options import BookOption
 
-# facts told in one document; one of them is asked for
+# facts in one document, of which one may be asked for
 FACTS = 2
 
 
@@ -37,7 +37,7 @@ def continual(
     seed: Annotated[int, typer.Option(help="Draws facts and pages.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """Rows of documents, asked about at 0, 1, 3, 7, ... documents since."""
+    """Rows of documents, with questions 0, 1, 3, 7, ... documents later."""
     haystack = Haystack(tokenizer, book)
     drawn = {"rows": rows, "seed": seed, "book": book_name(book)}
     since = [2**power - 1 for power in range(documents.bit_length()) if 2**power <= documents]
@@ -79,7 +79,7 @@ def _row(
 def _pages(
     tokenizer: Any, haystack: Haystack, told: list[list[Fact]], page: int, seed: str
 ) -> list[str]:
-    """The documents: facts in the midst of book text that goes on from page to page."""
+    """The texts of a row: facts in the middle of book text that goes on from page to page."""
     ids = haystack.tokens(page * len(told), seed)
     texts = []
     for number, facts in enumerate(told):

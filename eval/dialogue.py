@@ -27,12 +27,12 @@ from eval.harness.unknown import INSTRUCTION, says_unknown
 
 KINDS_OF_QUESTION = ("told", "updated", "never")
 AGO = (1, 4, 16)
-# an update replaces what was told so many sessions before
+# an update replaces a fact that was told so many sessions before
 SINCE = 3
 
 
 def score(question: Question, output: str) -> Mapping[str, float]:
-    """Whether the output names the right value and no other, or none where none was told."""
+    """Whether the output names the right value alone or, where none was told, says so."""
     others = [one for one in _values(question.text) if one not in question.answers]
     if contains(output, others):
         return {"right": 0.0}
@@ -42,7 +42,7 @@ def score(question: Question, output: str) -> Mapping[str, float]:
 
 
 def _values(text: str) -> list[str]:
-    """All that could be an answer to a question."""
+    """All values that could answer a question."""
     for kind in KINDS:
         before, _, after = kind.question.partition("{name}")
         if text.startswith(before) and text.endswith(after):
@@ -59,7 +59,7 @@ def dialogue(
     talk: Annotated[int, typer.Option(min=0, help="Idle sentences in a session.")] = 5,
     seed: Annotated[int, typer.Option(help="Draws the conversations.")] = 0,
 ) -> Benchmark:
-    """Conversations of so many sessions."""
+    """Conversations over sessions, with questions after the last session."""
     return Benchmark(
         title="Dialogue",
         axes={"kind": list(KINDS_OF_QUESTION), "sessions ago": [str(ago) for ago in AGO]},
@@ -82,7 +82,7 @@ def dialogue(
 
 
 def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Document:
-    """One user, all sessions, and what is asked after them."""
+    """All sessions of one user, and the questions after them."""
     said = [idle_talk(rng, talk) for _ in range(sessions)]
     names = iter(rng.sample(NAMES, len(KINDS_OF_QUESTION) * len(AGO)))
     questions = []
@@ -100,7 +100,7 @@ def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Do
 def _facts(
     sort: str, name: str, rng: random.Random
 ) -> tuple[list[tuple[int, str]], str, tuple[str, ...]]:
-    """What is said of a person, each with how many sessions before; the question; its answers."""
+    """Sentences about a person, each with its distance in sessions; the question; its answers."""
     kind, other = rng.sample(KINDS, 2)
     value, old = rng.sample(kind.values, 2)
     fact = Fact(name, kind, value)

@@ -39,7 +39,7 @@ MEBIBYTE = 2**20
 
 
 def measured(work: Callable[[], Any]) -> dict[str, float]:
-    """How much a piece of work takes at most beyond what is there, in MiB, and its seconds."""
+    """The MiB that a piece of work takes at most beyond the memory before it, and its seconds."""
     release()
     reset_peak()
     before, start = resident(), time.perf_counter()
@@ -49,7 +49,7 @@ def measured(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
-    """One row, in a process that has done nothing else."""
+    """Measures one row in this process, which does nothing else."""
     name, folder, what, threads = given
     torch.set_num_threads(threads)
     model, tokenizer = open_model(name)
@@ -62,7 +62,7 @@ def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
         "do_sample": False,
         "return_memory": True,
     }
-    # whatever a first call sets up is no matter of the memory
+    # the buffers that a first call sets up do not belong to the memory
     model.generate(ids, **options)
     if what == "open":
         return measured(lambda: MemoryState.load(path, model=model))
@@ -78,7 +78,7 @@ def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
 
 
 def tokenized(given: tuple[str | None, str]) -> dict[str, float]:
-    """Tokenizes a document in pieces."""
+    """Measures tokenizing a document in pieces."""
     name, path = given
     _, tokenizer = open_model(name)
     document, tokens = Document.file(path), 0

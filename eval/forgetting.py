@@ -35,13 +35,13 @@ RELEASED, EMPTY, REMEMBERED = "as released", "empty memory", "windows before in 
 
 
 def without_adapter(model: MemformerForCausalLM) -> AbstractContextManager[Any]:
-    """While it is open, the backbone computes without an adapter."""
+    """A context in which the backbone computes without its adapter."""
     backbone: Any = model.backbone
     return backbone.disable_adapter() if hasattr(backbone, "peft_config") else nullcontext()
 
 
 def nats(logits: Tensor, ids: Tensor) -> float:
-    """Sum of the cross entropy of all tokens of a window but the first."""
+    """The summed cross entropy of all tokens of a window but the first."""
     return float(
         torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum")
     )

@@ -22,7 +22,7 @@ from eval.harness.command import command
 from eval.harness.metrics import contains
 from eval.reporting.options import BookOption, numbers
 
-DEPTHS = (0, 25, 50, 75, 100)  # of the book text, how many percent come before the fact
+DEPTHS = (0, 25, 50, 75, 100)  # percent of the book text that come before the fact
 
 
 def needle(
@@ -33,7 +33,7 @@ def needle(
     seed: Annotated[int, typer.Option(help="Draws facts and book text.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """Needles of one sort."""
+    """Needles of one sort, for each length and depth."""
     sizes = numbers(lengths, 1, "--lengths")
     haystack = Haystack(tokenizer, book)
     drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
@@ -67,14 +67,14 @@ def needle(
 def _strewn(
     tokenizer: Any, haystack: Haystack, seed: str, size: int, depth: int, sentence: str
 ) -> list[str]:
-    """So many tokens of the book with a sentence in it."""
+    """The text of a case: `size` tokens of the book with a sentence in them."""
     ids, place = haystack.tokens(size, seed), size * depth // 100
     before, after = tokenizer.decode(ids[:place]), tokenizer.decode(ids[place:])
     return [f"{before} {sentence} {after}".strip()]
 
 
 def _hidden(what: str, rng: random.Random) -> tuple[str, str, str, str]:
-    """A sentence, a question, how its answer begins, and how it ends."""
+    """A sentence, a question, the beginning of the answer, and its end."""
     name = rng.choice(NAMES)
     if what == "passkey":
         key = str(rng.randrange(10_000, 100_000))

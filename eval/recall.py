@@ -24,7 +24,7 @@ from eval.harness.interview import MAX_NEW_TOKENS
 from eval.harness.metrics import first_words
 from eval.reporting.options import BookOption, numbers
 
-# tokens of one fact, roughly
+# the tokens of one fact, roughly
 FACT_TOKENS = 8
 
 
@@ -38,7 +38,7 @@ def recall(
     seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """Facts about people, and a book."""
+    """Facts about people, and book text after them."""
     counts, sizes = numbers(facts, 1, "--facts"), numbers(distances, 0, "--distances")
     if max(counts) > len(NAMES):
         raise typer.BadParameter(f"--facts goes up to {len(NAMES)}; got {max(counts)}.")
@@ -60,7 +60,7 @@ def recall(
                     Document(f"{count}/{size}/{one.number}", parts, tuple(asked), tokens)
                 )
     axes = {"facts": list(map(str, counts)), "tokens later": [f"{size:,}" for size in sizes]}
-    if len(sizes) == 1:  # one table, with a column for each number of facts
+    if len(sizes) == 1:  # one table with a column for each number of facts
         axes = dict(reversed(axes.items()))
     return Benchmark(
         title="Recall",

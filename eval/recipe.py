@@ -63,10 +63,10 @@ def main(
 
 
 def parse(setting: str) -> MemoryConfig:
-    """One setting, from `name=value,name=value`; lists of layers as `8-29`.
+    """The configuration of one setting, `name=value,name=value`; lists of layers are `8-29`.
 
     Raises:
-        typer.BadParameter: not of that form, or not a setting that `MemoryConfig` takes.
+        typer.BadParameter: the text has another form, or `MemoryConfig` refuses the setting.
     """
     values: dict[str, Any] = {"num_slots": None}
     for pair in filter(None, setting.split(",")):

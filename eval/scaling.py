@@ -47,7 +47,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: which way of reading, and how many tokens."""
+    """One measurement: a way of reading, and a number of tokens."""
 
     what: str
     model: str | None
@@ -59,7 +59,7 @@ class Cell:
 
 
 def measure(cell: Cell) -> Entry:
-    """Runs one cell in this process; called in a fresh one."""
+    """Runs one cell in this process, which must be fresh."""
     if cell.threads:
         torch.set_num_threads(cell.threads)
     model, tokenizer = open_model(cell.model)
@@ -70,7 +70,7 @@ def measure(cell: Cell) -> Entry:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a pass over a text took; the state is the memory, or the cache of keys and values."""
+    """The costs of a pass over a text; the state is the memory, or the cache of keys and values."""
 
     length: int
     passes: int
@@ -84,7 +84,7 @@ class Reading:
 def read(
     model: Any, ids: Sequence[int], what: str, num_slots: int, min_seconds: float = 0.0
 ) -> Reading:
-    """Reads a text after a warm-up, once or until so many seconds are over, and measures it."""
+    """Measures reading a text after a warm-up, once or until `min_seconds` are over."""
     text = torch.tensor([list(ids)])
     with torch.inference_mode():
         release()
@@ -123,7 +123,7 @@ def _pass(model: Any, text: torch.Tensor, what: str, num_slots: int) -> int:
 
 
 def last_to_first(cells: Sequence[Entry]) -> dict[str, float]:
-    """Speed at the greatest length over speed at the least: 1 where cost is linear in length."""
+    """Speed at the greatest length over speed at the least: 1 if cost is linear in the length."""
     found = {}
     for what in (MEMORIZE, PREFILL):
         mine = sorted((c for c in cells if c["what"] == what), key=lambda cell: cell["length"])
@@ -133,14 +133,14 @@ def last_to_first(cells: Sequence[Entry]) -> dict[str, float]:
 
 
 def interrupted(path: Path, report: Entry) -> list[Entry]:
-    """What a run of the same kind has measured on this machine before it was interrupted."""
+    """The cells of an interrupted run with the same settings on the same machine."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         same = all(
             before[name] == report[name] for name in ("model", "settings", "versions", "machine")
         )
         return [] if before["finished"] or not same else before["cells"]
-    except (OSError, ValueError, TypeError, KeyError):  # none, or no such report
+    except (OSError, ValueError, TypeError, KeyError):  # no file, or a file of another form
         return []
 
 

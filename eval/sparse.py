@@ -38,7 +38,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: which machine, how many slots."""
+    """One measurement: a machine, and a number of slots."""
 
     machine: str
     slots: int
@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step took, forward and backward."""
+    """The costs of one step, forward and backward."""
 
     milliseconds: float
     bytes: float
@@ -58,7 +58,7 @@ class Cost:
 
 
 def measure(cell: Cell) -> dict[str, Any]:
-    """Runs one cell in this process; called in a fresh one."""
+    """Runs one cell in this process, which must be fresh."""
     if cell.threads:
         torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
@@ -100,7 +100,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 
 def table(cells: Sequence[dict[str, Any]], slots: Sequence[int]) -> Table:
-    """One machine a line."""
+    """Costs by machine and number of slots: a row for each machine."""
     found = Table(title="One step, forward and backward: milliseconds, MiB")
     found.add_column("slots")
     for count in slots:
@@ -118,7 +118,7 @@ def table(cells: Sequence[dict[str, Any]], slots: Sequence[int]) -> Table:
 
 
 def plot(path: Path, cells: Sequence[dict[str, Any]]) -> None:
-    """Time and memory, both on logarithmic axes."""
+    """Draws time and memory against slots, on logarithmic axes."""
     labels = {machine: machine for machine in (SAM_ROW, LINKED, DENSE)}
     panels = []
     for key, label, unit in (

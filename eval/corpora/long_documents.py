@@ -49,7 +49,7 @@ class LongDocument:
         asked: at least one question.
         place: the place in the file, for messages.
         also: the name of the same story in SQuALITY, whose test may contain it.
-        source: the name of the whole document, if this is only its beginning.
+        source: the name of the document of which this is the beginning; empty: it stands alone.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""A benchmark as a command: its own options and, beside them, those that all benchmarks share."""
+"""A benchmark as a command: its own options, and the options that all benchmarks share."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from eval.reporting.options import DeviceOption, DtypeOption, ModelArgument, Thr
 from eval.reporting.page import write_page
 from eval.reporting.report import head, write_json
 
-# how long processes wait for the one that has the longest documents; half an hour, which is what
-# torch grants them, was not enough
+# how long processes wait for the process with the longest documents; torch's half an hour was not
+# enough
 PATIENCE = timedelta(days=30)
-# the benchmark, made for a tokenizer with options of its own
+# makes a benchmark from a tokenizer and the benchmark's own options
 Builder = Callable[..., Benchmark]
 
 
 class BadData(ValueError):
-    """A benchmark that can't be made of the data; the message says why."""
+    """The data make no benchmark; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Shared:
 
 
 def command(build: Builder) -> typer.Typer:
-    """A command that makes a benchmark, asks it and reports.
+    """A command that makes a benchmark, asks its questions and reports.
 
     Args:
-        build: takes the tokenizer of the model first; its other arguments are options, as typer
-            has them. Its docstring is the help, its name that of the report. It may raise
-            `ValueError` or `OSError` with one sentence about what is wrong with the data.
+        build: makes the benchmark. Its first argument is the tokenizer of the model, its other
+            arguments are options of typer. The docstring of its module is the help, its own name
+            the name of the report. It may raise `ValueError` or `OSError` with one sentence about
+            the mistake in the data.
     """
     app = typer.Typer(add_completion=False)
     own = _parameters(build)[1:]
@@ -154,8 +155,8 @@ def run(build: Builder, own: dict[str, Any], shared: Shared) -> None:
 class LateTokenizer:
     """The tokenizer of the run's model, opened when a benchmark first uses it.
 
-    A benchmark checks its options and reads its data before it counts tokens; what is wrong with
-    them is said before a model is opened.
+    A benchmark checks its options and reads its data before it counts tokens, so that mistakes in
+    them are reported before a model is opened.
     """
 
     def __init__(self, roster: Roster) -> None:
@@ -165,7 +166,7 @@ class LateTokenizer:
         return getattr(self._roster.tokenizer, name)
 
     def __call__(self, *texts: Any, **options: Any) -> Any:
-        """Tokenizes."""
+        """Tokenizes texts."""
         return self._roster.tokenizer(*texts, **options)
 
 
@@ -188,8 +189,7 @@ def write(
 ) -> str:
     """Writes the report's files; returns its Markdown.
 
-    OUT.json depends on nothing but the command; where and when it ran, and how long it took, is in
-    OUT.timing.json.
+    OUT.json depends on the command alone; machine, start and durations stand in OUT.timing.json.
     """
     systems = [spec.text for spec in specs]
     timing = {name: report.pop(name) for name in ("machine", "started")}
@@ -223,7 +223,7 @@ def write(
     for one in found.values():
         seconds[one["system"]] = seconds.get(one["system"], 0.0) + one.get("seconds", 0.0)
     timing["seconds"] = {name: round(seconds.get(name, 0.0), 3) for name in systems}
-    # a cell, or an answer, a line
+    # each cell and each answer has its own line
     write_json(out.with_name(f"{out.name}.json"), report, levels=2)
     write_json(out.with_name(f"{out.name}.timing.json"), timing)
     text = markdown(benchmark, report, timing)
@@ -232,7 +232,7 @@ def write(
 
 
 class Meter:
-    """A progress bar in tokens, for the groups of documents that fall to this process."""
+    """A progress bar in tokens, for the groups of documents that this process asks about."""
 
     def __init__(
         self,
@@ -253,15 +253,15 @@ class Meter:
         self.most = 0
 
     def step(self, spec: Spec, group: Sequence[Document]) -> None:
-        """The next group is begun, so all before it are done."""
+        """Moves the bar to the start of the next group."""
         self.progress.update(self.bar, description=spec.text, completed=self.most)
         self.most += cost(spec, group)
 
     def finish(self) -> None:
-        """All is done."""
+        """Moves the bar to the end."""
         self.progress.update(self.bar, completed=self.most)
 
     def advance(self, tokens: int) -> None:
-        """So many more tokens are done; never beyond the plan of this step."""
+        """Moves the bar on by `tokens`, at most to the end of this group."""
         now = self.progress.tasks[0].completed
         self.progress.update(self.bar, completed=min(self.most, now + tokens))

@@ -13,7 +13,7 @@ Entry = Mapping[str, Any]
 
 
 def markdown(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
-    """All tables, headline first, and how they came about."""
+    """The whole page: the tables, headline first, and the origin of the report."""
     metric = benchmark.metrics[0]
     parts = [f"# {benchmark.title}: {report['model']}", _explained(benchmark, report)]
     parts += [*benchmark.notes]
@@ -80,13 +80,13 @@ def _floor(entry: Entry) -> str:
         return ""
     if "constant" not in entry:
         return f"{100 * entry['constant_score']:.1f}"
-    # one line, and nothing that would end a cell of the table
+    # a line break or a bar would end the cell of the table
     said = " ".join(entry["constant"].replace("|", " ").split())
     return f"{100 * entry['constant_score']:.1f} ({said[:24]})"
 
 
 def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
-    """Every metric over all questions, and what it costs."""
+    """A table with every metric over all questions, and with the costs of each system."""
     costs = ("tokens a question", "kept of a document", "s a question")
     heads = ["system", *benchmark.metrics, *costs]
     lines = [heads]
@@ -115,7 +115,7 @@ def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
 
 
 def tokens_each(entry: Entry) -> float:
-    """Tokens that the model is given for a question, reading included."""
+    """Tokens that the model reads for a question, its share of the document included."""
     each: float = (entry["read_tokens"] + entry["prompt_tokens"]) / entry["questions"]
     return each
 
@@ -123,5 +123,5 @@ def tokens_each(entry: Entry) -> float:
 def _size(count: int) -> str:
     if not count:
         return "–"
-    # what is kept ranges from a few vectors to a full memory
+    # sizes range from a few vectors to a full memory
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 / 10 else f"{count / 2**10:,.1f} KiB"

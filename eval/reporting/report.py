@@ -46,7 +46,7 @@ def _version(name: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The kind of machine, without its name: processor, cores, threads, and a GPU if there is one."""
+    """The kind of machine, without its name: processor, cores, threads, and the GPU, if any."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
