@@ -192,7 +192,8 @@ def write(
     OUT.json depends on the command alone; machine, start and durations stand in OUT.timing.json.
     """
     systems = [spec.text for spec in specs]
-    timing = {name: report.pop(name) for name in ("machine", "started")}
+    timing = {name: report[name] for name in ("machine", "started")}
+    report = {name: value for name, value in report.items() if name not in timing}
     report |= {"title": benchmark.title, "axes": dict(benchmark.axes), "metrics": benchmark.metrics}
     report |= summarize(benchmark, systems, found)
     cases = [(one.id, question) for one in benchmark.documents for question in one.questions]
