@@ -36,16 +36,9 @@ from eval.corpora.people import KINDS, Fact, Kind, make_documents
 from eval.harness.interview import Interview
 from eval.harness.metrics import first_words, wilson_interval
 from eval.reporting.extras import PICTURE, require
-from eval.reporting.report import (
-    BookOption,
-    ModelArgument,
-    OutOption,
-    ThreadsOption,
-    head,
-    model_name,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.report import head, write_json
 
 FACTS = 6
 LEAD = "These days "  # how a change begins

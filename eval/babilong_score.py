@@ -26,14 +26,14 @@ COLUMNS = ("target", "output", "question")
 
 
 class BadPredictions(ValueError):
-    """Stored answers that can't be scored; the message says which and why."""
+    """Stored answers that can't be scored; the message names the file and the reason."""
 
 
 def accuracy(path: Path, task: str) -> float:
     """Share of right answers in a file, in %.
 
     Raises:
-        BadPredictions: it is not of that form, or holds nothing.
+        BadPredictions: the file has another form, or holds no answers.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -44,7 +44,7 @@ def accuracy(path: Path, task: str) -> float:
         raise BadPredictions(f"{path} holds no answers.")
     if lacking := [name for name in COLUMNS if name not in rows[0]]:
         raise BadPredictions(f"{path} has no column {lacking[0]}; it has {', '.join(rows[0])}.")
-    # an answer of no words is stored as nothing
+    # csv returns None for an answer without words
     right = [score(task, row["output"] or "", row["target"], row["question"]) for row in rows]
     return 100 * sum(right) / len(right)
 
@@ -53,7 +53,7 @@ def scored(folder: Path) -> dict[tuple[str, str], float]:
     """Accuracy by task and length.
 
     Raises:
-        BadPredictions: no file is of that form, or two are of the same task and length.
+        BadPredictions: no file has such a name, or two files have the same task and length.
     """
     found: dict[tuple[str, str], float] = {}
     for path in sorted(folder.glob("*.csv")):
@@ -70,10 +70,10 @@ def scored(folder: Path) -> dict[tuple[str, str], float]:
 
 
 def mean(found: dict[tuple[str, str], float], tasks: Sequence[str], length: str) -> float | None:
-    """The plain mean of some tasks at a length; None where one of them is not there.
+    """The plain mean of some tasks at a length; None if a task is missing.
 
     Raises:
-        BadPredictions: a task that must not be averaged.
+        BadPredictions: a task must not be averaged.
     """
     for task in tasks:
         if task in LEFT_OUT:

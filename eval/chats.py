@@ -28,30 +28,24 @@ from memformer.chat import ChatSession
 from memformer.replies import reply_options, reply_text
 from rich.console import Console
 
+from eval.corpora.idle_talk import idle_talk
 from eval.corpora.people import KINDS, NAMES, Fact
-from eval.dialogue import INSTRUCTION, UNKNOWN, idle_talk
+from eval.corpora.training_facts import KINDS as DEVELOPMENT_KINDS
+from eval.corpora.training_facts import NAMES as DEVELOPMENT_NAMES
 from eval.harness.asking import progress_bar
 from eval.harness.metrics import contains, normal, wilson_interval
-from eval.harness.pages import grid, origin, write_page
-from eval.recipe import KINDS as DEVELOPMENT_KINDS
-from eval.recipe import NAMES as DEVELOPMENT_NAMES
+from eval.harness.unknown import INSTRUCTION, says_unknown
 from eval.reporting.extras import PAGE, require
-from eval.reporting.report import (
-    DtypeOption,
-    ModelArgument,
-    OutOption,
-    ThreadsOption,
-    head,
-    model_name,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import DtypeOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.page import Page, publish
+from eval.reporting.report import head, write_json
 
 TURNS = 10
 TOLD = 6
 NEVER = 2
 REPLY_TOKENS, ANSWER_TOKENS = 64, 24
-# words of a reply that come so often in a row again are a loop
+# a reply loops if a run of so many words comes so many times
 LOOP_WORDS, LOOP_TIMES = 4, 3
 _ITSELF = re.compile(
     r"\b(smollm|hugging face|ai (chatbot|assistant|model)|language model)\b", re.IGNORECASE
@@ -61,12 +55,12 @@ COUNTS = ("told", "right", "other", "never", "refused", "loops", "itself", "repl
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of a user, and what is asked after them.
+    """Turns of a user, and the facts that are asked about after them.
 
     Attributes:
-        turns: what is said.
-        told: facts that were told.
-        never: facts that were not, about people who were mentioned.
+        turns: the words of the user, turn by turn.
+        told: facts that the turns tell.
+        never: facts that no turn tells, about people whom a turn mentions.
     """
 
     turns: Sequence[str]
@@ -75,7 +69,7 @@ class Conversation:
 
 
 def conversation(rng: random.Random, names: Sequence[str], kinds: Sequence[Any]) -> Conversation:
-    """A chat: a fact in six of ten turns, a question about an earlier one in two."""
+    """A chat of ten turns: six tell a fact, two ask about an earlier fact, two say nothing."""
     people = rng.sample(list(names), TOLD)
     told = []
     for name in people:
@@ -93,10 +87,10 @@ def conversation(rng: random.Random, names: Sequence[str], kinds: Sequence[Any])
 
 
 class Whole(ChatSession):
-    """A session as it was before: the system message and the reply are remembered too."""
+    """A session of the older kind, which also remembers the system message and the reply."""
 
     def say(self, text: str, streamer: Any = None, **options: Any) -> str:
-        """Answers, and remembers all that the model saw and said."""
+        """Answers, and remembers all tokens that the model saw and generated."""
         ids = self._asked(text)
         output, self.memory = self.model.generate(
             ids,
@@ -109,7 +103,7 @@ class Whole(ChatSession):
 
 
 def loops(reply: str) -> bool:
-    """Whether some words in a row come again and again."""
+    """Whether a reply repeats a run of words."""
     words = normal(reply).split()
     runs = Counter(tuple(words[at : at + LOOP_WORDS]) for at in range(len(words) - LOOP_WORDS + 1))
     return max(runs.values(), default=0) >= LOOP_TIMES
@@ -121,7 +115,7 @@ def about_itself(reply: str) -> bool:
 
 
 def measure(session: ChatSession, chat: Conversation) -> Counter[str]:
-    """Holds a chat, and counts what its answers are."""
+    """Holds a chat, and counts the kinds of its answers."""
     found: Counter[str] = Counter()
     for turn in chat.turns:
         reply = session.say(turn, max_new_tokens=REPLY_TOKENS)
@@ -140,7 +134,7 @@ def measure(session: ChatSession, chat: Conversation) -> Counter[str]:
         else:
             found["never"] += 1
             named = contains(answer, fact.kind.values)
-            found["refused"] += bool(not named and UNKNOWN.search(normal(answer)))
+            found["refused"] += not named and says_unknown(answer)
     return found
 
 
@@ -150,8 +144,8 @@ def share(count: int, of: int) -> str:
     return f"{100 * count / max(of, 1):.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """One row a way to remember."""
+def page(report: dict[str, Any]) -> Page:
+    """The page of a report: a row for each way to remember."""
     lines = [["", "told: right", "told: another value", "never told: says so", "loops", "itself"]]
     for name, row in report["ways"].items():
         lines.append([
@@ -163,18 +157,13 @@ def markdown(report: dict[str, Any]) -> str:
             share(row["itself"], row["replies"]),
         ])  # fmt: skip
     settings = report["settings"]
-    return "\n\n".join([
-        f"# {_title(report)}",
+    return Page(
+        f"Chats: {settings['model']}",
         f"{settings['conversations']} chats of {TURNS} turns, then {TOLD} questions about what was "
         f"told and {NEVER} about what was not. In %, with 95 % intervals. Loops: replies of "
         f"which {LOOP_WORDS} words come {LOOP_TIMES} times; itself: replies about the assistant.",
-        grid(lines),
-        origin(report["command"], report),
-    ]) + "\n"  # fmt: skip
-
-
-def _title(report: dict[str, Any]) -> str:
-    return f"Chats: {report['settings']['model']}"
+        lines,
+    )
 
 
 def _floats(text: str, option: str) -> list[float]:
@@ -238,9 +227,7 @@ def main(
                 found += measure(session(), chat)
             report["ways"][name] = {count: found[count] for count in COUNTS}
             write_json(out.with_name(f"{out.name}.json"), report)
-    text = markdown(report)
-    write_page(out, _title(report), text, [])
-    typer.echo(text)
+    publish(out, page(report), report)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains
-from eval.reporting.report import BookOption
+from eval.reporting.options import BookOption
 
-# facts told in one document; one of them is asked for
+# facts in one document, of which one may be asked for
 FACTS = 2
 
 
@@ -36,8 +37,9 @@ def continual(
     seed: Annotated[int, typer.Option(help="Draws facts and pages.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """Rows of documents, asked about at 0, 1, 3, 7, ... documents since."""
+    """Rows of documents, with questions 0, 1, 3, 7, ... documents later."""
     haystack = Haystack(tokenizer, book)
+    drawn = {"rows": rows, "seed": seed, "book": book_name(book)}
     since = [2**power - 1 for power in range(documents.bit_length()) if 2**power <= documents]
     return Benchmark(
         title="Continual",
@@ -50,13 +52,7 @@ def continual(
         metrics=("found",),
         instruction="Answer from what I told you before.",
         max_new_tokens=10,
-        settings={
-            "documents": documents,
-            "page": page,
-            "rows": rows,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"documents": documents, "page": page, **drawn},
     )
 
 
@@ -83,7 +79,7 @@ def _row(
 def _pages(
     tokenizer: Any, haystack: Haystack, told: list[list[Fact]], page: int, seed: str
 ) -> list[str]:
-    """The documents: facts in the midst of book text that goes on from page to page."""
+    """The texts of a row: facts in the middle of book text that goes on from page to page."""
     ids = haystack.tokens(page * len(told), seed)
     texts = []
     for number, facts in enumerate(told):

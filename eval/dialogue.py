@@ -13,55 +13,36 @@ the right value and no other of its kind.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.idle_talk import idle_talk
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
-from eval.harness.metrics import contains, normal
+from eval.harness.metrics import contains
+from eval.harness.unknown import INSTRUCTION, says_unknown
 
 KINDS_OF_QUESTION = ("told", "updated", "never")
 AGO = (1, 4, 16)
-# an update replaces what was told so many sessions before
+# an update replaces a fact that was told so many sessions before
 SINCE = 3
-INSTRUCTION = "Answer in a few words. If I have not told you, say that you don't know."
-UNKNOWN = re.compile(
-    r"\b(not|dont|didnt|havent|hasnt|wasnt|never|unknown|unsure|nothing|no idea)\b"
-)
-_TALK = (
-    "The rain has not stopped since {day}.",
-    "I slept badly again, and the heating was off.",
-    "My neighbour is painting the fence for the third time.",
-    "Work was slow, so I left early on {day}.",
-    "I tried to bake bread, and it came out flat.",
-    "There was a queue of {number} people at the post office.",
-    "The cat sat on my keyboard all of {day}.",
-    "I watched a film about a lighthouse and fell asleep.",
-    "The lift is broken, so I walked up {number} floors.",
-    "On {day} I want to clear out the balcony.",
-    "Somebody has planted tulips in front of the house.",
-    "I counted {number} swans on the pond.",
-)
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_NUMBERS = "two three four five six seven eight nine".split()
 
 
 def score(question: Question, output: str) -> Mapping[str, float]:
-    """Whether the output names the right value and no other, or none where none was told."""
+    """Whether the output names the right value alone or, where none was told, says so."""
     others = [one for one in _values(question.text) if one not in question.answers]
     if contains(output, others):
         return {"right": 0.0}
     if question.at["kind"] == "never":
-        return {"right": float(UNKNOWN.search(normal(output)) is not None)}
+        return {"right": float(says_unknown(output))}
     return {"right": contains(output, question.answers)}
 
 
 def _values(text: str) -> list[str]:
-    """All that could be an answer to a question."""
+    """All values that could answer a question."""
     for kind in KINDS:
         before, _, after = kind.question.partition("{name}")
         if text.startswith(before) and text.endswith(after):
@@ -78,7 +59,7 @@ def dialogue(
     talk: Annotated[int, typer.Option(min=0, help="Idle sentences in a session.")] = 5,
     seed: Annotated[int, typer.Option(help="Draws the conversations.")] = 0,
 ) -> Benchmark:
-    """Conversations of so many sessions."""
+    """Conversations over sessions, with questions after the last session."""
     return Benchmark(
         title="Dialogue",
         axes={"kind": list(KINDS_OF_QUESTION), "sessions ago": [str(ago) for ago in AGO]},
@@ -101,7 +82,7 @@ def dialogue(
 
 
 def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Document:
-    """One user, all sessions, and what is asked after them."""
+    """All sessions of one user, and the questions after them."""
     said = [idle_talk(rng, talk) for _ in range(sessions)]
     names = iter(rng.sample(NAMES, len(KINDS_OF_QUESTION) * len(AGO)))
     questions = []
@@ -116,18 +97,10 @@ def _conversation(name: str, sessions: int, talk: int, rng: random.Random) -> Do
     return Document.of(name, [" ".join(lines) for lines in said], questions)
 
 
-def idle_talk(rng: random.Random, sentences: int) -> list[str]:
-    """Sentences about nothing."""
-    return [
-        line.format(day=rng.choice(_DAYS), number=rng.choice(_NUMBERS))
-        for line in rng.sample(_TALK, min(sentences, len(_TALK)))
-    ]
-
-
 def _facts(
     sort: str, name: str, rng: random.Random
 ) -> tuple[list[tuple[int, str]], str, tuple[str, ...]]:
-    """What is said of a person, each with how many sessions before; the question; its answers."""
+    """Sentences about a person, each with its distance in sessions; the question; its answers."""
     kind, other = rng.sample(KINDS, 2)
     value, old = rng.sample(kind.values, 2)
     fact = Fact(name, kind, value)

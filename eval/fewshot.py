@@ -16,11 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import normal
-from eval.reporting.report import BookOption, numbers
+from eval.reporting.options import BookOption, numbers
 
 LABELS = "dax wug fep zib toma lorp".split()
 SENTENCES = {
@@ -57,7 +58,7 @@ SENTENCES = {
         "Somebody was tuning a guitar next door.",
     ),
 }
-MOST = len(SENTENCES["weather"]) - 1  # one of each subject is left to be asked about
+MOST = len(SENTENCES["weather"]) - 1  # one sentence of each subject is left for the question
 
 
 def score(question: Question, output: str) -> Mapping[str, float]:
@@ -78,15 +79,16 @@ def fewshot(
     seed: Annotated[int, typer.Option(help="Draws examples, labels and book text.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """So many examples at such distances.
+    """Cases for each number of examples and each distance.
 
     Raises:
-        ValueError: more examples than there are.
+        ValueError: `shots` asks for more examples than a subject has.
     """
     counts, gaps = numbers(shots, 1, "--shots"), numbers(distances, 0, "--distances")
     if max(counts) > MOST:
         raise ValueError(f"--shots takes numbers up to {MOST}; got {max(counts)}.")
     haystack = Haystack(tokenizer, book)
+    drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
     axes = {
         "examples a label": [str(one) for one in counts],
         "distance": [f"{one:,}" for one in gaps],
@@ -104,19 +106,13 @@ def fewshot(
         metrics=("accuracy",),
         instruction="",
         max_new_tokens=6,
-        settings={
-            "shots": counts,
-            "distances": gaps,
-            "cases": cases,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"shots": counts, "distances": gaps, **drawn},
         averages={"mean of all numbers of examples": axes["examples a label"]},
     )
 
 
 def _case(tokenizer: Any, haystack: Haystack, count: int, gap: int, seed: str) -> Document:
-    # the same question, labels and (beginning of the) examples in every cell
+    # all cells share questions and labels; fewer examples are the beginning of more
     rng = random.Random(seed)
     labels = dict(zip(SENTENCES, rng.sample(LABELS, len(SENTENCES)), strict=True))
     mixed = {subject: rng.sample(said, len(said)) for subject, said in SENTENCES.items()}
@@ -140,7 +136,7 @@ def _case(tokenizer: Any, haystack: Haystack, count: int, gap: int, seed: str) -
 
 
 def _parts(tokenizer: Any, haystack: Haystack, told: str, gap: int, seed: str) -> list[str]:
-    """The examples, and book text after them."""
+    """The texts of a case: the examples, and book text after them."""
     return [told, tokenizer.decode(haystack.tokens(gap, seed))] if gap else [told]
 
 

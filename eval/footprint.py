@@ -26,18 +26,11 @@ from memformer.template import chat_ids, frame, text_pieces
 
 from eval.corpora.book import read_book
 from eval.corpora.haystack import Haystack
-from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, require
-from eval.reporting.report import (
-    BookOption,
-    ModelArgument,
-    OutOption,
-    ThreadsOption,
-    head,
-    model_name,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.page import Page, publish
+from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 USER = "reader"
@@ -46,7 +39,7 @@ MEBIBYTE = 2**20
 
 
 def measured(work: Callable[[], Any]) -> dict[str, float]:
-    """How much a piece of work takes at most beyond what is there, in MiB, and its seconds."""
+    """The MiB that a piece of work takes at most beyond the memory before it, and its seconds."""
     release()
     reset_peak()
     before, start = resident(), time.perf_counter()
@@ -56,7 +49,7 @@ def measured(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
-    """One row, in a process that has done nothing else."""
+    """Measures one row in this process, which does nothing else."""
     name, folder, what, threads = given
     torch.set_num_threads(threads)
     model, tokenizer = open_model(name)
@@ -69,7 +62,7 @@ def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
         "do_sample": False,
         "return_memory": True,
     }
-    # whatever a first call sets up is no matter of the memory
+    # the buffers that a first call sets up do not belong to the memory
     model.generate(ids, **options)
     if what == "open":
         return measured(lambda: MemoryState.load(path, model=model))
@@ -85,7 +78,7 @@ def one(given: tuple[str | None, str, str, int]) -> dict[str, float]:
 
 
 def tokenized(given: tuple[str | None, str]) -> dict[str, float]:
-    """Tokenizes a document in pieces."""
+    """Measures tokenizing a document in pieces."""
     name, path = given
     _, tokenizer = open_model(name)
     document, tokens = Document.file(path), 0
@@ -106,7 +99,7 @@ ROWS = {
 }
 
 
-def markdown(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> Page:
     """The page of a report: a row for each step."""
     settings, rows = report["settings"], report["rows"]
     lines = [["", "MiB beyond", "seconds"]]
@@ -117,17 +110,12 @@ def markdown(report: dict[str, Any]) -> str:
         f"tokenizing {settings['megabytes']} MB, {text['tokens']:,.0f} tokens",
         f"{text['mib']:.0f}", f"{text['seconds']:.1f}",
     ])  # fmt: skip
-    return "\n\n".join([
-        f"# {_title(report)}",
+    return Page(
+        f"What a full memory takes: {settings['model']}",
         f"A full memory of {report['slots']:,} slots takes {report['memory_mib']:.0f} MiB. Beyond "
         "the model, the memory where it is open already, and what was there before:",
-        grid(lines),
-        origin(report["command"], report),
-    ]) + "\n"  # fmt: skip
-
-
-def _title(report: dict[str, Any]) -> str:
-    return f"What a full memory takes: {report['settings']['model']}"
+        lines,
+    )
 
 
 app = typer.Typer(add_completion=False)
@@ -168,9 +156,7 @@ def main(
         rows["tokenizing"] = in_fresh_process(tokenized, (model, str(large)))
     report["rows"] = rows
     write_json(out.with_name(f"{out.name}.json"), report)
-    page = markdown(report)
-    write_page(out, _title(report), page, [])
-    typer.echo(page)
+    publish(out, page(report), report)
 
 
 if __name__ == "__main__":

@@ -25,53 +25,41 @@ from rich.progress import track
 from torch import Tensor
 
 from eval.corpora.haystack import Haystack
-from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, require
-from eval.reporting.report import (
-    BookOption,
-    ModelArgument,
-    OutOption,
-    ThreadsOption,
-    head,
-    model_name,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.page import Page, publish
+from eval.reporting.report import head, write_json
 
 RELEASED, EMPTY, REMEMBERED = "as released", "empty memory", "windows before in memory"
 
 
 def without_adapter(model: MemformerForCausalLM) -> AbstractContextManager[Any]:
-    """While it is open, the backbone computes without an adapter."""
+    """A context in which the backbone computes without its adapter."""
     backbone: Any = model.backbone
     return backbone.disable_adapter() if hasattr(backbone, "peft_config") else nullcontext()
 
 
 def nats(logits: Tensor, ids: Tensor) -> float:
-    """Sum of the cross entropy of all tokens of a window but the first."""
+    """The summed cross entropy of all tokens of a window but the first."""
     return float(
         torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum")
     )
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The perplexities beside each other."""
+def page(report: dict[str, Any]) -> Page:
+    """The page of a report: the perplexities below each other."""
     found, settings = report["perplexity"], report["settings"]
     lines = [["", "perplexity", "against the release"]]
     for name, value in found.items():
         lines.append([name, f"{value:.3f}", f"{100 * (value / found[RELEASED] - 1):+.2f} %"])
     same = "are" if report["logits_bit_equal"] else "are not"
-    return "\n\n".join([
-        f"# {_title(report)}",
+    return Page(
+        f"Perplexity of plain text: {settings['model']}",
         f"{report['tokens_scored']:,} tokens of a book, {settings['window']:,} seen at once. With "
         f"an empty memory, logits {same} those released, bit for bit.",
-        grid(lines),
-        origin(report["command"], report),
-    ]) + "\n"  # fmt: skip
-
-
-def _title(report: dict[str, Any]) -> str:
-    return f"Perplexity of plain text: {report['settings']['model']}"
+        lines,
+    )
 
 
 app = typer.Typer(add_completion=False)
@@ -114,9 +102,7 @@ def main(
     found = {name: round(math.exp(value / scored), 4) for name, value in sums.items()}
     report |= {"perplexity": found, "tokens_scored": scored, "logits_bit_equal": same}
     write_json(out.with_name(f"{out.name}.json"), report)
-    text = markdown(report)
-    write_page(out, _title(report), text, [])
-    typer.echo(text)
+    publish(out, page(report), report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 import typer
 
 from eval.reporting.extras import require
-from eval.reporting.report import open_model
+from eval.reporting.opening import open_model
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -27,12 +27,12 @@ except ImportError:
     require("eval.lm_harness", "lm_eval")
     raise
 
-# with memory: what a request may hold, as every token's logits are kept at once
+# tokens of a request with memory; the logits of all its tokens are kept at once
 MAX_LENGTH = 16_384
 
 
 class BadModel(ValueError):
-    """A model that can't be had as it is asked for; the message says why."""
+    """A model that can't be opened as the arguments say; the message says why."""
 
 
 @register_model("memformer")
@@ -43,14 +43,14 @@ class MemformerLM(HFLM):  # type: ignore[misc]
         pretrained: hub id or folder of a decoder or of a memformer checkpoint.
         memory: `on` or `off`.
         dtype: `float32` or `bfloat16`.
-        device: where to run; the harness names its first GPU where nobody names another, and
-            without a GPU that is the CPU.
+        device: the device; the harness names its first GPU by default, and a machine without a
+            GPU uses its CPU.
         batch_size: requests at once.
-        max_length: tokens that a request may hold; by default the window without memory, and
-            16,384 with it.
+        max_length: the most tokens of a request; the default is the window without memory, and
+            16,384 with memory.
 
     Raises:
-        BadModel: the model can't be opened, or `memory` is something else.
+        BadModel: the model can't be opened, or `memory` is neither `on` nor `off`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MemformerLM(HFLM):  # type: ignore[misc]
         max_length: int | None = None,
         **_: Any,
     ) -> None:
-        # on a command line, on and off may already have been read as true and false
+        # the harness may have read on and off of a command line as true and false
         wanted = {"on": True, "off": False, "True": True, "False": False}.get(str(memory))
         if wanted is None:
             raise BadModel(f"memory must be on or off; got {memory!r}.")

@@ -29,7 +29,7 @@ from eval.harness.command import command
 from eval.harness.metrics import overlap, stemmer
 from eval.reporting.extras import missing
 
-# by the number that the file gives them, in the order of the table
+# categories by their number in the file, in the order of the table
 CATEGORIES = {4: "single-hop", 1: "multi-hop", 2: "temporal", 3: "open-domain", 5: "adversarial"}
 INSTRUCTION = (
     "Answer in a few words, taken from our conversation where that is possible; no whole sentence."
@@ -50,7 +50,7 @@ class Metric:
     """The published scores.
 
     Raises:
-        BadConversation: nltk, whose stemmer they need, is not installed.
+        BadConversation: nltk is not installed, whose stemmer the scores need.
     """
 
     def __init__(self) -> None:
@@ -59,10 +59,10 @@ class Metric:
         self._stem = stemmer()
 
     def __call__(self, question: Question, output: str) -> Mapping[str, float]:
-        """What an answer is worth in the category of its question."""
+        """The score of an answer in the category of its question."""
         answer, category = question.answers[0], question.at["category"]
         if category == "adversarial":
-            # whatever does not name the first option counts as the second
+            # an output that does not name the first option counts as the second
             return {"F1": float(("(a)" if "(a)" in output.lower() else "(b)") == answer)}
         output = _said(output)
         if category == "multi-hop":
@@ -75,17 +75,17 @@ class Metric:
         return {"F1": self.f1(output, answer)}
 
     def f1(self, output: str, answer: str) -> float:
-        """Overlap in stemmed words."""
+        """The overlap of two texts in stemmed words."""
         return overlap(*([self._stem(word) for word in _words(text)] for text in (output, answer)))
 
 
 def _words(text: str) -> list[str]:
-    """A text's words as the published code compares them: without punctuation, articles and and."""
+    """The words of a text for the published score: without punctuation, articles and "and"."""
     return re.sub(r"\b(a|an|the|and)\b", " ", text.lower().translate(_PUNCTUATION)).split()
 
 
 def _said(output: str) -> str:
-    """The first line of an output that holds anything, without marks of options."""
+    """The first line of an output that is not empty, without marks of options."""
     line = next((line for line in output.splitlines() if line.strip()), "").lower()
     for mark in ("(a)", "(b)", "a)", "b)", "answer:"):
         line = line.replace(mark, "")
@@ -99,7 +99,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The conversations of a file.
 
     Raises:
-        BadConversation: it is no list of conversations with questions.
+        BadConversation: the file holds no list of conversations with questions.
     """
     if not path.is_file():
         raise BadConversation(f"There is no file {path}; --data takes LoCoMo's conversations.")
@@ -119,7 +119,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def sessions(conversation: Mapping[str, Any]) -> list[str]:
-    """A conversation's sessions as texts, each with its date, one line for what somebody says."""
+    """The sessions of a conversation as texts: a line for the date, then a line for each turn."""
     numbers = sorted(
         int(name.removeprefix("session_"))
         for name in conversation
@@ -156,7 +156,7 @@ def questions(
 
 
 def drawn(found: list[Question], most: int, sample: str) -> list[Question]:
-    """At most so many questions of each category, in the order in which they came."""
+    """At most `most` questions of each category, in their order."""
     kept: set[str] = set()
     for category in dict.fromkeys(one.at["category"] for one in found):
         mine = [one.id for one in found if one.at["category"] == category]

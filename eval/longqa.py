@@ -45,24 +45,24 @@ NARRATIVEQA = "deepmind/narrativeqa"
 SHORT = "Answer from what I told you before, in as few words as you can."
 LETTER = "Answer from what I told you before. Which option is right? Write its letter."
 PARAGRAPH = "Answer from what I told you before, in one paragraph."
-# name and values of a table's columns
+# the name and the values of a table's columns
 ALL = ("kind", ("all",))
 SUMMARIES = ("question", ("summary", "specific"))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How the questions of a set are asked and scored.
+    """The prompts and scores for the questions of a set.
 
     Attributes:
-        title: how the set calls itself.
-        instruction: told with every question.
-        metrics: names of the scores, headline first.
-        score: makes them, once the packages it needs are there.
-        max_new_tokens: of an answer.
-        axis: name and values of the table's columns.
-        constants: whether a constant answer means anything.
-        quotable: whether its questions may be passed on.
+        title: the name of the set.
+        instruction: the words before every question.
+        metrics: the names of the scores, headline first.
+        score: opens the score, and checks the packages that it needs.
+        max_new_tokens: the most tokens of an answer.
+        axis: the name and the values of the table's columns.
+        constants: whether to report the score of a constant answer.
+        quotable: whether the questions may be passed on.
     """
 
     title: str
@@ -113,7 +113,7 @@ def _with_few_words(title: str) -> Kind:
 
 KINDS: dict[str, Kind] = {
     "squality": _with_paragraphs("SQuALITY", SUMMARIES),
-    # its repository states no licence for the data as a whole
+    # its repository names no licence for the data as a whole
     "quality": Kind("QuALITY", LETTER, ("accuracy",), _choice, 12, quotable=False),
     "qmsum": _with_paragraphs("QMSum", SUMMARIES),
     "nq": _with_few_words("Natural Questions"),
@@ -138,10 +138,10 @@ def longqa(
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the documents of nq.")] = 0,
 ) -> Benchmark:
-    """One set.
+    """The questions of one set.
 
     Raises:
-        BadRecord: it can't be had, or a row is of another form.
+        BadRecord: the set can't be read, or a row has another form.
     """
     kind = KINDS[name]
     found = _read(name, source, documents, questions, seed)

@@ -14,14 +14,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, NAMES, Fact
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.metrics import contains
-from eval.reporting.report import BookOption, numbers
+from eval.reporting.options import BookOption, numbers
 
-DEPTHS = (0, 25, 50, 75, 100)  # of the book text, how many percent come before the fact
+DEPTHS = (0, 25, 50, 75, 100)  # percent of the book text that come before the fact
 
 
 def needle(
@@ -32,9 +33,10 @@ def needle(
     seed: Annotated[int, typer.Option(help="Draws facts and book text.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """Needles of one sort."""
+    """Needles of one sort, for each length and depth."""
     sizes = numbers(lengths, 1, "--lengths")
     haystack = Haystack(tokenizer, book)
+    drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
     documents = []
     for size in sizes:
         for depth in DEPTHS:
@@ -55,13 +57,7 @@ def needle(
         metrics=("found",),
         instruction="Answer from what I told you before.",
         max_new_tokens=10,
-        settings={
-            "hide": hide,
-            "lengths": sizes,
-            "cases": cases,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"hide": hide, "lengths": sizes, **drawn},
         averages={"mean of all depths": [f"{one} %" for one in DEPTHS]},
         constants=False,
         heat=True,
@@ -71,14 +67,14 @@ def needle(
 def _strewn(
     tokenizer: Any, haystack: Haystack, seed: str, size: int, depth: int, sentence: str
 ) -> list[str]:
-    """So many tokens of the book with a sentence in it."""
+    """The text of a case: `size` tokens of the book with a sentence in them."""
     ids, place = haystack.tokens(size, seed), size * depth // 100
     before, after = tokenizer.decode(ids[:place]), tokenizer.decode(ids[place:])
     return [f"{before} {sentence} {after}".strip()]
 
 
 def _hidden(what: str, rng: random.Random) -> tuple[str, str, str, str]:
-    """A sentence, a question, how its answer begins, and how it ends."""
+    """A sentence, a question, the beginning of the answer, and its end."""
     name = rng.choice(NAMES)
     if what == "passkey":
         key = str(rng.randrange(10_000, 100_000))

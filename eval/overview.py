@@ -20,27 +20,28 @@ from typing import Annotated, Any
 import typer
 
 from eval.harness.looks import looks, words
-from eval.harness.pages import grid, write_page
 from eval.harness.roster import TRAINED, parse
 from eval.harness.summary import bootstrap
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.report import OutOption, write_json
+from eval.reporting.options import OutOption
+from eval.reporting.page import grid, write_page
+from eval.reporting.report import write_json
 
-# systems that have a memory of ours; all others are what somebody would use instead
+# systems with a memory of this library; all others are alternatives to it
 WITH_MEMORY = (*TRAINED, "attached")
 ALL = "all questions"
-# what the model of a report is called where several reports stand together
+# the name for the model of each report where several reports stand together
 OWN = "MODEL"
 OPEN = "open: the interval contains 0"
-# rows of a picture that are not yet cut in two
+# the most rows of a picture with one column
 ONE_COLUMN = 26
 
 Report = Mapping[str, Any]
-Scores = dict[tuple[str, str], float]  # by document and question
+Scores = dict[tuple[str, str], float]  # keys: document and question
 
 
 class BadReport(ValueError):
-    """A file that is no report of the harness; the message says which, and why."""
+    """A file that is no report of the harness; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,16 @@ class Line:
     """The questions of one report that have one value on one of its axes.
 
     Attributes:
-        benchmark: title of the report.
+        benchmark: the title of the report.
         place: axis and value, or all questions.
-        metric: headline of the report.
-        questions: that both systems have answered.
-        ours: score of the memory.
-        other: name of the best system without one.
-        best: its score.
-        difference: of the two, ours first.
-        low: end of its 95 % interval.
-        high: the other end.
+        metric: the headline of the report.
+        questions: the number of questions, which both systems have answered.
+        ours: the score of the memory.
+        other: the name of the best system without a memory.
+        best: the score of that system.
+        difference: the score of the memory less the score of that system.
+        low: the lower end of the difference's 95 % interval.
+        high: the upper end.
     """
 
     benchmark: str
@@ -73,7 +74,7 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """Whether the memory is ahead, behind, or that is open."""
+        """`ahead`, `behind`, or `open` if the interval contains 0."""
         return "ahead" if self.low > 0 else "behind" if self.high < 0 else "open"
 
 
@@ -81,7 +82,7 @@ def read(path: Path) -> Report:
     """A report of the harness.
 
     Raises:
-        BadReport: it is something else.
+        BadReport: the file is no report of the harness.
     """
     try:
         report: Report = json.loads(path.read_text(encoding="utf-8"))
@@ -98,10 +99,10 @@ def read(path: Path) -> Report:
 
 
 def lines(report: Report, ours: str) -> Iterator[Line]:
-    """A line for each value of every axis that has several, and one for all questions.
+    """A line for each value of every axis with several values, and a line for all questions.
 
     Raises:
-        BadReport: the report has no such system, or none without memory.
+        BadReport: the report lacks the system `ours`, or a system without memory.
     """
     names = {spec.text: spec.name for spec in parse(",".join(report["settings"]["systems"]))}
     alike = (text for text, name in names.items() if name == ours)
@@ -117,7 +118,7 @@ def lines(report: Report, ours: str) -> Iterator[Line]:
     for place in [*places, dict[str, str]()]:
         scores = {text: _scores(report, text, place) for text in (mine, *others)}
         asked = scores[mine].keys()
-        # not those that could not see it all
+        # systems that could not see all documents are left out
         whole = [text for text in others if scores[text].keys() == asked]
         if asked and whole:
             best = max(whole, key=lambda text: _mean(scores[text].values()))
@@ -145,7 +146,7 @@ def _mean(values: Any) -> float:
 
 def _line(report: Report, place: str, mine: Scores, other: str, theirs: Scores) -> Line:
     differences = [mine[key] - theirs[key] for key in mine]
-    # beginnings of one document are not independent
+    # documents of one source are not independent
     sources = {one["document"]: one.get("source", one["document"]) for one in report["questions"]}
     low, high = bootstrap(differences, [sources[document] for document, _ in mine])
     return Line(
@@ -156,13 +157,13 @@ def _line(report: Report, place: str, mine: Scores, other: str, theirs: Scores) 
 
 
 def _short(system: str, report: Report) -> str:
-    """A system's name, with MODEL for the one that the report is about."""
+    """The name of a system, with MODEL for the model of the report."""
     own = f"@{report['model']}"
     return f"{system.removesuffix(own)}@{OWN}" if system.endswith(own) else system
 
 
 def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
-    """Two tables: the memory against the best other system, and every system on everything."""
+    """Two tables: the memory against the best other system, and all systems on all questions."""
     heads = ["benchmark", "where", "metric", "questions", "memory", "best without", "which"]
     table = [[*heads, "difference (95 %)", ""]]
     for one in found:
@@ -206,7 +207,7 @@ def _percent(share: float) -> str:
 
 
 def draw(path: Path, found: Sequence[Line]) -> None:
-    """The differences with their intervals, in the colour of the system that ours is compared with.
+    """Draws the differences with their intervals, in the colour of the other system.
 
     Benchmarks stand one below the other, in two columns where there are many lines.
     """
@@ -257,7 +258,7 @@ def draw(path: Path, found: Sequence[Line]) -> None:
 
 
 def _benchmarks(found: Sequence[Line]) -> list[list[Line]]:
-    """Lines by report: the line of all questions is the last of each."""
+    """The lines of each report; its last line covers all questions."""
     groups: list[list[Line]] = [[]]
     for one in found:
         groups[-1].append(one)
@@ -267,7 +268,7 @@ def _benchmarks(found: Sequence[Line]) -> list[list[Line]]:
 
 
 def _columns(benchmarks: list[list[Line]]) -> list[list[list[Line]]]:
-    """One column or two about equally high ones."""
+    """One column, or two columns of about the same height."""
     if _height(benchmarks) <= ONE_COLUMN or len(benchmarks) == 1:
         return [benchmarks]
     splits = ([benchmarks[:at], benchmarks[at:]] for at in range(1, len(benchmarks)))
@@ -275,7 +276,7 @@ def _columns(benchmarks: list[list[Line]]) -> list[list[list[Line]]]:
 
 
 def _height(benchmarks: Sequence[Sequence[Line]]) -> int:
-    """Rows of a column: a heading for each benchmark, and its lines."""
+    """The rows of a column: a heading for each benchmark, and its lines."""
     return sum(1 + len(lines) for lines in benchmarks)
 
 

@@ -15,15 +15,16 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import NAMES, make_documents
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
 from eval.harness.interview import MAX_NEW_TOKENS
 from eval.harness.metrics import first_words
-from eval.reporting.report import BookOption, numbers
+from eval.reporting.options import BookOption, numbers
 
-# tokens of one fact, roughly
+# the tokens of one fact, roughly
 FACT_TOKENS = 8
 
 
@@ -37,11 +38,12 @@ def recall(
     seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0,
     book: BookOption = None,
 ) -> Benchmark:
-    """Facts about people, and a book."""
+    """Facts about people, and book text after them."""
     counts, sizes = numbers(facts, 1, "--facts"), numbers(distances, 0, "--distances")
     if max(counts) > len(NAMES):
         raise typer.BadParameter(f"--facts goes up to {len(NAMES)}; got {max(counts)}.")
     haystack = Haystack(tokenizer, book)
+    drawn = {"cases": cases, "seed": seed, "book": book_name(book)}
     documents = []
     for count in counts:
         for size in sizes:
@@ -58,7 +60,7 @@ def recall(
                     Document(f"{count}/{size}/{one.number}", parts, tuple(asked), tokens)
                 )
     axes = {"facts": list(map(str, counts)), "tokens later": [f"{size:,}" for size in sizes]}
-    if len(sizes) == 1:  # one table, with a column for each number of facts
+    if len(sizes) == 1:  # one table with a column for each number of facts
         axes = dict(reversed(axes.items()))
     return Benchmark(
         title="Recall",
@@ -68,13 +70,7 @@ def recall(
         metrics=("exact match",),
         instruction="",
         max_new_tokens=MAX_NEW_TOKENS,
-        settings={
-            "facts": counts,
-            "distances": sizes,
-            "cases": cases,
-            "seed": seed,
-            "book": book.name if book else "eval/data/thursday.txt",
-        },
+        settings={"facts": counts, "distances": sizes, **drawn},
         constants=False,
     )
 

@@ -19,46 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.corpora.haystack import Haystack
-from eval.corpora.people import Kind, make_documents
+from eval.corpora.people import make_documents
+from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.interview import Interview, right
-from eval.reporting.report import ThreadsOption, numbers, open_model
-
-NAMES = (
-    "Robert Linda Michael Susan David Karen Richard Nancy Steven Betty Brian Helen Kevin Laura "
-    "Jason Emily Frank Rachel Gary Julia"
-).split()
-KINDS = (
-    Kind(
-        "{name} lives in",
-        "Where does {name} live?",
-        "Berlin Lisbon Cairo Oslo Lima Tokyo Dublin Madrid Vienna Athens Prague Seoul".split(),
-    ),
-    Kind(
-        "{name} works as a",
-        "What is the job of {name}?",
-        "baker lawyer pilot nurse farmer tailor plumber chemist sailor teacher dentist".split(),
-    ),
-    Kind(
-        "The favorite color of {name} is",
-        "What is the favorite color of {name}?",
-        "red blue green yellow purple orange pink brown black white gray gold".split(),
-    ),
-    Kind(
-        "{name} has a pet",
-        "What pet does {name} have?",
-        "tiger rabbit horse eagle dolphin monkey camel snake whale goat duck wolf".split(),
-    ),
-    Kind(
-        "{name} likes to eat",
-        "What does {name} like to eat?",
-        "pizza soup rice fish bread cheese salad pasta cake eggs beans corn".split(),
-    ),
-    Kind(
-        "{name} plays the",
-        "What does {name} play?",
-        "piano violin guitar drums flute harp trumpet organ".split(),
-    ),
-)
+from eval.reporting.opening import open_model
+from eval.reporting.options import ThreadsOption, numbers
 
 app = typer.Typer(add_completion=False)
 
@@ -98,10 +63,10 @@ def main(
 
 
 def parse(setting: str) -> MemoryConfig:
-    """One setting, from `name=value,name=value`; lists of layers as `8-29`.
+    """The configuration of one setting, `name=value,name=value`; lists of layers are `8-29`.
 
     Raises:
-        typer.BadParameter: not of that form, or not a setting that `MemoryConfig` takes.
+        typer.BadParameter: the text has another form, or `MemoryConfig` refuses the setting.
     """
     values: dict[str, Any] = {"num_slots": None}
     for pair in filter(None, setting.split(",")):

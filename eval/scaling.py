@@ -28,23 +28,14 @@ import torch
 import typer
 from rich.console import Console
 
+from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
-from eval.harness.pages import grid, origin, write_page
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.report import (
-    BookOption,
-    Line,
-    ModelArgument,
-    OutOption,
-    Panel,
-    ThreadsOption,
-    draw,
-    head,
-    model_name,
-    numbers,
-    open_model,
-    write_json,
-)
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption, numbers
+from eval.reporting.page import Page, publish
+from eval.reporting.plots import Panel, cell_lines, draw
+from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 MEMORIZE, PREFILL = "memorize", "prefill"
@@ -56,7 +47,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: which way of reading, and how many tokens."""
+    """One measurement: a way of reading, and a number of tokens."""
 
     what: str
     model: str | None
@@ -68,7 +59,7 @@ class Cell:
 
 
 def measure(cell: Cell) -> Entry:
-    """Runs one cell in this process; called in a fresh one."""
+    """Runs one cell in this process, which must be fresh."""
     if cell.threads:
         torch.set_num_threads(cell.threads)
     model, tokenizer = open_model(cell.model)
@@ -79,7 +70,7 @@ def measure(cell: Cell) -> Entry:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a pass over a text took; the state is the memory, or the cache of keys and values."""
+    """The costs of a pass over a text; the state is the memory, or the cache of keys and values."""
 
     length: int
     passes: int
@@ -93,7 +84,7 @@ class Reading:
 def read(
     model: Any, ids: Sequence[int], what: str, num_slots: int, min_seconds: float = 0.0
 ) -> Reading:
-    """Reads a text after a warm-up, once or until so many seconds are over, and measures it."""
+    """Measures reading a text after a warm-up, once or until `min_seconds` are over."""
     text = torch.tensor([list(ids)])
     with torch.inference_mode():
         release()
@@ -132,7 +123,7 @@ def _pass(model: Any, text: torch.Tensor, what: str, num_slots: int) -> int:
 
 
 def last_to_first(cells: Sequence[Entry]) -> dict[str, float]:
-    """Speed at the greatest length over speed at the least: 1 where cost is linear in length."""
+    """Speed at the greatest length over speed at the least: 1 if cost is linear in the length."""
     found = {}
     for what in (MEMORIZE, PREFILL):
         mine = sorted((c for c in cells if c["what"] == what), key=lambda cell: cell["length"])
@@ -142,19 +133,19 @@ def last_to_first(cells: Sequence[Entry]) -> dict[str, float]:
 
 
 def interrupted(path: Path, report: Entry) -> list[Entry]:
-    """What a run of the same kind has measured on this machine before it was interrupted."""
+    """The cells of an interrupted run with the same settings on the same machine."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         same = all(
             before[name] == report[name] for name in ("model", "settings", "versions", "machine")
         )
         return [] if before["finished"] or not same else before["cells"]
-    except (OSError, ValueError, TypeError, KeyError):  # none, or no such report
+    except (OSError, ValueError, TypeError, KeyError):  # no file, or a file of another form
         return []
 
 
-def markdown(report: Entry) -> str:
-    """Both ways of reading side by side, a length a line."""
+def page(report: Entry) -> Page:
+    """The page of a report: both ways of reading side by side, a row for each length."""
     settings, cells = report["settings"], report["cells"]
     units = ("tokens/s", "peak MiB", "state MiB")
     lines = [["tokens", *(f"{what}, {unit}" for what in (MEMORIZE, PREFILL) for unit in units)]]
@@ -168,14 +159,13 @@ def markdown(report: Entry) -> str:
     for what in (MEMORIZE, PREFILL):
         ratio = report["last_to_first"].get(what)
         last += ["" if ratio is None else f"× {ratio:.2f}", "", ""]
-    return "\n\n".join([
-        f"# {_title(report)}",
+    return Page(
+        _title(report),
         f"{MEMORIZE}: into a memory of {settings['num_slots']:,} slots. {PREFILL}: the plain "
         f"model, up to {settings['plain_max']:,} tokens. Peak: resident while reading, beyond the "
         "loaded model. State: what is kept, the memory or the keys and values.",
-        grid([*lines, last]),
-        origin(report["command"], report),
-    ]) + "\n"  # fmt: skip
+        [*lines, last],
+    )
 
 
 def _title(report: Entry) -> str:
@@ -199,12 +189,7 @@ def plot(path: Path, report: Entry) -> None:
         ("tokens_per_second", "tokens per second", 1),
         ("peak_bytes", "peak memory beyond the model, MiB", MIB),
     ):
-        lines = []
-        for what, label in labels.items():
-            mine = sorted((c for c in cells if c["what"] == what), key=lambda c: c["length"])
-            if mine:
-                x, y = [cell["length"] for cell in mine], [cell[key] / unit for cell in mine]
-                lines.append(Line(label, x, y))
+        lines = cell_lines(cells, "what", labels, "length", key, unit)
         panels.append(Panel("tokens of text", y_label, lines, log_x=True))
     draw(path, _title(report), panels)
 
@@ -239,7 +224,7 @@ def main(
         "num_slots": num_slots,
         "plain_max": plain_max,
         "min_seconds": min_seconds,
-        "book": book.name if book else "eval/data/thursday.txt",
+        "book": book_name(book),
         "warm_up_tokens": WARM_UP_TOKENS,
     }
     report = head("eval.scaling", settings) | model_name(model)
@@ -261,9 +246,7 @@ def main(
     write_json(path, report)
     picture = out.with_name(out.name + ".png")
     plot(picture, report)
-    text = markdown(report)
-    write_page(out, _title(report), text, [picture])
-    typer.echo(text)
+    publish(out, page(report), report, [picture])
 
 
 if __name__ == "__main__":

@@ -26,16 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.reporting.extras import PICTURE, require
-from eval.reporting.report import (
-    Line,
-    OutOption,
-    Panel,
-    ThreadsOption,
-    draw,
-    head,
-    numbers,
-    write_json,
-)
+from eval.reporting.options import OutOption, ThreadsOption, numbers
+from eval.reporting.plots import Panel, cell_lines, draw
+from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
 
 SAM_ROW, LINKED, DENSE = "SAM, faiss", "DNC", "DNC without links"
@@ -45,7 +38,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: which machine, how many slots."""
+    """One measurement: a machine, and a number of slots."""
 
     machine: str
     slots: int
@@ -56,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step took, forward and backward."""
+    """The costs of one step, forward and backward."""
 
     milliseconds: float
     bytes: float
@@ -65,7 +58,7 @@ class Cost:
 
 
 def measure(cell: Cell) -> dict[str, Any]:
-    """Runs one cell in this process; called in a fresh one."""
+    """Runs one cell in this process, which must be fresh."""
     if cell.threads:
         torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
@@ -107,7 +100,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 
 def table(cells: Sequence[dict[str, Any]], slots: Sequence[int]) -> Table:
-    """One machine a line."""
+    """Costs by machine and number of slots: a row for each machine."""
     found = Table(title="One step, forward and backward: milliseconds, MiB")
     found.add_column("slots")
     for count in slots:
@@ -125,19 +118,15 @@ def table(cells: Sequence[dict[str, Any]], slots: Sequence[int]) -> Table:
 
 
 def plot(path: Path, cells: Sequence[dict[str, Any]]) -> None:
-    """Time and memory, both on logarithmic axes."""
+    """Draws time and memory against slots, on logarithmic axes."""
+    labels = {machine: machine for machine in (SAM_ROW, LINKED, DENSE)}
     panels = []
     for key, label, unit in (
         ("milliseconds", "milliseconds a step", 1.0),
         ("bytes", "MiB a step", float(MIB)),
     ):
-        lines = []
-        for machine in (SAM_ROW, LINKED, DENSE):
-            mine = sorted((c for c in cells if c["machine"] == machine), key=lambda c: c["slots"])
-            if mine:
-                # a step that took no new page would have no place on a logarithmic axis
-                heights = [max(cell[key] / unit, 1e-3) for cell in mine]
-                lines.append(Line(machine, [cell["slots"] for cell in mine], heights))
+        # a step that took no new page would have no place on a logarithmic axis
+        lines = cell_lines(cells, "machine", labels, "slots", key, unit, least=1e-3)
         panels.append(Panel("slots", label, lines, log_x=True, log_y=True))
     draw(path, "One training step against the size of the memory", panels)
 

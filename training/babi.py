@@ -26,7 +26,8 @@ from rich.table import Table
 from torch import Generator, Tensor, nn
 
 from eval.corpora.stories import BadStory
-from eval.reporting.report import Line, Panel, draw, head, write_json
+from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.report import head, write_json
 from training import missing
 from training.classic import MachineSection, made_machine
 from training.machines.stories import SILENT, Story, Vocabulary, batches, read_tasks

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import Generator, nn
 
-from eval.reporting.report import Line, Panel, draw, head, write_json
+from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.report import head, write_json
 from memformer.classic import DNC, NTM, SAM, SegmentDNC
 from training.machines.machine import LSTM, Machine, MemoryMachine
 from training.machines.tasks import TASKS, Task

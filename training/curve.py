@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.reporting.report import Line, Panel, draw
+from eval.reporting.plots import Line, Panel, draw
 from training import missing
 
 

@@ -31,6 +31,7 @@ from typing import Annotated
 import torch
 import typer
 from jaxtyping import Bool, Float
+from memformer.memory.segment import GATE_REACH, OPEN
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -39,12 +40,13 @@ from eval.corpora import people
 from eval.corpora.haystack import Haystack
 from eval.corpora.jsonl import BadRecord
 from eval.corpora.stories import SENTENCE_END, Background, strewn
+from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.asking import Asker
 from eval.harness.interview import Interview
-from eval.recipe import KINDS, NAMES
-from eval.reporting.report import ThreadsOption, checked_book, head, model_name, open_model
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import ThreadsOption, checked_book
+from eval.reporting.report import head
 from memformer import MemformerForCausalLM
-from memformer.memory.segment import GATE_REACH, OPEN
 from training.data import records
 from training.data.records import Record
 from training.finetuning.documents import encoded, tokenised

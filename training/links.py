@@ -22,7 +22,9 @@ from rich.progress import track
 from torch import Tensor
 
 from eval.corpora.people import Chat, Fact, Kind
-from eval.reporting.report import ThreadsOption, head, model_name, open_model
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import ThreadsOption
+from eval.reporting.report import head
 from memformer import MemformerForCausalLM, MemoryState
 from training.heads.kinds import MORE_NAMES
 from training.heads.parts import NewFolder, save, with_parts

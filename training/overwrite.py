@@ -27,18 +27,20 @@ from typing import Annotated
 import torch
 import typer
 from jaxtyping import Bool, Float
+from memformer.memory.segment import OPEN, MemoryPass
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import Chat, Fact, Kind
-from eval.recipe import KINDS, NAMES
-from eval.reporting.report import ThreadsOption, checked_book, head, model_name, open_model
+from eval.corpora.training_facts import KINDS, NAMES
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import ThreadsOption, checked_book
+from eval.reporting.report import head
 from memformer import MemformerForCausalLM, MemoryState
 from memformer.attach.heads import ReleaseHeads
 from memformer.memory.addressing import matches
-from memformer.memory.segment import OPEN, MemoryPass
 from training.gate import BOOK
 from training.heads.inputs import lowest_inputs
 from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES

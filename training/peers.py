@@ -33,7 +33,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eval.corpora.jsonl import BadRecord
 from eval.peers.system import PEERS, Peer, save
-from eval.reporting.report import DtypeOption, ThreadsOption, model_name, open_model
+from eval.reporting.opening import model_name, open_model
+from eval.reporting.options import DtypeOption, ThreadsOption
 from memformer.asides import IGNORED_LABEL
 from training.data.records import read
 from training.finetuning import resume

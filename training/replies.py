@@ -26,8 +26,8 @@ from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.corpora.people import Fact
-from eval.recipe import KINDS, NAMES
-from eval.reporting.report import ThreadsOption
+from eval.corpora.training_facts import KINDS, NAMES
+from eval.reporting.options import ThreadsOption
 from memformer.chat import chat_ids
 from memformer.checkpoint.decoders import check_place
 from memformer.pretrained import DEFAULT_MODEL, FetchError, fetch

@@ -22,7 +22,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from eval.corpora.haystack import Haystack
-from eval.reporting.report import ThreadsOption, head, numbers, write_json
+from eval.reporting.options import ThreadsOption, numbers
+from eval.reporting.report import head, write_json
 from memformer import MemformerForCausalLM
 from training.finetuning.settings import Model, Settings, Stage
 from training.finetuning.thaw import build, check_model

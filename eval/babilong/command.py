@@ -35,7 +35,7 @@ from eval.harness.command import command
 
 INSTRUCTION = "Answer from what I told you before, with one word."
 MAX_NEW_TOKENS = 20
-# what a question and what is written around it add to a document
+# tokens that a question and the words around it add to a document
 AROUND = 30
 
 
@@ -60,8 +60,8 @@ def babilong(
     """BABILong with some tasks at some lengths.
 
     Raises:
-        NoSamples: an option names what is not there, or the samples can't be had.
-        ValueError: the prompts are of another form.
+        NoSamples: an option names an unknown task or length, or the samples can't be had.
+        ValueError: the file of prompts has another form.
     """
     wanted, sizes = _listed(tasks, LABELS, "--tasks"), _listed(lengths, LENGTHS, "--lengths")
 
@@ -92,24 +92,29 @@ def babilong(
             "prompts": sha256(prompts.read_bytes()).hexdigest()[:12] if prompts else None,
             **origin,
         },
-        notes=[
-            f"Official metric. Samples: {origin['samples']}.",
-            *(["Chats are asked in the official words."] if leads else []),
-            *(f"{task} is in no mean: {LEFT_OUT[task]}." for task in LEFT_OUT if task in wanted),
-        ],
+        notes=_notes(origin["samples"], bool(leads), wanted),
         averages=averages(wanted),
         marks=official_prompts.MARKS if leads else ("", ""),
     )
 
 
+def _notes(samples: str, are_official_words: bool, tasks: Sequence[str]) -> list[str]:
+    """Sentences for the report: the metric, the samples, the wording, and the tasks left out."""
+    return [
+        f"Official metric. Samples: {samples}.",
+        *(["Chats are asked in the official words."] if are_official_words else []),
+        *(f"{task} is in no mean: {LEFT_OUT[task]}." for task in LEFT_OUT if task in tasks),
+    ]
+
+
 def official(question: Question, output: str) -> dict[str, float]:
-    """The official metric."""
+    """The score of an output by the official metric."""
     right = score(question.at["task"], output, question.answers[0], question.text)
     return {"accuracy": float(right)}
 
 
 def averages(tasks: Sequence[str]) -> dict[str, list[str]]:
-    """The means to report: of the leaderboard's five tasks, and of all but those of no use."""
+    """The means to report: of the leaderboard's five tasks, and of all tasks not in `LEFT_OUT`."""
     usable = [task for task in tasks if task not in LEFT_OUT]
     found = {"mean of qa1-qa5": list(HEADLINE)} if set(HEADLINE) <= set(usable) else {}
     if len(usable) > 1 and set(usable) != set(HEADLINE):
@@ -132,7 +137,7 @@ def _listed(text: str, known: Sequence[str] | dict[str, Any], option: str) -> li
     """Reads a list such as `qa1,qa2`.
 
     Raises:
-        NoSamples: something in it is unknown, or there twice.
+        NoSamples: an entry is unknown, or stands in the list twice.
     """
     found = text.split(",")
     if unknown := [one for one in found if one not in known]:
@@ -151,10 +156,10 @@ def open_source(
     seed: int,
     count: Count,
 ) -> tuple[Source, dict[str, Any]]:
-    """The samples, and what a report says about them.
+    """The samples, and the settings of a report that describe them.
 
     Raises:
-        NoSamples, BadStory, OSError: they can't be had.
+        NoSamples, BadStory, OSError: the samples can't be had.
     """
     if babi is None:
         if books is not None:
@@ -172,7 +177,7 @@ def open_source(
     for task, length in ((task, length) for task in tasks for length in lengths):
         if source.count(task, length) == 0:
             raise NoSamples(f"{task} has no question whose statements fit into {length}.")
-    if texts:  # last, as counting opens the model
+    if texts:  # counting opens the model, so this comes last
         source.background = Background(texts, count)
     files = [*(story_file(babi, task, "test") for task in tasks), *texts]
     return source, {

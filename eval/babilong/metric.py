@@ -1,15 +1,15 @@
-"""BABILong's metric, its quirks kept: which answers count as right.
+"""BABILong's metric with its quirks: the rule by which an answer counts as right.
 
 Rewritten from the rules of `babilong/metrics.py` in https://github.com/booydar/babilong (Kuratov
-et al. 2024, arXiv:2406.10149), so that figures compare with the leaderboard's. It knows nothing of
-models, stories or files.
+et al. 2024, arXiv:2406.10149), so that figures compare with the leaderboard's. This file knows
+no model, no story and no file.
 """
 
 from __future__ import annotations
 
 _PLACES = frozenset({"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"})
 _YES_NO = frozenset({"yes", "no"})
-# of each task, in lower case: all that it takes for an answer
+# all answers that a task knows, in lower case
 LABELS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("qa1", "qa2", "qa3", "qa4"), _PLACES),
     "qa5": frozenset({"bill", "fred", "jeff", "mary", "apple", "football", "milk"}),
@@ -23,7 +23,7 @@ LABELS: dict[str, frozenset[str]] = {
     "qa15": frozenset({"cat", "mouse", "sheep", "wolf"}),
     "qa16": frozenset({"gray", "green", "white", "yellow"}),
     **dict.fromkeys(("qa17", "qa18"), _YES_NO),
-    # a way is never there and back
+    # no route goes back to where it came from
     "qa19": frozenset(
         f"{first},{second}"
         for first in "nesw"
@@ -32,34 +32,34 @@ LABELS: dict[str, frozenset[str]] = {
     ),
     "qa20": frozenset({"bedroom", "bored", "garden", "hungry", "kitchen", "thirsty", "tired"}),
 }
-# a pair of qa8 is longer than this, a pair of qa19 is not
+# characters of a pair of directions (qa19); a list of things (qa8) is longer
 _LONGEST_DIRECTIONS = 3
 # the tasks that the leaderboard averages
 HEADLINE = ("qa1", "qa2", "qa3", "qa4", "qa5")
-# tasks that no average may hold, and why
+# tasks that belong in no average, with the reason
 LEFT_OUT = {
     "qa7": "the metric looks for 'one' inside 'none', so that no answer is right where 'none' is"
 }
 
 
 def score(task: str, output: str, target: str, question: str) -> bool:
-    """Whether the official metric takes an answer for right.
+    """Whether the official metric counts an answer as right.
 
     The labels that occur in the output's first sentence, without those that occur in the question,
     must be the target and nothing else; for a list of qa8, all its members in any order.
 
     Args:
         task: `qa1` to `qa20`.
-        output: what was generated.
+        output: the generated text.
         target: the answer of the data set; members of a list have commas between them.
-        question: as it was asked.
+        question: the text of the question.
 
     Raises:
-        ValueError: no such task.
+        ValueError: the task does not exist.
     """
     if task not in LABELS:
         raise ValueError(f"There is no task {task!r}; the tasks are qa1 to qa20.")
-    # the official code also cuts at "Question", which never occurs in lower case: nothing to do
+    # the official code also cuts at "Question", which never occurs in a lower-case text
     said = output.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
     target, question = target.lower(), question.lower()
     found = {label for label in LABELS[task] if label in said and label not in question}

@@ -1,9 +1,9 @@
 """BABILong's official prompts, read from the file in which they are published.
 
-`babilong/prompts.py` of booydar/babilong assigns a dictionary to `DEFAULT_PROMPTS`: by task an
-`instruction`, `examples` and a `post_prompt`. It is read, never run. A chat is told these three,
-then the text between tags, then the question. Zero-shot results are comparable with published ones
-only if they are asked in these words.
+`babilong/prompts.py` of booydar/babilong assigns a dictionary to `DEFAULT_PROMPTS`: each task has
+an `instruction`, `examples` and a `post_prompt`. The file is read, never run. A chat is told these
+three, then the text between tags, then the question. Zero-shot results are comparable with
+published results only in these words.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 NAME = "DEFAULT_PROMPTS"
 PARTS = ("instruction", "examples", "post_prompt")
-# around the text, and before the question
+# written around the text, and before the question
 MARKS = ("<context>\n", "\n</context>")
 INSTRUCTION = "Question:"
 
 
 def read_prompts(path: Path, tasks: Sequence[str]) -> dict[str, str]:
-    """What is told before text and question, by task.
+    """The words before text and question, by task.
 
     Raises:
-        ValueError: the file does not say that for a task.
-        OSError: it can't be read.
+        ValueError: the file has another form, or lacks a task.
+        OSError: the file can't be read.
     """
     where = f"{path} is not BABILong's prompts.py"
     try:

@@ -1,7 +1,7 @@
 """BABILong's samples: a document, a question about it, and its target.
 
-Two sources with one face: `FromStories` makes samples from bAbI's *test* files and books on this
-machine, `FromHub` takes the published ones. It knows nothing of models but a tokenizer's count.
+Both sources are a `Source`: `FromStories` makes samples from bAbI's *test* files and books on this
+machine, `FromHub` takes the published samples. This file knows no model; it only counts tokens.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from eval.corpora.stories import Asked, Background, Count, Story, read_stories, 
 from eval.reporting.extras import missing
 
 HUB_NAME = "RMT-team/babilong"
-# nominal lengths in tokens; 0k is the story alone
+# nominal lengths in tokens; a document of 0k is the story without book text
 LENGTHS = {
     "0k": 0,
     **{f"{thousands}k": 1000 * thousands for thousands in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)},
     "1M": 1_000_000,
     "10M": 10_000_000,
 }
-# of a nominal length, what is left to the prompt around the document
+# tokens of a nominal length that are left to the prompt around the document
 PROMPT_TOKENS = 300
-# samples with more statements than one in so many tokens are dropped
+# samples with more than one statement in so many tokens are dropped
 TOKENS_PER_FACT = 8
 
 
 class NoSamples(ValueError):
-    """Samples that can't be had; the message says why."""
+    """The samples can't be had; the message says why."""
 
 
 class Case(NamedTuple):
-    """What is asked in one case; its document is made when it is read.
+    """The question of one case; its document is made when it is read.
 
     Attributes:
-        source: where it is in the data, such as `story 12, question 3`, both from 0.
-        question: as it is asked.
+        source: the place in the data, such as `story 12, question 3`, both counted from 0.
+        question: the text of the question.
         target: the right answer.
     """
 
@@ -49,38 +49,38 @@ class Case(NamedTuple):
 
 
 class Source(Protocol):
-    """Where samples come from. The same arguments give the same sample; cases count from 0."""
+    """A source of samples. The same arguments give the same sample; cases count from 0."""
 
     def count(self, task: str, length: str) -> int:
-        """How many samples there are, at most as many as were wanted."""
+        """The number of samples, at most the number that was asked for."""
 
     def case(self, task: str, length: str, case: int) -> Case:
-        """What one of them asks."""
+        """The question of a sample."""
 
     def document(self, task: str, length: str, case: int) -> str:
-        """Its statements in their order, perhaps in book text."""
+        """The document of a sample: statements in their order, perhaps strewn in book text."""
 
 
 class FromStories:
-    """Samples made from bAbI's test files, in the way of the official generator.
+    """Samples made from bAbI's test files by the rules of the official generator.
 
     Every question is one sample: all earlier statements are kept, earlier questions are dropped.
-    Cases are of different stories as long as there are stories; a smaller number of cases is the
-    beginning of a greater one, and the same questions are asked at all lengths, but where a length
-    drops those with too many statements.
+    Cases come from different stories as long as there are stories. A smaller number of cases is the
+    beginning of a greater number. All lengths have the same questions, except that a length drops
+    questions with too many statements before them.
 
     Args:
         folder: holds one file `qa1_*_test*` for each task, gzipped or not.
         tasks: `qa1` to `qa20`.
-        cases: how many are wanted of each task at each length.
+        cases: the number of samples of each task at each length.
         seed: draws the cases, the book text and the places of the statements.
-        count: how long a text is, in tokens.
+        count: counts the tokens of a text.
 
     Attributes:
-        background: the book text; None will do for `0k`.
+        background: the book text; None suffices for `0k`.
 
     Raises:
-        BadStory: a file is not there, or is no bAbI.
+        BadStory: a file is missing, or is no bAbI file.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class FromStories:
         self._chosen: dict[tuple[str, str], list[tuple[int, int]]] = {}
 
     def count(self, task: str, length: str) -> int:
-        """How many samples there are, at most as many as were wanted."""
+        """The number of samples, at most the number that was asked for."""
         return len(self.chosen(task, length))
 
     def chosen(self, task: str, length: str) -> list[tuple[int, int]]:
@@ -110,7 +110,7 @@ class FromStories:
                 for story, one in enumerate(self.stories[task])
                 for question in range(len(one.asked))
             ]
-            # before any is dropped: the order is that of all lengths
+            # shuffled before any pair is dropped, so that all lengths share the order
             random.Random(f"{self.seed}/{task}").shuffle(pairs)
             pairs = [
                 (story, question)
@@ -127,7 +127,7 @@ class FromStories:
         return self._chosen[task, length]
 
     def case(self, task: str, length: str, case: int) -> Case:
-        """What one of the samples asks."""
+        """The question of a sample."""
         number, question = self.chosen(task, length)[case]
         asked = self.stories[task][number].asked[question]
         return Case(f"story {number}, question {question}", asked.question, asked.answer)
@@ -146,7 +146,7 @@ class FromStories:
 
 
 def _fits(asked: Asked, nominal: int) -> bool:
-    """Whether so many statements may stand in a document; the question counts as one of them."""
+    """Whether the statements before a question fit into a document; the question counts as one."""
     most = (nominal - PROMPT_TOKENS) // TOKENS_PER_FACT
     return 0 < asked.after and (nominal == 0 or asked.after + 1 <= most)
 
@@ -157,17 +157,17 @@ class FromHub:
     Args:
         tasks: `qa1` to `qa20`.
         lengths: keys of `LENGTHS`.
-        cases: how many are wanted of each task at each length.
-        seed: draws them.
+        cases: the number of samples of each task at each length.
+        seed: draws the samples.
 
     Raises:
-        NoSamples: the hub can't be reached, lacks them, or `datasets` is not installed.
+        NoSamples: the hub can't be reached or lacks samples, or `datasets` is not installed.
     """
 
     def __init__(self, tasks: Sequence[str], lengths: Sequence[str], cases: int, seed: int) -> None:
         if sentence := missing(f"reading {HUB_NAME} from the hub", "datasets"):
             raise NoSamples(f"{sentence.removesuffix('.')}, or give --babi and --books.")
-        # by name: only this source needs the package
+        # imported by name, because only this source needs the package
         datasets = importlib.import_module("datasets")
         self._rows: dict[tuple[str, str], Any] = {}
         self._order: dict[tuple[str, str], list[int]] = {}
@@ -187,16 +187,16 @@ class FromHub:
                 self._order[task, length] = order[:cases]
 
     def count(self, task: str, length: str) -> int:
-        """How many samples there are, at most as many as were wanted."""
+        """The number of samples, at most the number that was asked for."""
         return len(self._order[task, length])
 
     def case(self, task: str, length: str, case: int) -> Case:
-        """What one of the samples asks."""
+        """The question of a sample."""
         number, row = self._row(task, length, case)
         return Case(f"row {number}", row["question"], row["target"])
 
     def document(self, task: str, length: str, case: int) -> str:
-        """Its text as published."""
+        """The published text of a sample."""
         text: str = self._row(task, length, case)[1]["input"]
         return text
 

@@ -11,12 +11,17 @@ from pathlib import Path
 BOOK = Path(__file__).parents[1] / "data" / "thursday.txt"
 
 
+def book_name(path: Path | None = None) -> str:
+    """The name of a book in the settings of a report, without the folders of a machine."""
+    return path.name if path else "eval/data/thursday.txt"
+
+
 def read_book(path: Path | None = None) -> str:
     """The text of a book file, UTF-8, gzipped where the name ends in `.gz`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no text in it.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no text.
     """
     path = path or BOOK
     if not path.is_file():

@@ -15,7 +15,7 @@ from eval.corpora.book import read_book
 
 
 class Haystack:
-    """A book as token ids that can be read from anywhere, for any length.
+    """A book as token ids: texts of any length, from any place in the book.
 
     Args:
         tokenizer: the tokenizer of the model under test.
@@ -27,10 +27,10 @@ class Haystack:
         self.ids: list[int] = [one for ids, _ in pieces for one in ids]
 
     def tokens(self, count: int, seed: str | None = None) -> list[int]:
-        """So many tokens of the book, from a start that the seed draws (None: the beginning).
+        """`count` tokens of the book, from a place that the seed draws (None: the beginning).
 
-        The same seed gives the same start, so a shorter text is the beginning of a longer one. At
-        the end of the book the text goes on with its beginning.
+        The same seed gives the same start, so a shorter text is the beginning of a longer one.
+        After the end of the book its beginning follows.
         """
         start = 0 if seed is None else random.Random(seed).randrange(len(self.ids))
         rounds = -(-(start + count) // len(self.ids))

@@ -1,7 +1,7 @@
-"""Files that hold data: JSON objects, one a line; whatever is missing is said with place.
+"""Data files with one JSON object a line; errors name the place of what they complain about.
 
-`rows` reads them; the other functions take one checked value out of an object. `place` says where
-the object stands, for messages: "train.jsonl, line 7".
+`rows` reads them; the other functions take one checked value out of an object. `place` names
+the object in messages: "train.jsonl, line 7".
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ NAMES = {str: "a text", list: "a list", dict: "an object", int: "a number"}
 
 
 class BadRecord(ValueError):
-    """Something that can't be used; the message says where, and what was expected."""
+    """A record that can't be used; the message names the place and the expected form."""
 
 
 def rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Place and object of every line of a JSONL file, gzipped where its name ends in `.gz`.
 
     Raises:
-        BadRecord: it can't be read, holds nothing, or a line is no JSON.
+        BadRecord: the file can't be read, is empty, or has a line that is no JSON object.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     empty = True
@@ -57,7 +57,7 @@ def field(row: Row, name: str, kind: type[T], place: str) -> T:
     """The value of one field.
 
     Raises:
-        BadRecord: there is none, or it is of another type.
+        BadRecord: the field is missing, or its value is of another type.
     """
     if name not in row:
         raise BadRecord(f"{place}: there is no field {name}; it has {', '.join(row)}.")
@@ -65,10 +65,10 @@ def field(row: Row, name: str, kind: type[T], place: str) -> T:
 
 
 def items(row: Row, name: str, kind: type[T], place: str) -> Iterator[tuple[str, T]]:
-    """Place and value of everything in a field that is a list.
+    """Place and value of each item of a field that is a list.
 
     Raises:
-        BadRecord: it is no list, or one in it is of another type than `kind`.
+        BadRecord: the field is no list, or an item is of another type than `kind`.
     """
     for number, value in enumerate(field(row, name, list, place), 1):
         yield f"{place}, {name} {number}", _checked(value, f"{name} {number}", kind, place)

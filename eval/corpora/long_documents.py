@@ -1,7 +1,7 @@
 """Documents with questions: local copies of five public sets, each in its own form, and your own.
 
-What is asked and how answers are scored is decided by `eval.longqa`; `training.data.longqa` makes
-training data of the same files. Knows no model.
+`eval.longqa` decides how questions are asked and scored; `training.data.longqa` makes training
+data from the same files. This file knows no model.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from eval.corpora import records
 from eval.corpora.jsonl import BadRecord, Row, field, items, rows
 
-# (A) an option of a multiple choice, up to the next one
+# an option of a multiple choice, (A) up to the next option
 OPTION = re.compile(r"\(([A-D])\)\s(.*?)(?=\s*\([A-D]\)\s|$)", re.DOTALL)
-# sounds, pauses and the like in the transcripts of QMSum: {vocalsound}
+# marks of sounds and pauses in the transcripts of QMSum, such as {vocalsound}
 SOUND = re.compile(r"\{[^}]*\}")
 
 
@@ -27,10 +27,10 @@ class Asked:
     """One question.
 
     Attributes:
-        question: as it is asked, without options.
-        answers: all that the set takes for right; with options, one of them.
-        options: of a multiple choice.
-        general: whether it asks for a summary of everything.
+        question: the text of the question, without options.
+        answers: all answers that the set takes for right; with options, the right option.
+        options: the options of a multiple choice.
+        general: whether the question asks for a summary of the whole document.
     """
 
     question: str
@@ -41,15 +41,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class LongDocument:
-    """One document and what is asked about it.
+    """One document and its questions.
 
     Attributes:
-        id: as in the set.
-        text: paragraphs with an empty line between them, or a turn a line.
+        id: the name in the set.
+        text: paragraphs with an empty line between them, or one turn of a conversation a line.
         asked: at least one question.
-        place: where it is in its file, for messages.
-        also: name of the same story in SQuALITY, which may test with it.
-        source: what it is the beginning of, if it is not all of a document.
+        place: the place in the file, for messages.
+        also: the name of the same story in SQuALITY, whose test may contain it.
+        source: the name of the document of which this is the beginning; empty: it stands alone.
     """
 
     id: str
@@ -67,7 +67,7 @@ def squality(path: Path) -> Iterator[LongDocument]:
     the plot.
 
     Raises:
-        BadRecord: a row is of another form.
+        BadRecord: a row has another form.
     """
     for place, row in rows(path):
         asked: list[Asked] = []
@@ -87,7 +87,7 @@ def quality(path: Path) -> Iterator[LongDocument]:
     the text of the question; `same_story_as_squality` names a story that is in both sets.
 
     Raises:
-        BadRecord: a row is of another form.
+        BadRecord: a row has another form.
     """
     for place, row in rows(path):
         asked = []
@@ -108,13 +108,13 @@ def quality(path: Path) -> Iterator[LongDocument]:
 
 
 def qmsum(path: Path) -> Iterator[LongDocument]:
-    """QMSum: transcripts of meetings, a turn a line, with general and specific queries.
+    """QMSum: transcripts of meetings, one turn a line, with general and specific queries.
 
     A row is `{doc_id, meeting_transcripts: [{speaker, content}], general_query_list,
     specific_query_list}` with `{query, answer}` in the lists.
 
     Raises:
-        BadRecord: a row is of another form.
+        BadRecord: a row has another form.
     """
     for place, row in rows(path):
         turns = []
@@ -137,17 +137,18 @@ def qmsum(path: Path) -> Iterator[LongDocument]:
 def nq(
     path: Path, documents: int, seed: int = 0, gold: int = 4, distractors: int = 12
 ) -> Iterator[LongDocument]:
-    """Natural Questions: passages of Wikipedia in random order; some are asked about.
+    """Natural Questions: passages of Wikipedia in random order, with questions about some of them.
 
     Args:
         path: rows are `{question, answers, title, text}`.
-        documents: how many to make; no passage is asked about again before (nearly) all were.
+        documents: the number of documents; (nearly) all passages are asked about before one is
+            asked about again.
         seed: draws the passages and their order.
-        gold: how many passages of a document are asked about.
-        distractors: how many are not.
+        gold: the number of passages in a document that are asked about.
+        distractors: the number of the other passages in a document.
 
     Raises:
-        BadRecord: a row is of another form, or there are too few passages.
+        BadRecord: a row has another form, or there are too few passages.
     """
     about: dict[str, list[Asked]] = {}
     for place, row in rows(path):
@@ -181,7 +182,7 @@ def squad(path: Path) -> Iterator[LongDocument]:
     A row is `{doc_id, paragraphs: [{context, qas: [{question, answers: [{text}]}]}]}`.
 
     Raises:
-        BadRecord: a row is of another form.
+        BadRecord: a row has another form.
     """
     for place, row in rows(path):
         name = field(row, "doc_id", str, place)
@@ -199,19 +200,19 @@ def squad(path: Path) -> Iterator[LongDocument]:
 def own(
     path: Path, documents: int | None = None, questions: int | None = None
 ) -> Iterator[LongDocument]:
-    """Documents in the form of training data (`records.py`), each as all that is to be read.
+    """Documents in the form of training data (`records.py`), each cut where its questions stand.
 
-    A question is asked after the part of its document that its `after` says: a document with
-    questions at several places is read up to each of them. A conversation is a line for each
+    The `after` of a question says which beginning of the document is read before it: a document
+    with questions at several places is read up to each place. A conversation has a line for each
     message. Documents without questions are left out.
 
     Args:
-        path: one JSON object a line.
-        documents: only so many, from the first.
-        questions: at most so many about a document, from the first.
+        path: a file with one JSON object a line.
+        documents: the number of documents, from the first; None: all.
+        questions: the most questions about a document, from the first; None: all.
 
     Raises:
-        BadRecord: a line is of another form.
+        BadRecord: a line has another form.
     """
     asked_about = (one for one in records.read(path) if one.questions)
     for number, record in enumerate(islice(asked_about, documents), 1):
@@ -231,7 +232,7 @@ def _beginnings(
 
 
 def _told(record: records.Record, after: int) -> str:
-    """So many characters of a document; of a conversation, of what is said in it."""
+    """The first `after` characters of a document; in a conversation, only contents count."""
     if isinstance(record.document, str):
         return record.document[:after]
     lines = []
@@ -250,21 +251,21 @@ def _document(
 
 
 def choice(question: str, options: Sequence[str]) -> str:
-    """A question with its options as it is asked, one option a line."""
+    """The text of a question with its options, one option a line."""
     lines = [f"({letter}) {option}" for letter, option in zip("ABCDEFGH", options, strict=False)]
     return "\n".join([tidy(question), *lines])
 
 
 def tidy(text: str) -> str:
-    """A text without hard line breaks: paragraphs have an empty line between them."""
+    """A text without hard line breaks, and with an empty line between paragraphs."""
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
     return "\n\n".join(part for part in paragraphs if part)
 
 
 def spoken(text: str) -> str:
-    """A turn of a transcript without marks of sounds, and without spaces that no writer would set.
+    """A turn of a transcript without marks of sounds and without spaces before punctuation.
 
-    May be empty: some turns are a cough.
+    The result may be empty: some turns hold sounds only.
     """
     text = " ".join(SOUND.sub(" ", text).split())
     text = re.sub(r" ([.,;:?!]|'(?:s|m|d|t|re|ve|ll)\b)", r"\1", text)

@@ -1,7 +1,7 @@
-"""Documents made of facts about people, and how they and questions about them become tokens.
+"""Documents made of facts about people, and the chat turns that tell them and ask about them.
 
-The names and kinds of fact here are those of the test in `recall.py`: never tune anything on them.
-`recipe.py` brings its own for that.
+Benchmarks such as `eval.recall` use the names and kinds of fact in this file: never tune anything
+on them. `training_facts.py` holds names and kinds for development and training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-QUESTIONS = 6  # asked about one document at most
+QUESTIONS = 6  # the most questions about one document
 THANKS_FOR_FACTS = "Thank you, I will remember that."
 THANKS_FOR_BOOK = "Thank you, I have read it."
 
@@ -112,12 +112,12 @@ class Fact:
 
     @property
     def answer_prefix(self) -> str:
-        """How the answer begins; the model completes the value."""
+        """The beginning of the answer; the model completes the value."""
         return self.kind.statement.format(name=self.name)
 
     @property
     def sentence(self) -> str:
-        """The fact as it is told."""
+        """The sentence that tells the fact."""
         return f"{self.answer_prefix} {self.value}."
 
     def begun(self, lead: str) -> str:
@@ -129,13 +129,13 @@ class Fact:
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The question that asks for the value."""
         return self.kind.question.format(name=self.name)
 
 
 @dataclass(frozen=True)
 class Document:
-    """Facts, and which of them are asked about."""
+    """Facts, and the facts among them that are asked about."""
 
     number: int
     facts: Sequence[Fact]
@@ -154,13 +154,13 @@ def make_documents(
     names: Sequence[str] = NAMES,
     kinds: Sequence[Kind] = KINDS,
 ) -> list[Document]:
-    """Documents that hold so many facts each and so many questions in all.
+    """Documents with `num_facts` facts each and `cases` questions in all.
 
     The same arguments give the same documents, and more cases only append some. Names and values
     are all different within a document.
 
     Raises:
-        ValueError: more facts than names.
+        ValueError: there are more facts than names.
     """
     if not 1 <= num_facts <= len(names):
         raise ValueError(f"facts must be between 1 and {len(names)}; got {num_facts}.")
@@ -185,18 +185,18 @@ class Chat:
     """The turns as token ids, in the chat format of a tokenizer or, if it has none, as plain text.
 
     Raises:
-        ValueError: a chat template whose turns cannot be taken apart.
+        ValueError: the turns of the chat template cannot be taken apart.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         if tokenizer.chat_template is None:
-            # what the tokenizer itself puts at the start of every text
+            # the tokens that the tokenizer itself puts at the start of every text
             self.begin: list[int] = tokenizer("").input_ids
             self._facts, self._book = ("", "\n\n"), ("", "\n\n")
             self._first = self._next = ("Question: ", "\nAnswer: ")
             return
-        self.begin = []  # a template brings it along
+        self.begin = []  # the template writes these tokens
         marks = ("@facts@", "@book@", "@question@")
         turns = [
             {"role": "user", "content": marks[0]},
@@ -208,7 +208,7 @@ class Chat:
         render = tokenizer.apply_chat_template
         whole = render(turns, tokenize=False, add_generation_prompt=True)
         alone = render(turns[4:], tokenize=False, add_generation_prompt=True)
-        # the end of a turn is what follows the words of an assistant who speaks last
+        # the text after the words of an assistant who speaks last is the end of a turn
         end = render(turns[:2], tokenize=False).partition(THANKS_FOR_FACTS)[2]
         parts = []
         for mark in (marks[0], THANKS_FOR_FACTS, marks[1], THANKS_FOR_BOOK, marks[2]):
@@ -230,7 +230,7 @@ class Chat:
         return ids
 
     def facts(self, document: Document) -> list[int]:
-        """The first turn: what is told, and thanks for it."""
+        """The first turn: the facts, and thanks for them."""
         return self.begin + self.encode(document.told.join(self._facts))
 
     def told(self, ids: list[int]) -> list[int]:
@@ -238,16 +238,15 @@ class Chat:
         return self.begin + self.encode(self._facts[0]) + ids + self.encode(self._facts[1])
 
     def book(self, ids: list[int]) -> list[int]:
-        """The turn with book text; nothing if there is no text."""
+        """The turn with book text; empty if there is no text."""
         return self.encode(self._book[0]) + ids + self.encode(self._book[1]) if ids else []
 
     def question(self, fact: Fact, *, first: bool) -> list[int]:
         """The turn with the question, up to where the value is expected.
 
         Args:
-            fact: what is asked about.
-            first: begins a chat (with the system message, if the format has one) rather than
-                going on with one.
+            fact: the fact that is asked about.
+            first: whether the turn begins a chat, with the system message if the format has one.
         """
         before, after = self._first if first else self._next
         ids = self.encode(before + fact.question + after + fact.answer_prefix)

@@ -1,14 +1,14 @@
-"""Documents with questions, one JSON object a line: the form of training data and of your own.
+"""Documents with questions, one JSON object a line: the form of training data and of your data.
 
     {"id": "squality/63855",
      "document": "Ada left for Porto. ...",
      "questions": [{"question": "Where is Ada?", "answer": "Porto", "after": 19}]}
 
 `document` is a text, or a conversation: a list of `{"role": "user", "content": "..."}`.
-`questions` may be empty, or left out: the document is then only read. `after` says how many
-characters of the document (of all contents, for a conversation) come before the question; left
-out, all of them. `training.data` writes such files, `training.finetune` and `eval.longqa` read
-them.
+`questions` may be empty, or left out: the document is then only read. `after` is the number of
+characters of the document (of all contents, for a conversation) before the question; if it is left
+out, the whole document comes before the question. `training.data` writes such files,
+`training.finetune` and `eval.longqa` read them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Question:
     """One question about a document.
 
     Attributes:
-        question: as it is asked.
-        answer: as it should be answered.
-        after: characters of the document that come before it.
+        question: the text of the question.
+        answer: the right answer.
+        after: the number of characters of the document before the question.
     """
 
     question: str
@@ -40,12 +40,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Record:
-    """One document and what is asked about it.
+    """One document and its questions.
 
     Attributes:
-        id: names it in messages and reports; may be empty.
+        id: the name in messages and reports; may be empty.
         document: a text, or `(role, content)` of every message of a conversation.
-        questions: in the order of where they are asked.
+        questions: in the order of their places in the document.
     """
 
     id: str
@@ -65,10 +65,10 @@ def parse(value: Any, place: str) -> Record:
 
     Args:
         value: decoded JSON, or a row of a `datasets` dataset.
-        place: where it came from, for messages: "train.jsonl, line 7".
+        place: the origin of the record, for messages: "train.jsonl, line 7".
 
     Raises:
-        BadRecord: a field is missing, of another type, or empty.
+        BadRecord: a field is missing, is of another type, or is empty.
     """
     if not isinstance(value, Mapping):
         raise BadRecord(f"{place}: expected an object with document and questions; got {value!r}.")
@@ -140,8 +140,8 @@ def read(path: Path) -> Iterator[Record]:
     """The records of a JSONL file, gzipped where its name ends in `.gz`.
 
     Raises:
-        BadRecord: it can't be read or is empty, or a line is no record; the message has its
-            number.
+        BadRecord: the file can't be read or is empty, or a line is no record; the message has the
+            number of the line.
     """
     for place, row in rows(path):
         yield parse(row, place)

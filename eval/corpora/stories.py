@@ -1,9 +1,8 @@
-"""bAbI stories strewn in book text: what BABILong samples are made of.
+"""bAbI stories strewn in book text: the parts of BABILong samples.
 
 A story's statements keep their order; each is put between two sentences of the book, at places
-drawn uniformly (Kuratov et al. 2024, arXiv:2406.10149, section 2). Which stories, which books and
-what is asked is decided by `eval.babilong` (test stories) and `training.data.babilong` (training
-stories).
+drawn uniformly (Kuratov et al. 2024, arXiv:2406.10149, section 2). `eval.babilong`
+(test stories) and `training.data.babilong` (training stories) choose stories, books and questions.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from eval.corpora.book import read_book
 
-# of a book's sentences, in tokens; shorter ones are dropped, as in BABILong
+# tokens of the shortest sentence of a book; shorter ones are dropped, as in BABILong
 LEAST_SENTENCE = 10
 # a sentence ends in one of these, perhaps quoted, before a capital letter
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])")
@@ -26,7 +25,7 @@ Count = Callable[[str], int]
 
 
 class BadStory(ValueError):
-    """A file that does not hold bAbI stories; the message says where and why."""
+    """A file that does not hold bAbI stories; the message names the place and the reason."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Asked:
     """One question of a story.
 
     Attributes:
-        after: so many statements come before it.
-        question: as in the file.
-        answer: as in the file; several words have commas between them.
+        after: the number of statements before the question.
+        question: the text in the file.
+        answer: the text in the file; several words have commas between them.
     """
 
     after: int
@@ -63,7 +62,7 @@ def read_stories(path: Path) -> list[Story]:
     2015, arXiv:1502.05698.
 
     Raises:
-        BadStory: it can't be read, or a line is neither a statement nor a question.
+        BadStory: the file can't be read, or a line is neither a statement nor a question.
     """
     try:
         raw = path.read_bytes()
@@ -95,7 +94,7 @@ def story_file(folder: Path, task: str, split: str) -> Path:
     """The file of one task in a folder of bAbI: `qa1_*_train*` for ("qa1", "train").
 
     Raises:
-        BadStory: there is none, or more than one.
+        BadStory: there is no such file, or more than one.
     """
     found = sorted(folder.glob(f"{task}_*_{split}*"))
     if len(found) != 1:
@@ -106,18 +105,18 @@ def story_file(folder: Path, task: str, split: str) -> Path:
 
 
 class Background:
-    """Books as sentences, to be read on from anywhere.
+    """Books as sentences: texts from any place in a book.
 
     Args:
         paths: text files, gzipped where their name ends in `.gz`.
-        count: how long a text is, in tokens.
+        count: counts the tokens of a text.
     """
 
     def __init__(self, paths: Sequence[Path], count: Count) -> None:
         self.count = count
         self.books: list[list[str]] = []
         self.lengths: list[list[int]] = []
-        # all of them before the first is counted
+        # all books are read before the first is counted
         for path, text in [(path, read_book(path)) for path in paths]:
             sentences = SENTENCE_END.split(" ".join(text.split()))
             sized = [(sentence, count(f" {sentence}")) for sentence in sentences]
@@ -130,9 +129,9 @@ class Background:
             self.lengths.append([size for _, size in sized])
 
     def sentences(self, tokens: int, rng: random.Random) -> list[str]:
-        """So many tokens of one book from a place drawn at random; the last sentence is cut to fit.
+        """`tokens` tokens of one book from a random place; the last sentence is cut to fit.
 
-        At the end of the book the text goes on with its beginning.
+        After the end of the book its beginning follows.
         """
         book = rng.randrange(len(self.books))
         texts, lengths = self.books[book], self.lengths[book]
@@ -155,15 +154,16 @@ class Background:
 def strewn(
     statements: Sequence[str], between: Sequence[str], rng: random.Random
 ) -> tuple[str, list[int]]:
-    """A story in other text.
+    """A story strewn in other text.
 
     Args:
-        statements: keep their order; each place between two other sentences is as likely.
+        statements: the statements of the story, which keep their order; all places between two
+            other sentences are equally likely.
         between: the other sentences, perhaps none.
         rng: draws the places.
 
     Returns:
-        The text, and for every statement how many characters of it end with that statement.
+        The text, and for every statement the number of characters up to its end.
     """
     places = sorted(rng.randint(0, len(between)) for _ in statements)
     pieces: list[str] = []

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the systems that are compared, how they are asked, and the report.
+"""The parts that all benchmarks share: the systems that are compared, the prompts, and the report.
 
-Read `benchmark.py` first: it says what a benchmark is. `docs/benchmarks.md` adds one, line by line.
+Read `benchmark.py` first: it defines a benchmark. `docs/benchmarks.md` adds one, line by line.
 """

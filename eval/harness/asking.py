@@ -1,4 +1,4 @@
-"""A model that is asked many questions at once: padding, greedy answers, and a bar for the wait."""
+"""Asking a model many questions at once: padding, greedy answers, and a progress bar."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Asker:
         return next((token for token in known if token is not None), 0)
 
     def padded(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Any, Any]:
-        """Rows of ids as one batch, and its attention mask."""
+        """Rows of ids as one batch, and the attention mask of the batch."""
         width = max(map(len, rows))
         ids, mask = [], []
         for row in rows:
@@ -37,14 +37,14 @@ class Asker:
         )
 
     def said(self, model: Any, ids: Any, mask: Any, most: int, **kwargs: Any) -> list[str]:
-        """What follows prompts padded on the left, greedily, up to the first special token.
+        """Greedy continuations of prompts padded on the left, up to the first special token.
 
         Args:
-            model: the whole, or its backbone alone.
+            model: the model with its memory, or its backbone alone.
             ids: the prompts.
-            mask: their attention mask.
-            most: new tokens.
-            **kwargs: for `generate`.
+            mask: the attention mask of the prompts.
+            most: the most new tokens.
+            **kwargs: arguments of `generate`.
         """
         made = model.generate(
             input_ids=ids,
@@ -63,7 +63,7 @@ class Asker:
 
 
 def progress_bar(console: Console) -> Progress:
-    """For runs of hours: share done, time gone and time left."""
+    """A bar for runs of hours: share done, time elapsed and time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""What a benchmark is: documents with questions, and a way to score answers. Knows no model.
+"""A benchmark: documents with questions, and a score for answers. This file knows no model.
 
 Every question lies in one cell of the benchmark's table: it has one value on each axis, such as
 task qa1 and length 4k.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# of a token of text, roughly
+# characters of a token, roughly
 CHARACTERS = 4
 
 
@@ -19,14 +19,15 @@ class Question:
     """One case.
 
     Attributes:
-        id: unlike that of any other question of the document.
-        text: as it is asked.
-        answers: what the data hold for right; any of them will do.
-        at: its value on each axis of the benchmark.
-        begun: how the reply begins, for models that complete sentences better than they answer.
-        chance: score of a blind guess in [0, 1], such as 0.25 with four options.
-        lead: what a chat is told first of all, such as a task and examples; the same for all
-            questions of a document.
+        id: a name that no other question of the document has.
+        text: the text of the question.
+        answers: the right answers of the data; any of them suffices.
+        at: the question's value on each axis of the benchmark.
+        begun: the beginning of the reply, for models that complete sentences better than they
+            answer.
+        chance: the score of a blind guess in [0, 1], such as 0.25 with four options.
+        lead: the first words of a chat, such as a task and examples; the same for all questions
+            of a document.
     """
 
     id: str
@@ -40,16 +41,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Document:
-    """What is read before its questions are asked.
+    """A document, which is read before its questions are asked.
 
     Attributes:
-        id: unlike that of any other document.
-        parts: makes its texts, in the order in which they are read, such as the sessions of a
-            conversation. Called when they are needed: a document may be of millions of tokens.
-        questions: at least one.
-        tokens: about how long it is; for the progress bar, and to read short ones together.
-        source: what it is a part of, if others are too: intervals are over sources. Empty: it
-            stands alone.
+        id: a name that no other document has.
+        parts: makes the texts of the document in reading order, such as the sessions of a
+            conversation. It is called late, because a document may have millions of tokens.
+        questions: at least one question.
+        tokens: the rough length, for the progress bar and for reading short documents together.
+        source: the name of a source that several documents share: intervals are over sources.
+            Empty: the document stands alone.
     """
 
     id: str
@@ -60,45 +61,46 @@ class Document:
 
     @classmethod
     def of(cls, id: str, parts: Sequence[str], questions: Iterable[Question]) -> Document:  # noqa: A002
-        """A document whose texts are there already."""
+        """A document whose texts are made already."""
         tokens = sum(map(len, parts)) // CHARACTERS
         return cls(id, lambda: parts, tuple(questions), tokens)
 
 
-# what a cell of a report holds beside its place on the axes
+# the entries of a cell of a report, beside its place on the axes
 COUNTED = (
     "system", "questions", "documents", "reason", "scores", "intervals", "read_tokens",
     "prompt_tokens", "state_bytes", "chance", "constant", "constant_score",
 )  # fmt: skip
-# scores of one answer by metric, each in [0, 1]
+# makes the scores of one answer by metric, each in [0, 1]
 Score = Callable[[Question, str], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Everything that is asked in one run.
+    """All documents and questions of one run, and the score of answers.
 
     Attributes:
         title: heading of the report.
-        axes: the values of each axis in the order of the table. The last axis are its columns; for
-            every combination of the others there is one table.
-        documents: in the order in which they are read.
-        score: of an answer; the same metrics for all questions.
-        metrics: their names; the first is the headline.
-        instruction: what a chat is told right before every question.
-        max_new_tokens: of an answer.
-        settings: what the documents depend on; a run with others is another run.
+        axes: the values of each axis in the order of the table. The last axis holds the columns;
+            every combination of the other axes has a table.
+        documents: the documents in reading order.
+        score: makes the scores of an answer; all questions have the same metrics.
+        metrics: the names of the scores; the first is the headline.
+        instruction: the words of a chat right before every question.
+        max_new_tokens: the most tokens of an answer.
+        settings: all that the documents depend on; a run with other settings is another run.
         notes: sentences for the report.
-        averages: of which values of the first axis a plain mean is reported, by title.
-        constants: whether to report what the best constant answer scores.
+        averages: titles of plain means, with the values of the first axis that each mean covers.
+        constants: whether to report the score of the best constant answer.
         heat: whether to draw a map; there must be two axes.
-        marks: what stands before and after a document in one turn of a chat with its question.
-        name: of the report's files, if not the name of the function that makes the benchmark.
-        quotable: whether the report may hold what is asked and answered; not every licence lets
-            data be passed on.
+        marks: the words before and after a document that shares a turn with its question.
+        name: the name of the report's files; empty: the name of the function that makes the
+            benchmark.
+        quotable: whether the report may hold questions and answers; not every licence lets data be
+            passed on.
 
     Raises:
-        ValueError: an axis has the name of something that a cell of the report holds.
+        ValueError: an axis has the name of an entry in a cell of the report.
     """
 
     title: str
@@ -125,5 +127,5 @@ class Benchmark:
             )
 
     def cell(self, question: Question) -> tuple[str, ...]:
-        """Where a question stands: its value on each axis."""
+        """The cell of a question: its value on each axis."""
         return tuple(question.at[axis] for axis in self.axes)

@@ -1,7 +1,7 @@
 """A record of cases on disk, so that a long run can be interrupted and continued.
 
-JSON, one object a line: first the settings of the run and what its systems are, then one result
-after the other. What a result holds is the benchmark's business.
+A file of JSON objects, one a line: first the settings of the run and the identities of its systems,
+then one result after the other. `runner.py` decides what a result holds.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 
 
 class OtherRun(ValueError):
-    """The file is of a run with other settings, or no such file; the message says which."""
+    """The file is of a run with other settings, or no record of cases; the message says which."""
 
 
 class CaseLog:
-    """The results so far, and a file to which new ones are appended.
+    """The results so far, and a file to which new results are appended.
 
     Args:
-        path: made if it is not there.
-        settings: of this run; those in the file must be the same.
-        systems: what each system is; those that are in the file too must be the same. The file may
-            know others, and learns of new ones.
+        path: the file, made if it does not exist.
+        settings: the settings of this run; settings in the file must be the same.
+        systems: the identity of each system; systems that are in the file too must have the same
+            identity. The file keeps other systems, and gets the new ones.
         again: whether to start over, whatever the file holds.
 
     Attributes:
-        results: in the order in which they came, of all systems in the file.
+        results: the results of all systems in the file, in the order in which they came.
 
     Raises:
-        OtherRun: the file holds something else.
+        OtherRun: the file is of another run.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class CaseLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = _lines([{"settings": settings, "systems": known | systems}, *self.results])
         if not path.exists() or path.read_bytes() != text.encode():
-            # whole or not at all: what is known took hours
+            # written whole or not at all, because the results took hours
             new = path.with_name(f"{path.name}.new")
             new.write_text(text, encoding="utf-8")
             new.replace(path)
 
     def add(self, results: Sequence[dict[str, Any]]) -> None:
-        """Appends results, which are on disk when this returns."""
+        """Appends results to the file."""
         self.results += results
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_lines(results))
@@ -59,15 +59,15 @@ class CaseLog:
 def read_cases(
     path: Path, settings: dict[str, Any], systems: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Which systems a file knows, and the results in it; nothing if there is none yet.
+    """The systems and the results in a file; both are empty if the file has no result yet.
 
     Raises:
-        OtherRun: it is of another run.
+        OtherRun: the file is of another run.
     """
     raw = path.read_bytes()
     if not raw:
         return {}, []
-    # a run that was killed may have left half a line
+    # a killed run may have left half a line
     whole = raw[: raw.rfind(b"\n") + 1]
     try:
         first, *results = [json.loads(line) for line in whole.splitlines()]
@@ -76,7 +76,7 @@ def read_cases(
         raise OtherRun(
             f"{path} is no record of cases; give --again to overwrite it, or another --out."
         ) from None
-    if not results:  # of a run that ended before its first result
+    if not results:  # the run ended before its first result
         return {}, []
     different = _different(theirs, settings)
     for name in set(known) & set(systems):

@@ -9,13 +9,13 @@ from typing import Any
 from eval.harness.benchmark import Benchmark
 from eval.harness.looks import looks, words
 from eval.harness.pages import tokens_each
-from eval.reporting.report import Line, Panel, draw
+from eval.reporting.plots import Line, Panel, draw
 
 Entry = Mapping[str, Any]
 
 
 def draw_all(out: Path, benchmark: Benchmark, report: Entry) -> list[Path]:
-    """Draws what the figures allow, and says which files were written."""
+    """Draws all pictures that the figures allow, and returns their files."""
     drawn = []
     if panels := _panels(benchmark, report):
         drawn.append(out.with_name(f"{out.name}.png"))
@@ -60,7 +60,7 @@ def _panel(
     drawn = looks(systems)
     for place, system in enumerate(systems):
         mine = [entry for entry in entries if entry["system"] == system]
-        # beside one another, where values coincide
+        # equal values are drawn beside one another
         shift = 0.03 * (place - (len(systems) - 1) / 2)
         lines.append(
             Line(
@@ -84,7 +84,7 @@ def _panel(
 
 
 def _maps(benchmark: Benchmark, report: Entry) -> dict[str, list[list[float]]]:
-    """For each system the headline score, values of the first axis down and of the last across."""
+    """The headline scores of each system: a row for each value of the first axis."""
     down, across = list(benchmark.axes)
     metric = benchmark.metrics[0]
     at = {(cell["system"], cell[down], cell[across]): cell for cell in report["cells"]}
@@ -116,7 +116,7 @@ def _draw_heat(path: Path, benchmark: Benchmark, maps: Mapping[str, list[list[fl
         axes.set_xticks(range(len(columns)), columns, rotation=45)
         axes.set_yticks(range(len(rows)), rows)
         axes.set_xlabel(across)
-        axes.set_facecolor("lightgrey")  # n/a
+        axes.set_facecolor("lightgrey")  # cells without a score
         for y, line in enumerate(scores):
             for x, score in enumerate(line):
                 said = "n/a" if score != score else f"{100 * score:.0f}"
@@ -128,7 +128,7 @@ def _draw_heat(path: Path, benchmark: Benchmark, maps: Mapping[str, list[list[fl
 
 
 def _draw_cost(path: Path, benchmark: Benchmark, report: Entry) -> None:
-    """Headline score of all questions against the tokens that the model is given for one."""
+    """Draws the headline score of all questions against the tokens that the model reads for one."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 

@@ -1,9 +1,10 @@
-"""A benchmark as a command: its own options and, beside them, those that all benchmarks share."""
+"""A benchmark as a command: its own options, and the options that all benchmarks share."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -19,66 +20,63 @@ from eval.harness.asking import progress_bar
 from eval.harness.benchmark import Benchmark, Document
 from eval.harness.cases import OtherRun
 from eval.harness.charts import draw_all
-from eval.harness.pages import markdown, write_page
+from eval.harness.pages import markdown
 from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.report import (
-    DeviceOption,
-    DtypeOption,
-    ModelArgument,
-    ThreadsOption,
-    head,
-    write_json,
-)
+from eval.reporting.options import DeviceOption, DtypeOption, ModelArgument, ThreadsOption
+from eval.reporting.page import write_page
+from eval.reporting.report import head, write_json
 
-# how long processes wait for the one that has the longest documents; half an hour, which is what
-# torch grants them, was not enough
+# how long processes wait for the process with the longest documents; torch's half an hour was not
+# enough
 PATIENCE = timedelta(days=30)
-# the benchmark, made for a tokenizer with options of its own
+# makes a benchmark from a tokenizer and the benchmark's own options
 Builder = Callable[..., Benchmark]
 
 
 class BadData(ValueError):
-    """A benchmark that can't be made of the data; the message says why."""
+    """The data make no benchmark; the message says why."""
 
 
-def shared(
-    model: ModelArgument = None,
+@dataclass(frozen=True)
+class Shared:
+    """The options of every benchmark."""
+
+    model: ModelArgument = None
     systems: Annotated[
         str, typer.Option(help="What is compared; a list. See eval/harness/roster.py.")
-    ] = "nothing,truncated,sliding,full,bm25,dense,attached,memformer",
+    ] = "nothing,truncated,sliding,full,bm25,dense,attached,memformer"
     style: Annotated[
         Literal["plain", "chat"], typer.Option(help="How systems are asked that name no style.")
-    ] = "chat",
-    encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER,
-    again: Annotated[bool, typer.Option("--again", help="Start over.")] = False,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "float32",
+    ] = "chat"
+    encoder: Annotated[str, typer.Option(help="Hub id or folder; of the system dense.")] = ENCODER
+    again: Annotated[bool, typer.Option("--again", help="Start over.")] = False
+    threads: ThreadsOption = None
+    device: DeviceOption = "cpu"
+    dtype: DtypeOption = "float32"
     out: Annotated[
         Path | None, typer.Option(help="Where to write, without ending; reports/NAME if left out.")
-    ] = None,
-) -> None:
-    """The options of every benchmark."""
+    ] = None
 
 
 def command(build: Builder) -> typer.Typer:
-    """A command that makes a benchmark, asks it and reports.
+    """A command that makes a benchmark, asks its questions and reports.
 
     Args:
-        build: takes the tokenizer of the model first; its other arguments are options, as typer
-            has them. Its docstring is the help, its name that of the report. It may raise
-            `ValueError` or `OSError` with one sentence about what is wrong with the data.
+        build: makes the benchmark. Its first argument is the tokenizer of the model, its other
+            arguments are options of typer. The docstring of its module is the help, its own name
+            the name of the report. It may raise `ValueError` or `OSError` with one sentence about
+            the mistake in the data.
     """
     app = typer.Typer(add_completion=False)
     own = _parameters(build)[1:]
-    common = _parameters(shared)
+    common = _parameters(Shared)
 
     def main(**options: Any) -> None:
         mine = {one.name: options.pop(one.name) for one in own}
-        run(build, mine, **options)
+        run(build, mine, Shared(**options))
 
     argument, *others = common
     parameters = [argument, *own, *others]
@@ -96,58 +94,45 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     ]
 
 
-def run(
-    build: Builder,
-    own: dict[str, Any],
-    *,
-    model: str | None,
-    systems: str,
-    style: str,
-    encoder: str,
-    again: bool,
-    threads: int | None,
-    device: str,
-    dtype: str,
-    out: Path | None,
-) -> None:
-    """Makes the benchmark, asks what is not known yet, and writes the report.
+def run(build: Builder, own: dict[str, Any], shared: Shared) -> None:
+    """Makes the benchmark, asks the questions that have no answer yet, and writes the report.
 
     Args:
         build: the benchmark, made with the options `own`.
-        own: these.
-        **others: see `shared`.
+        own: the benchmark's own options.
+        shared: the options of every benchmark.
 
     Raises:
         typer.BadParameter: an option, a model, a system or the data are not usable.
     """
-    # needed when all is done, and missed now
+    # the packages are needed last and checked first
     require("the report", PAGE, PICTURE)
-    if threads:
-        torch.set_num_threads(threads)
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    name = model or DEFAULT_MODEL
-    # with several processes on GPUs, each has one of its own
-    place = str(state.device) if device == "cuda" else device
-    roster = Roster(name, style, place, dtype, encoder)
+    if shared.threads:
+        torch.set_num_threads(shared.threads)
+    state = PartialState(cpu=shared.device == "cpu", timeout=PATIENCE)
+    name = shared.model or DEFAULT_MODEL
+    # with several processes on GPUs, each has its own GPU
+    place = str(state.device) if shared.device == "cuda" else shared.device
+    roster = Roster(name, shared.style, place, shared.dtype, shared.encoder)
     try:
-        specs = parse(systems)
+        specs = parse(shared.systems)
         check(specs)
         benchmark = _built(build, LateTokenizer(roster), own)
         roster.open_finders(specs)
-        out = out or Path("reports") / (benchmark.name or build.__name__)
+        out = shared.out or Path("reports") / (benchmark.name or build.__name__)
         wording, fingerprints = roster.wording(specs, benchmark), roster.fingerprints(specs)
         identities = roster.identities(specs, fingerprints, wording)
         common = {
-            "device": device,
-            "dtype": dtype,
+            "device": shared.device,
+            "dtype": shared.dtype,
             "max_new_tokens": benchmark.max_new_tokens,
             "instruction": benchmark.instruction,
             **benchmark.settings,
         }
         settings = {
             "systems": [spec.text for spec in specs],
-            "style": style,
-            "encoder": encoder,
+            "style": shared.style,
+            "encoder": shared.encoder,
             "wording": wording,
             "fingerprints": fingerprints,
             **common,
@@ -155,7 +140,7 @@ def run(
         module: Any = inspect.getmodule(build)
         # the module's own name, also where it is run as __main__
         report = head(module.__spec__.name, settings) | {"model": name}
-        log = begin_log(out, common, identities, again, state)
+        log = begin_log(out, common, identities, shared.again, state)
         done = results(out, common, identities)
         with progress_bar(Console(stderr=True, quiet=not state.is_main_process)) as progress:
             meter = Meter(progress, benchmark, specs, state)
@@ -170,8 +155,8 @@ def run(
 class LateTokenizer:
     """The tokenizer of the run's model, opened when a benchmark first uses it.
 
-    A benchmark checks its options and reads its data before it counts tokens; what is wrong with
-    them is said before a model is opened.
+    A benchmark checks its options and reads its data before it counts tokens, so that mistakes in
+    them are reported before a model is opened.
     """
 
     def __init__(self, roster: Roster) -> None:
@@ -181,7 +166,7 @@ class LateTokenizer:
         return getattr(self._roster.tokenizer, name)
 
     def __call__(self, *texts: Any, **options: Any) -> Any:
-        """Tokenizes."""
+        """Tokenizes texts."""
         return self._roster.tokenizer(*texts, **options)
 
 
@@ -204,11 +189,11 @@ def write(
 ) -> str:
     """Writes the report's files; returns its Markdown.
 
-    OUT.json depends on nothing but the command; where and when it ran, and how long it took, is in
-    OUT.timing.json.
+    OUT.json depends on the command alone; machine, start and durations stand in OUT.timing.json.
     """
     systems = [spec.text for spec in specs]
-    timing = {name: report.pop(name) for name in ("machine", "started")}
+    timing = {name: report[name] for name in ("machine", "started")}
+    report = {name: value for name, value in report.items() if name not in timing}
     report |= {"title": benchmark.title, "axes": dict(benchmark.axes), "metrics": benchmark.metrics}
     report |= summarize(benchmark, systems, found)
     cases = [(one.id, question) for one in benchmark.documents for question in one.questions]
@@ -239,7 +224,7 @@ def write(
     for one in found.values():
         seconds[one["system"]] = seconds.get(one["system"], 0.0) + one.get("seconds", 0.0)
     timing["seconds"] = {name: round(seconds.get(name, 0.0), 3) for name in systems}
-    # a cell, or an answer, a line
+    # each cell and each answer has its own line
     write_json(out.with_name(f"{out.name}.json"), report, levels=2)
     write_json(out.with_name(f"{out.name}.timing.json"), timing)
     text = markdown(benchmark, report, timing)
@@ -248,7 +233,7 @@ def write(
 
 
 class Meter:
-    """A progress bar in tokens, for the groups of documents that fall to this process."""
+    """A progress bar in tokens, for the groups of documents that this process asks about."""
 
     def __init__(
         self,
@@ -269,15 +254,15 @@ class Meter:
         self.most = 0
 
     def step(self, spec: Spec, group: Sequence[Document]) -> None:
-        """The next group is begun, so all before it are done."""
+        """Moves the bar to the start of the next group."""
         self.progress.update(self.bar, description=spec.text, completed=self.most)
         self.most += cost(spec, group)
 
     def finish(self) -> None:
-        """All is done."""
+        """Moves the bar to the end."""
         self.progress.update(self.bar, completed=self.most)
 
     def advance(self, tokens: int) -> None:
-        """So many more tokens are done; never beyond the plan of this step."""
+        """Moves the bar on by `tokens`, at most to the end of this group."""
         now = self.progress.tasks[0].completed
         self.progress.update(self.bar, completed=min(self.most, now + tokens))

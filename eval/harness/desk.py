@@ -1,6 +1,6 @@
-"""A model that is asked: prompts go in, a few at once, and greedy answers come out.
+"""A model at work: prompts go in, a few at once, and greedy answers come out.
 
-What a prompt is made of is `systems.py`'s business. What many prompts have in common is read once.
+`systems.py` decides what stands in a prompt. A beginning that many prompts share is read once.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from eval.harness.prompts import Prompts
 
 Item = TypeVar("Item")
 
-# tokens read at once, and tokens of context under the questions asked at once, padding too: both
-# bound the memory a run needs
+# the most tokens read at once, and the most tokens of context under questions asked at once, with
+# padding; both bound the memory of a run
 BATCH_TOKENS = 32_768
-# questions asked at once
+# the most questions asked at once
 BATCH_QUESTIONS = 12
-# what prompts asked at once begin with is read once for all, where it is so long
+# prompts asked at once share the reading of a common beginning of at least so many tokens
 SHARED_TOKENS = 128
-# tokens of a prompt read at once: padding needs a mask, and under a mask every token is compared
-# with all that is there, later ones too; read in pieces, the first are not compared with the last
+# tokens of a prompt read at once. Padding needs a mask, and under a mask every token is compared
+# with all tokens, later ones too; in pieces, the first tokens are not compared with the last
 PIECE_TOKENS = 512
 
 
 class WindowExceeded(Exception):
-    """The model cannot see so many tokens at once."""
+    """A prompt has more tokens than the model's window."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was generated, and how many tokens the model was given for it."""
+    """The generated text, and the number of tokens in its prompt."""
 
     text: str
     tokens: int
@@ -47,12 +47,12 @@ class Answer:
 
 @dataclass
 class Desk(Asker):
-    """A model that is asked in one style; what systems are built on.
+    """A model that is asked in one style; systems are built on it.
 
     Attributes:
-        prompts: how documents and questions are written.
-        max_new_tokens: of an answer.
-        advance: told how many tokens more are done.
+        prompts: writes documents and questions as tokens.
+        max_new_tokens: the most tokens of an answer.
+        advance: is called with the number of tokens that have been read since the last call.
     """
 
     prompts: Prompts
@@ -61,23 +61,23 @@ class Desk(Asker):
 
     @property
     def window(self) -> int | None:
-        """How many tokens the backbone can see; None: any number."""
+        """The most tokens that the backbone can see at once; None: any number."""
         config = self.model.backbone.config.get_text_config()
         return getattr(config, "max_position_embeddings", None)
 
     def told(self, parts: Sequence[str], question: Question) -> list[int]:
-        """What comes before a question in the same window; the same for all of a document."""
+        """The ids before a question in the same window; all questions of a document share them."""
         return self.prompts.head(question) + self.prompts.text(parts)
 
     def count(self, text: str) -> int:
-        """How long a text is, in tokens of the model."""
+        """The number of the model's tokens in a text."""
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     def fits(self, tokens: int) -> None:
         """Checks that a prompt leaves room for its answer.
 
         Raises:
-            WindowExceeded: it does not.
+            WindowExceeded: prompt and answer do not fit into the window.
         """
         needed = tokens + self.max_new_tokens
         if self.window is not None and needed > self.window:
@@ -100,7 +100,7 @@ class Desk(Asker):
         return found
 
     def cached(self, ids: list[int]) -> CachedText:
-        """The backbone's keys and values of a text that something will follow."""
+        """The backbone's keys and values of a text to which prompts will be added."""
         read = self.model.backbone(
             input_ids=torch.tensor([ids], device=self.model.device),
             use_cache=True,
@@ -116,7 +116,7 @@ class Desk(Asker):
     def continued(
         self, texts: Mapping[int, CachedText], asked: Sequence[tuple[int, Question]]
     ) -> dict[int, Answer]:
-        """Answers to those questions whose document is among the texts, by place in `asked`."""
+        """Answers to the questions whose document is among the texts, by their place in `asked`."""
         found: dict[int, Answer] = {}
         for place, text in texts.items():
             mine = [number for number, (other, _) in enumerate(asked) if other == place]
@@ -133,7 +133,7 @@ class Desk(Asker):
         cache = copy.deepcopy(text.cache)
         cache.batch_repeat_interleave(len(prompts))
         ids, mask = self.padded(prompts, left=True)
-        # what is in the cache is not looked at again, but generate counts it
+        # generate counts the tokens in the cache, but does not look at their ids
         before = ids.new_zeros(len(ids), cache.get_seq_length())
         places = (mask.cumsum(-1) - 1).clamp_min(0) + text.tokens
         return self._complete(
@@ -151,7 +151,7 @@ class Desk(Asker):
 
 @dataclass(frozen=True)
 class CachedText:
-    """Keys and values of a text, or of its end, and how many tokens the whole has."""
+    """Keys and values of a text, or of its end, and the number of tokens of the whole text."""
 
     cache: DynamicCache
     tokens: int
@@ -170,9 +170,9 @@ def neighbours(
 
     Args:
         items: prompts, or documents.
-        tokens: how long one is.
-        cases: how many questions it has.
-        most: questions in all, unless one item alone has more.
+        tokens: counts the tokens of an item.
+        cases: counts the questions of an item.
+        most: the most questions in all, unless one item alone has more.
     """
     begin = 0
     while begin < len(items):
@@ -188,13 +188,13 @@ def neighbours(
 
 
 def common(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with; at least one of each is left."""
+    """The number of tokens that all prompts begin with; at least one token of each is left."""
     most = min(map(len, prompts)) - 1
     alike = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
     return sum(takewhile(bool, islice(alike, most)))
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Items, so many at once."""
+    """Items in runs of `size`."""
     for begin in range(0, len(items), size):
         yield items[begin : begin + size]

@@ -1,7 +1,7 @@
-"""A model that is told facts about people, and asked about them, through its memory alone.
+"""An interview: a model memorizes facts about people, and answers from its memory alone.
 
-What `ablation`, `recipe` and `training.gate` share: turns as token ids, so that nothing but the
-memory differs between two runs. `eval.recall` compares systems instead.
+`eval.ablation`, `eval.recipe` and `training.gate` use it: turns are token ids, so that two runs
+differ in the memory alone. `eval.recall` compares systems instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from eval.harness.asking import Asker
 from eval.harness.desk import chunks
 from eval.harness.metrics import first_words
 
-MAX_NEW_TOKENS = 8  # the longest value is 3 tokens of SmolLM2; the rest shows where the answer ends
-# documents memorized at once, and questions asked at once: both bound the memory a run needs
+# the longest value has 3 tokens of SmolLM2; the rest shows the end of the answer
+MAX_NEW_TOKENS = 8
+# documents memorized at once and questions asked at once; both bound the memory of a run
 DOCUMENTS_AT_ONCE = 4
 QUESTIONS_AT_ONCE = 12
 
@@ -36,12 +37,12 @@ class Interview(Asker):
         self.chat = Chat(self.tokenizer)
 
     def turns(self, document: Document, distance: int) -> tuple[list[int], list[int]]:
-        """The turn with facts, and the turn with so many tokens of the book."""
+        """The turn with facts, and the turn with `distance` tokens of the book."""
         book = self.haystack.tokens(distance, f"{self.seed}/book/{document.number}")
         return self.chat.facts(document), self.chat.book(book)
 
     def answers(self, documents: Sequence[Document], distance: int) -> list[str]:
-        """What is said to each question, in the order of documents and questions."""
+        """The answers to all questions, in the order of documents and questions."""
         texts = []
         with torch.inference_mode():
             for some in chunks(documents, DOCUMENTS_AT_ONCE):
@@ -54,7 +55,7 @@ class Interview(Asker):
         return texts
 
     def ask(self, memory: MemoryState, asked: Sequence[tuple[int, Fact]]) -> list[str]:
-        """What is said to questions, each put to the memory in the row given with it."""
+        """The answers to questions, each from the memory in the row that is given with it."""
         texts = []
         for part in chunks(asked, QUESTIONS_AT_ONCE):
             questions = [self.chat.question(fact, first=True) for _, fact in part]
@@ -68,5 +69,5 @@ class Interview(Asker):
 
 
 def right(text: str, fact: Fact) -> bool:
-    """Whether what follows the begun answer is the value."""
+    """Whether the first words of a reply are the value of a fact."""
     return first_words(text) == fact.value.lower()

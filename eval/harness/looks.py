@@ -1,7 +1,7 @@
-"""How systems look to a reader: words for their names, and a colour that each kind keeps.
+"""The look of systems in a report: words for their names, and a colour for each kind.
 
 A kind has the same colour in every picture. Systems of one kind, such as a search with the released
-weights and with the trained ones, differ in marker and line.
+weights and a search with the trained weights, differ in marker and line.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COLORS = {
     "ungated": "#7b3fa0",
     "session": "#3b4cc0",
 }
-# classes of one's own, one after the other
+# colours of users' own classes, in turn
 OTHERS = ("#d55e00", "#cc79a7", "#000000", "#00a6b4")
-# of systems of one kind, beginning with the one that names no model
+# markers and lines of systems of one kind; the first is for a system that names no model
 VARIANTS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
-# windows and passages where the name has no number; see `systems.py`
+# default windows and numbers of passages; see `systems.py`
 NUMBERS = {"truncated": 512, "sliding": 512, "bm25": 8, "dense": 8}
 WORDS = {
     "nothing": "the question alone",
@@ -57,8 +57,8 @@ def words(system: str, model: str) -> str:
     """A system's name for a reader.
 
     Args:
-        system: as it is written on the command line.
-        model: what the report is about; a system that takes its weights is said to do so.
+        system: the system as written on the command line.
+        model: the model of the report; the words mention a system that takes its weights.
     """
     (spec,) = parse(system)
     number = spec.number or NUMBERS.get(spec.name)
@@ -85,12 +85,12 @@ def _last(path: str) -> str:
 
 
 def looks(systems: Sequence[str]) -> dict[str, Look]:
-    """How each system of a picture is drawn."""
+    """The look of each system of a picture."""
     found: dict[str, Look] = {}
-    own: list[tuple[str, str | None]] = []
-    for system in systems:
-        (spec,) = parse(system)
-        color = _color(spec, own)
+    specs = [parse(system)[0] for system in systems]
+    own = list(dict.fromkeys(_class(spec) for spec in specs if spec.name not in COLORS))
+    for system, spec in zip(systems, specs, strict=True):
+        color = COLORS.get(spec.name) or OTHERS[own.index(_class(spec)) % len(OTHERS)]
         taken = {look.marker for look in found.values() if look.color == color}
         first = 0 if spec.model is None else 1
         order = [*VARIANTS[first:], *VARIANTS[:first]]
@@ -99,10 +99,6 @@ def looks(systems: Sequence[str]) -> dict[str, Look]:
     return found
 
 
-def _color(spec: Spec, own: list[tuple[str, str | None]]) -> str:
-    """The colour of a kind; `own` are the classes of one's own that have one already."""
-    if spec.name in COLORS:
-        return COLORS[spec.name]
-    if (key := (spec.name, spec.model)) not in own:
-        own.append(key)
-    return OTHERS[own.index(key) % len(OTHERS)]
+def _class(spec: Spec) -> tuple[str, str | None]:
+    """The kind of a user's own class: its name, and the model that it opens."""
+    return spec.name, spec.model

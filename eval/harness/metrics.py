@@ -1,4 +1,4 @@
-"""Scores of an answer, each in [0, 1], and how sure a share is. Knows neither models nor data."""
+"""Scores of an answer, each in [0, 1], and the interval of a share. Knows no model and no data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normal(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus spaces, as SQuAD compares answers."""
+    """A text in lower case without punctuation, articles and extra spaces, as SQuAD compares it."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -30,13 +30,13 @@ def overlap(output: Sequence[str], answer: Sequence[str]) -> float:
 
 
 def f1(output: str, answers: Sequence[str]) -> float:
-    """Overlap in words with the answer that is most like the output, as SQuAD has it."""
+    """SQuAD's F1: the overlap in words with the answer that is most like the output."""
     said = normal(output).split()
     return max(overlap(said, normal(answer).split()) for answer in answers)
 
 
 def stemmer() -> Callable[[str], str]:
-    """Porter's stemmer as nltk has it.
+    """Porter's stemmer from nltk.
 
     Raises:
         ImportError: nltk is not installed.
@@ -46,12 +46,12 @@ def stemmer() -> Callable[[str], str]:
 
 
 def rouge() -> Callable[[str, Sequence[str]], dict[str, float]]:
-    """ROUGE-1, -2 and -L as F1 with stemming, of the reference that suits best by each.
+    """A function for ROUGE-1, -2 and -L: F1 with stemming, each with the best reference.
 
     Google's implementation (package rouge-score), which papers on SQuALITY and QMSum use.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: rouge-score is not installed.
     """
     names = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
     scorer: Any = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(
@@ -66,7 +66,7 @@ def rouge() -> Callable[[str, Sequence[str]], dict[str, float]]:
 
 
 def contains(output: str, answers: Sequence[str]) -> float:
-    """1 if one of the answers stands in the output, both normalized (Liu et al. 2023, 2.2)."""
+    """1 if the output contains one of the answers, both normalized (Liu et al. 2023, 2.2)."""
     said = f" {normal(output)} "
     return float(any(f" {normal(answer)} " in said for answer in answers))
 
@@ -74,17 +74,17 @@ def contains(output: str, answers: Sequence[str]) -> float:
 def first_words(text: str) -> str:
     """The words before the first punctuation or line break, in lower case, without the article.
 
-    What completes a sentence that was begun.
+    These words complete a sentence that the prompt begins.
     """
     words = re.split(rf"[{re.escape(string.punctuation)}“”‘’…–—\n]", text, maxsplit=1)[0]
     return re.sub(r"^(a|an|the)\s+", "", words.strip().lower())
 
 
 def option(output: str, options: Sequence[str]) -> str | None:
-    """Which of the options an output takes; None if that can't be told.
+    """The option that an output chooses; None if the output shows no choice.
 
-    The one whose letter comes first, in parentheses or at the beginning; else the one with most
-    words in common.
+    It is the option whose letter comes first, in parentheses or at the beginning; without a letter,
+    the option that has most words in common with the output.
     """
     letters = "ABCDEFGH"[: len(options)]
     found = re.search(rf"\(([{letters}])\)|^\W*([{letters}])\b", output)

@@ -1,31 +1,19 @@
-"""A report as a page: Markdown with tables, and the same as HTML with its pictures inside."""
+"""The page of a benchmark's report: its tables in Markdown."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from eval.harness.benchmark import Benchmark
+from eval.reporting.page import grid, origin
 
 Entry = Mapping[str, Any]
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right }
-th:first-child, td:first-child { text-align: left }
-pre { background: #f6f6f6; padding: .7rem; overflow-x: auto }
-img { max-width: 100% }
-"""
-
 
 def markdown(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
-    """All tables, headline first, and how they came about."""
+    """The whole page: the tables, headline first, and the origin of the report."""
     metric = benchmark.metrics[0]
     parts = [f"# {benchmark.title}: {report['model']}", _explained(benchmark, report)]
     parts += [*benchmark.notes]
@@ -42,17 +30,6 @@ def markdown(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
             parts.append(_table(title or metric, metric, mine, columns, benchmark, report))
     parts += [_whole(benchmark, report, timing), origin(report["command"], timing)]
     return "\n\n".join(parts) + "\n"
-
-
-def origin(command: str, run: Entry) -> str:
-    """How a report came about: the command, and the `machine` and when it was `started`."""
-    machine = run["machine"]
-    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
-    return (
-        f"```sh\n{command}\n```\n\n"
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch"
-        f"{gpu}; started {run['started']}."
-    )
 
 
 def _explained(benchmark: Benchmark, report: Entry) -> str:
@@ -89,13 +66,6 @@ def _table(
     return f"## {title}\n\n{grid(lines)}"
 
 
-def grid(lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first line is its head."""
-    head, *rest = lines
-    lines = [head, ["---"] * len(head), *rest]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _share(entry: Entry | None, metric: str) -> str:
     if entry is None:
         return ""
@@ -110,13 +80,13 @@ def _floor(entry: Entry) -> str:
         return ""
     if "constant" not in entry:
         return f"{100 * entry['constant_score']:.1f}"
-    # one line, and nothing that would end a cell of the table
+    # a line break or a bar would end the cell of the table
     said = " ".join(entry["constant"].replace("|", " ").split())
     return f"{100 * entry['constant_score']:.1f} ({said[:24]})"
 
 
 def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
-    """Every metric over all questions, and what it costs."""
+    """A table with every metric over all questions, and with the costs of each system."""
     costs = ("tokens a question", "kept of a document", "s a question")
     heads = ["system", *benchmark.metrics, *costs]
     lines = [heads]
@@ -145,7 +115,7 @@ def _whole(benchmark: Benchmark, report: Entry, timing: Entry) -> str:
 
 
 def tokens_each(entry: Entry) -> float:
-    """Tokens that the model is given for a question, reading included."""
+    """Tokens that the model reads for a question, its share of the document included."""
     each: float = (entry["read_tokens"] + entry["prompt_tokens"]) / entry["questions"]
     return each
 
@@ -153,28 +123,5 @@ def tokens_each(entry: Entry) -> float:
 def _size(count: int) -> str:
     if not count:
         return "–"
-    # what is kept ranges from a few vectors to a full memory
+    # sizes range from a few vectors to a full memory
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 / 10 else f"{count / 2**10:,.1f} KiB"
-
-
-def write_page(out: Path, title: str, text: str, pictures: Sequence[Path]) -> None:
-    """Writes Markdown as OUT.md and, with the pictures inside, as OUT.html."""
-    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
-    page = html(text, title, pictures)
-    out.with_name(f"{out.name}.html").write_text(page, encoding="utf-8")
-
-
-def html(text: str, title: str, pictures: Sequence[Path]) -> str:
-    """A page of its own: nothing else has to be beside it."""
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("commonmark").enable("table").render(text)
-    shown = "".join(
-        f'<p><img alt="{escape(path.stem)}" src="data:image/png;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}"></p>'
-        for path in pictures
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{body}{shown}</body></html>\n"
-    )

@@ -1,11 +1,11 @@
-"""How a document is told and a question asked: two styles.
+"""The prompts of a benchmark: documents and questions as tokens, in two styles.
 
-What is told and what is asked are tokenized apart, so that one reading serves many questions. A
-model without memory sees `head`, the text and `asked` in one go, in a chat as one turn of the user;
-a memory reads `remembered`, and `asked` stands alone.
+Documents and questions are tokenized apart, so that one reading serves many questions. A model
+without memory sees `head`, the text and `asked` in one window, in a chat as one turn of the user; a
+memory reads `remembered`, and `asked` stands alone.
 
-Plain text is what a model was trained on: of a benchmark it has the document and the question
-alone.
+Plain text is the form of training data: it holds the document and the question alone, without
+instruction and lead.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ class Plain:
     frame: None = None
 
     def head(self, question: Question) -> list[int]:
-        """What comes before a document: nothing."""
+        """The ids before a document: none."""
         return []
 
     def text(self, parts: Sequence[str]) -> list[int]:
-        """A document."""
+        """The ids of a document."""
         return text_ids(self.tokenizer, "\n".join(parts))
 
     def remembered(self, parts: Sequence[str]) -> list[int]:
-        """A document as a memory reads it."""
+        """The ids of a document for a memory: the text."""
         return self.text(parts)
 
     def said(self, parts: Sequence[str]) -> list[int]:
-        """A document as somebody says it: there are no roles, so it is the text."""
+        """The ids of a document that a user says: the text, because there are no roles."""
         return self.text(parts)
 
     def asked(self, question: Question, *, alone: bool) -> list[int]:
-        """A question, up to where the answer is expected.
+        """The ids of a question, up to the place of the answer.
 
         Args:
-            question: what is asked.
-            alone: whether nothing comes before it in the same text.
+            question: the question.
+            alone: whether the text begins with the question.
         """
         begun = f" {question.begun}" if question.begun else ""
         text = f"Question: {question.text}\nAnswer:{begun}"
@@ -65,10 +65,10 @@ class Plain:
 
 @dataclass(frozen=True)
 class Chat:
-    """Chat turns: a question in one turn with what it is about, or remembered turns before it.
+    """Chat turns: a question shares a turn with its document, or follows remembered turns.
 
     Raises:
-        ValueError: a chat template that drops what the user says.
+        ValueError: the chat template drops the words of the user.
     """
 
     tokenizer: Any
@@ -84,7 +84,7 @@ class Chat:
         return frame(self.tokenizer)
 
     def head(self, question: Question) -> list[int]:
-        """What comes before a document: the system message, if any, the user's name, the lead."""
+        """The ids before a document: the system message, if any, the user's name, the lead."""
         said = _joined(question.lead, f"{self.marks[0]}{_DOCUMENT}").removesuffix(_DOCUMENT)
         if self.tokenizer.chat_template:
             around = self.frame
@@ -93,11 +93,11 @@ class Chat:
         return [*begin, *text_ids(self.tokenizer, f"{PLAIN_NAMES['user']}: {said}")]
 
     def text(self, parts: Sequence[str]) -> list[int]:
-        """A document."""
+        """The ids of a document."""
         return text_ids(self.tokenizer, BREAK.join(parts))
 
     def remembered(self, parts: Sequence[str]) -> list[int]:
-        """A document as a memory reads it: said by the user, and acknowledged."""
+        """The ids of a document for a memory: a turn of the user, and an acknowledgement."""
         turns = [
             {"role": "user", "content": BREAK.join(parts)},
             {"role": "assistant", "content": ACKNOWLEDGEMENT},
@@ -106,17 +106,17 @@ class Chat:
         return ids
 
     def said(self, parts: Sequence[str]) -> list[int]:
-        """A document as somebody says it to a `ChatSession`: a turn, and no thanks for it."""
+        """The ids of a document that a user tells a `ChatSession`: a turn without thanks."""
         turn = [{"role": "user", "content": BREAK.join(parts)}]
         ids: list[int] = chat_ids(self.tokenizer, turn)[0].tolist()
         return ids
 
     def asked(self, question: Question, *, alone: bool) -> list[int]:
-        """The rest of a turn that asks, up to where the answer is expected.
+        """The ids of a turn, or of its rest, that asks, up to the place of the answer.
 
         Args:
-            question: what is asked.
-            alone: whether the turn begins here, rather than with `head` and a document.
+            question: the question.
+            alone: whether the turn begins with the question, not with `head` and a document.
         """
         said = f"{self.instruction} {question.text}".strip()
         if alone:
@@ -134,7 +134,7 @@ class Chat:
 
 
 def wording(prompts: Prompts, question: Question) -> str:
-    """A checksum of how texts are told and a question is asked, token by token."""
+    """A checksum of the tokens that tell texts and ask a question."""
     parts = ("One.", "Another.")
     ids = [
         prompts.head(question),

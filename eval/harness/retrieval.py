@@ -1,7 +1,6 @@
-"""Finding the passages of a document that a question is about: what most people use instead of a
-memory.
+"""Searches for the passages that a question is about: the usual alternative to a memory.
 
-Two searches with one face: `bm25` compares words, `Dense` vectors of a small encoder.
+Both searches are a `Finder`: `bm25` compares words, `Dense` compares vectors of a small encoder.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ import torch
 from eval.harness.metrics import stemmer
 from eval.reporting.extras import missing
 
-# what each system searches with
+# packages that each system needs
 PACKAGES = {"bm25": ("bm25s", "nltk"), "dense": ("faiss",)}
-# of a passage, in tokens of the model: a few sentences
+# the most tokens of a passage: a few sentences
 PASSAGE_TOKENS = 128
-# where a passage may end: after a line, or after a sentence
+# a line or a sentence: passages end after one of them
 _UNIT = re.compile(r"[^\n]*?(?:\n+|[.!?][\"'”’)]*(?:\s+|$))|[^\n]+$")
 
 Count = Callable[[str], int]
-# numbers of the passages that suit a question best, at most so many, best first
+# takes a question and a count; returns the numbers of the best passages, best first
 Search = Callable[[str, int], list[int]]
 Finder = Callable[[Sequence[str]], Search]
 
 
 class NoRetrieval(ValueError):
-    """A search that can't be had; the message says why."""
+    """A search can't be opened; the message says why."""
 
 
 def passages(parts: Sequence[str], count: Count) -> list[str]:
@@ -53,10 +52,10 @@ def passages(parts: Sequence[str], count: Count) -> list[str]:
 
 
 def bm25(texts: Sequence[str]) -> Search:
-    """A search by words, stemmed, by BM25 (Robertson and Zaragoza 2009), with usual settings.
+    """A search by stemmed words: BM25 (Robertson and Zaragoza 2009) with the usual settings.
 
     Raises:
-        NoRetrieval: the packages for it are not installed.
+        NoRetrieval: the packages are not installed.
     """
     check_packages("bm25")
     engine: Any = importlib.import_module("bm25s")
@@ -76,22 +75,22 @@ def bm25(texts: Sequence[str]) -> Search:
 
     def search(question: str, most: int) -> list[int]:
         scores = index.get_scores(tokens([question])[0])
-        # a stable order where scores are the same
+        # the order is stable where scores are equal
         return sorted(range(len(texts)), key=lambda number: (-scores[number], number))[:most]
 
     return search
 
 
 class Dense:
-    """Searches by the vectors of an encoder: the mean of its last states, of length 1.
+    """A search by the vectors of an encoder: means of its last states, scaled to length 1.
 
     Args:
-        name: hub id or folder of an encoder that was trained to be read so, such as those of
-            sentence-transformers.
-        device: where to put it.
+        name: hub id or folder of an encoder that was trained for such means, such as an encoder
+            of sentence-transformers.
+        device: the device of the encoder.
 
     Raises:
-        NoRetrieval: there is no such encoder, or faiss is not installed.
+        NoRetrieval: the encoder can't be opened, or faiss is not installed.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -136,10 +135,10 @@ class Dense:
 
 
 def check_packages(system: str) -> None:
-    """Checks that what a system searches with is installed; any other system needs nothing.
+    """Checks that the packages of a search are installed; other systems need none.
 
     Raises:
-        NoRetrieval: it is not.
+        NoRetrieval: a package is not installed.
     """
     if sentence := missing(f"the system {system}", *PACKAGES.get(system, ())):
         raise NoRetrieval(f"{sentence.removesuffix('.')}, or leave {system} out of --systems.")

@@ -1,13 +1,13 @@
-"""The systems of a run, from what is written on the command line: `bm25:8`, `memformer@runs/mine`.
+"""The systems of a run, as the command line names them: `bm25:8`, `memformer@runs/mine`.
 
     NAME[:NUMBER][/STYLE][@MODEL]
 
-NUMBER is a window in tokens (`truncated`, `sliding`), how many passages (`bm25`, `dense`), or how
-many slots (`memformer`, `ungated`, `session`). STYLE is `chat` or `plain`. Without a
-MODEL, these three are the run's model, and the others its backbone as it was released; `attached`
-is that backbone with an untrained memory. With a MODEL, it is that model as it stands, adapter and
-all. NAME may also be `package.module:Class`, a class that is called with a `Desk` of the run's
-model, the NUMBER or None, and the MODEL or None, to open it in a way of its own.
+NUMBER is a window in tokens (`truncated`, `sliding`), a number of passages (`bm25`, `dense`), or a
+number of slots (`memformer`, `ungated`, `session`). STYLE is `chat` or `plain`. Without a MODEL,
+`memformer`, `ungated` and `session` are the run's model, and the others are its backbone as it was
+released; `attached` is that backbone with an untrained memory. With a MODEL, a system is that model
+with its adapter. NAME may also be `package.module:Class`: the class is called with a `Desk` of the
+run's model, the NUMBER or None, and the MODEL or None, which it opens itself.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from eval.harness.systems import (
     System,
     Truncated,
 )
-from eval.reporting.report import open_model
+from eval.reporting.opening import open_model
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-# of the model that the run is about; all others see its backbone as it was released
+# systems with the weights of the run's model; all others have its backbone as it was released
 TRAINED = ("memformer", "ungated", "session")
 NAMES = ("nothing", "truncated", "sliding", "full", "bm25", "dense", "attached", *TRAINED)
 _SPEC = re.compile(
@@ -60,12 +60,12 @@ _SPEC = re.compile(
 
 
 class BadSystem(ValueError):
-    """A system that can't be had; the message says why."""
+    """A system that is unknown or can't be opened; the message says why."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One system, as it is written."""
+    """One system as the command line names it."""
 
     text: str
     name: str
@@ -78,7 +78,7 @@ def parse(text: str) -> list[Spec]:
     """Reads a list of systems with commas between them.
 
     Raises:
-        BadSystem: one is not written in that way, is unknown, or is there twice.
+        BadSystem: a system has another form, is unknown, or stands in the list twice.
     """
     found: dict[str, Spec] = {}
     for part in text.split(","):
@@ -105,10 +105,10 @@ def parse(text: str) -> list[Spec]:
 
 
 def check(specs: Sequence[Spec]) -> None:
-    """Finds what can be known to be wrong before anything is opened.
+    """Finds the mistakes that show before a model is opened.
 
     Raises:
-        BadSystem: a system lacks a package, or a class of one's own can't be imported.
+        BadSystem: a system lacks a package, or a user's own class can't be imported.
     """
     for spec in specs:
         try:
@@ -124,11 +124,11 @@ class Roster:
     """Opens the systems of a run, one after the other.
 
     Args:
-        model: what the run is about: hub id or folder.
-        style: of systems that name none.
-        device: where models are.
-        dtype: of weights and activations, a name of torch's.
-        encoder: of `dense`.
+        model: the run's model: hub id or folder.
+        style: the style of systems that name none.
+        device: the device of models.
+        dtype: torch's name for the type of weights and activations.
+        encoder: the encoder of `dense`.
     """
 
     model: str
@@ -143,31 +143,31 @@ class Roster:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """That of the run's model."""
+        """The tokenizer of the run's model."""
         return self._open(self.model)[1]
 
     def open_finders(self, specs: Sequence[Spec]) -> None:
-        """Opens what the systems search with.
+        """Opens the searches of the systems.
 
         Raises:
-            BadSystem: there is no such encoder.
+            BadSystem: the encoder can't be opened.
         """
         for spec in specs:
             if spec.name in PACKAGES:
                 self._finder(spec.name)
 
     def fingerprints(self, specs: Sequence[Spec]) -> dict[str, dict[str, str]]:
-        """Which weights the systems have, by the names of their models."""
+        """Fingerprints of the systems' weights, by the names of their models."""
         names = dict.fromkeys(self._name(spec) for spec in specs)
         found = {name: self._open(name)[2] for name in names}
-        # what a class of one's own opens is its business: all files count
+        # a user's own class may open any file of its folder, so all files count
         own = (spec.model for spec in specs if ":" in spec.name and spec.model is not None)
         for name in own:
             found[name] = found.get(name, {}) | _files(Path(name))
         return found
 
     def wording(self, specs: Sequence[Spec], benchmark: Benchmark) -> dict[str, str]:
-        """How the benchmark is told and asked in each style: answers to other words are others.
+        """A checksum of the benchmark's words in each style: other words get other answers.
 
         Raises:
             BadSystem: the tokenizer's chat template can't be used.
@@ -185,12 +185,12 @@ class Roster:
         fingerprints: Mapping[str, dict[str, str]],
         wording: Mapping[str, str],
     ) -> dict[str, dict[str, Any]]:
-        """What each system is: answers of one that was another are not its own.
+        """The identity of each system: stored answers of another identity are not its answers.
 
         Args:
             specs: the systems.
-            fingerprints: of their models.
-            wording: in their styles.
+            fingerprints: the fingerprints of their models.
+            wording: the checksums of the words in their styles.
         """
         found = {}
         for spec in specs:
@@ -206,8 +206,8 @@ class Roster:
         """A system that is ready to read.
 
         Raises:
-            BadSystem: it lacks a package, an encoder or a chat template, or a class of one's own
-                can't be had.
+            BadSystem: the system lacks a package, an encoder or a chat template, or a user's own
+                class can't be opened.
         """
         model, tokenizer, _ = self._open(self._name(spec))
         prompts = self._prompts(spec.style or self.style, tokenizer, benchmark)
@@ -242,7 +242,7 @@ class Roster:
             raise BadSystem(f"{error} Ask in plain text, with --style plain.") from None
 
     def _name(self, spec: Spec) -> str:
-        """The model of a system."""
+        """The name of the model of a system."""
         if ":" in spec.name:
             return self.model
         if spec.model is not None:
@@ -250,14 +250,14 @@ class Roster:
         return self.model if spec.name in TRAINED else released(self.model)
 
     def _open(self, name: str) -> tuple[Any, Any, dict[str, str]]:
-        """A model, its tokenizer and its fingerprint. Only one is held at a time."""
+        """A model, its tokenizer and its fingerprint. Only one model is held at a time."""
         if self._opened is None or self._opened[0] != name:
             self._opened = None
             model: Any
             model, tokenizer = open_model(name, self.device, self.dtype)
             fingerprint = model.fingerprint
             if hasattr(model.backbone, "merge_adapter"):
-                model.backbone.merge_adapter()  # one product where there were three
+                model.backbone.merge_adapter()  # a merged layer takes one product instead of three
             self._opened = (name, model, tokenizer, fingerprint)
         return self._opened[1:]
 
@@ -271,7 +271,7 @@ class Roster:
 
 
 def cost(spec: Spec, documents: Sequence[Document]) -> int:
-    """Tokens that a system is given for some documents and their questions, roughly."""
+    """The tokens that a system reads for some documents and their questions, roughly."""
     total = 0
     for document in documents:
         questions = len(document.questions)
@@ -289,7 +289,7 @@ def cost(spec: Spec, documents: Sequence[Document]) -> int:
 
 
 def _files(path: Path) -> dict[str, str]:
-    """A checksum of all files in a folder; nothing if it is none."""
+    """A checksum of all files in a folder; empty if the path is no folder."""
     digest = sha256()
     for file in sorted(one for one in path.rglob("*") if one.is_file()):
         digest.update(str(file.relative_to(path)).encode() + file.read_bytes())
@@ -297,10 +297,10 @@ def _files(path: Path) -> dict[str, str]:
 
 
 def _own(spec: Spec) -> Callable[..., System]:
-    """A class of one's own, written package.module:Class.
+    """A user's own class, named package.module:Class.
 
     Raises:
-        BadSystem: it can't be imported.
+        BadSystem: the class can't be imported.
     """
     module, _, attribute = spec.name.partition(":")
     try:
@@ -311,14 +311,14 @@ def _own(spec: Spec) -> Callable[..., System]:
 
 
 def released(name: str) -> str:
-    """The decoder that a checkpoint was made of; any other model is its own."""
+    """The decoder of a checkpoint; for any other model, the model itself."""
     if name == DEFAULT_MODEL:
         return name
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError):
-        return name  # opening it says what is wrong
+        return name  # opening the model reports the mistake
     if not isinstance(config, MemformerConfig):
         return name
-    # where the decoder has no name, it lies in the checkpoint
+    # a decoder without a name lies in the checkpoint
     return str((config.backbone or {}).get("name") or Path(name, OWN_BACKBONE))

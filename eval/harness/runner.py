@@ -1,8 +1,8 @@
 """Runs a benchmark: every system reads every document and answers every question, once.
 
-Answers are kept as they come, one file for each process, so that a run that was interrupted goes on
-where it was, with as many processes as there are then. Documents are read in the same groups
-whatever is known already: the answers do not depend on interruptions.
+Each process appends its answers to a file of its own, so that an interrupted run goes on where it
+stopped, with any number of processes. Documents are always read in the same groups, so that answers
+do not depend on interruptions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eval.harness.roster import Roster, Spec
 from eval.harness.summary import Key
 from eval.harness.systems import System
 
-# short documents read together have so many questions in all
+# the most questions of short documents that are read together
 BATCH_CASES = 20
 
 Record = dict[str, Any]
@@ -33,17 +33,17 @@ Record = dict[str, Any]
 def begin_log(
     out: Path, settings: Record, systems: Record, again: bool, state: PartialState
 ) -> CaseLog:
-    """Where this process keeps its answers; all processes call it at once.
+    """Opens the file for the answers of this process; all processes call this at once.
 
     Args:
-        out: without ending.
-        settings: that all systems share.
-        systems: what each system is.
-        again: whether to forget what is there.
-        state: which of the processes this is.
+        out: the path of the report, without ending.
+        settings: the settings that all systems share.
+        systems: the identity of each system.
+        again: whether to delete earlier answers.
+        state: the place of this process among all processes.
 
     Raises:
-        OtherRun: it holds a run with other settings.
+        OtherRun: the file is of a run with other settings.
     """
     if again and state.is_main_process:
         for path in _paths(out):
@@ -57,10 +57,10 @@ def begin_log(
 
 
 def results(out: Path, settings: Record, systems: Record) -> dict[Key, Record]:
-    """The answers of these systems so far, of this process and all others, past or present.
+    """The answers of these systems so far, from all processes of this run and earlier ones.
 
     Raises:
-        OtherRun: some are of a run with other settings.
+        OtherRun: a file is of a run with other settings.
     """
     logs = [read_cases(path, settings, systems)[1] for path in _paths(out)]
     return {_key(one): one for log in logs for one in log if one["system"] in systems}
@@ -80,20 +80,20 @@ def ask(
     step: Callable[[Spec, Sequence[Document]], None],
     advance: Callable[[int], None],
 ) -> None:
-    """Asks whatever is not known yet.
+    """Asks all questions that have no answer yet.
 
     Args:
-        benchmark: what is asked.
-        specs: which systems are compared.
-        roster: opens them.
+        benchmark: the documents and questions.
+        specs: the systems that are compared.
+        roster: opens the systems.
         done: the answers so far.
-        log: gets the new ones.
-        state: which of the processes this is; they take turns at the groups of documents.
-        step: told which system reads which documents next, also where their answers are known.
-        advance: told how many tokens more are done.
+        log: stores the new answers.
+        state: the place of this process among all processes, which take turns at the groups.
+        step: is called with a system and the documents that it reads next, known or not.
+        advance: is called with the number of tokens that have been read since the last call.
 
     Raises:
-        BadSystem: a system can't be had.
+        BadSystem: a system can't be opened.
     """
     for spec in specs:
         run = _Run(benchmark, spec, partial(roster.system, spec, benchmark, advance))
@@ -120,11 +120,11 @@ class _Run:
         self.spec = spec
         self._opened = opened
         self._system: System | None = None
-        # why the questions of a cell can't be asked; one document is enough to know
+        # the reason why the questions of a cell can't be asked; one document of the cell shows it
         self._reasons: dict[tuple[str, ...], str] = {}
 
     def answers(self, group: Sequence[Document], done: dict[Key, Record]) -> Iterator[list[Record]]:
-        """What is not known yet about some documents, a few questions at a time."""
+        """The missing answers about some documents, a few questions at a time."""
         known = [done.get((self.spec.text, *key)) for key in _keys(group)]
         for one, (_, question) in zip(known, _cases(group), strict=True):
             if one is not None and "reason" in one:
@@ -138,7 +138,7 @@ class _Run:
         try:
             yield from self._read(group, done)
         except WindowExceeded as error:
-            if len(group) > 1:  # perhaps only one of them is too long
+            if len(group) > 1:  # perhaps only one document is too long
                 for document in group:
                     yield from self.answers([document], done)
                 return

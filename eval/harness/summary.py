@@ -1,6 +1,6 @@
-"""From answers to figures: cells with intervals and floors, means over cells. Knows no model.
+"""The figures of a run: cells with intervals and floors, and means over cells. Knows no model.
 
-A figure depends on the answers alone, never on the order in which they came or on how long it took.
+A figure depends on the answers alone, never on their order or on the time they took.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 
-# resamplings of the documents for an interval
+# how often documents are drawn anew for an interval
 RESAMPLINGS = 2000
 
 Key = tuple[str, str, str]  # system, document, question
@@ -22,9 +22,9 @@ Key = tuple[str, str, str]  # system, document, question
 def interval(scores: Sequence[float], documents: Sequence[str]) -> tuple[float, float]:
     """95 % confidence interval of a mean.
 
-    Wilson's where every score is 0 or 1 and every document has one question; else `bootstrap`,
-    which knows no doubt where all scores are 0, or all are 1: there Wilson's for as many cases as
-    there are documents.
+    Wilson's interval where every score is 0 or 1 and every document has one question; else
+    `bootstrap`. Where all scores are 0 or all are 1, the interval of `bootstrap` would have no
+    length: there Wilson's interval counts a case for each document.
     """
     number = len(set(documents))
     if set(scores) <= {0.0, 1.0} and (number == len(scores) or len(set(scores)) == 1):
@@ -35,8 +35,8 @@ def interval(scores: Sequence[float], documents: Sequence[str]) -> tuple[float, 
 def bootstrap(scores: Sequence[float], documents: Sequence[str]) -> tuple[float, float]:
     """95 % confidence interval of a mean, by drawing documents anew.
 
-    With all their questions, as these are not independent (percentile bootstrap; Efron and
-    Tibshirani 1993, chapter 13). The same scores give the same interval.
+    Documents are drawn with all their questions, which are not independent (percentile bootstrap;
+    Efron and Tibshirani 1993, chapter 13). The same scores give the same interval.
     """
     groups = sorted(set(documents))
     place = {name: number for number, name in enumerate(groups)}
@@ -56,15 +56,15 @@ def summarize(
     """All figures of a run.
 
     Args:
-        benchmark: what was asked.
-        systems: in the order of the tables.
-        results: of each question: `output`, `scores`, and the costs `prompt_tokens`, `read_tokens`
-            and `state_bytes`; or `reason`, if it could not be asked.
+        benchmark: the documents and questions.
+        systems: the systems in the order of the tables.
+        results: for each question `output`, `scores`, and the costs `prompt_tokens`, `read_tokens`
+            and `state_bytes`; or `reason`, if the question could not be asked.
 
     Returns:
-        `cells`, one for each system and place in the table, also where questions are still lacking;
-        `means` over cells, of the systems that have them all; `overall`, the scores and the costs
-        of each system that has answered everything.
+        `cells`, one for each system and place in the table, also where answers are missing; `means`
+        over cells, for systems that have all these cells; `overall`, the scores and the costs of
+        each system over all questions.
     """
     asked: dict[tuple[str, ...], list[tuple[Document, Question]]] = {}
     sources = {one.id: one.source or one.id for one in benchmark.documents}
@@ -115,7 +115,7 @@ def _cell(
     return found | {
         "scores": {name: sum(values) / len(values) for name, values in scores.items()},
         "intervals": {name: interval(values, documents) for name, values in scores.items()},
-        # every document is read once, whatever is asked about it
+        # every document is read once for all its questions
         "read_tokens": sum({document: one["read_tokens"] for document, one in mine}.values()),
         "prompt_tokens": sum(one["prompt_tokens"] for _, one in mine),
         "state_bytes": round(sum(one["state_bytes"] for _, one in mine) / len(mine)),
@@ -123,7 +123,7 @@ def _cell(
 
 
 def _floor(benchmark: Benchmark, asked: Sequence[Question]) -> dict[str, Any]:
-    """What a blind guess scores, and the best that one answer to all questions can do."""
+    """The score of a blind guess, and the best score of one answer to all questions."""
     found: dict[str, Any] = {"chance": sum(one.chance for one in asked) / len(asked)}
     if benchmark.constants:
         metric = benchmark.metrics[0]
@@ -139,7 +139,7 @@ def _floor(benchmark: Benchmark, asked: Sequence[Question]) -> dict[str, Any]:
 def _means(
     benchmark: Benchmark, systems: Sequence[str], cells: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Plain means of the headline metric over values of the first axis, all else the same."""
+    """Plain means of the headline metric over values of the first axis."""
     first, *others = benchmark.axes
     metric = benchmark.metrics[0]
     means = []
@@ -162,9 +162,9 @@ def _means(
 
 
 def _mean(metric: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A mean whose interval joins those of its cells by their squared distances.
+    """A mean whose interval joins the intervals of its cells by their squared distances.
 
-    MOVER: Zou and Donner 2008, Statistics in Medicine 27.
+    The method is MOVER (Zou and Donner 2008, Statistics in Medicine 27).
     """
     low = high = total = 0.0
     for cell in cells:

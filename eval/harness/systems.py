@@ -1,16 +1,16 @@
-"""What is compared: ways in which one model gets to know a document before it is asked.
+"""The systems that are compared: ways in which one model reads a document before it is asked.
 
-All of them see the same documents and the same questions in the same words. Each reads documents
-and then answers any number of questions about them; what it keeps in between is its business.
+All systems see the same documents and the same questions in the same words. Each reads documents
+and then answers any number of questions about them; each decides what to keep in between.
 
 - `nothing`: the question alone
 - `truncated`: the last tokens of the document and the question, in one window
-- `sliding`: the whole document, each token seeing the last tokens before it and the first four
+- `sliding`: the whole document; each token sees the last tokens before it and the first four
 - `full`: the whole document in the window; n/a where the window is too short
 - `bm25`, `dense`: the passages that look most like the question, found by words or by an encoder
-- `memformer`: the document was memorized, the question stands in a segment of its own
-- `ungated`: the same with a trained write gate held open: every token is written
-- `session`: the same as `memformer`, told as a `ChatSession` tells
+- `memformer`: the document is memorized, the question stands in a segment of its own
+- `ungated`: as `memformer`, with a trained write gate held open: every token is written
+- `session`: as `memformer`, with documents told as a `ChatSession` tells them
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SINKS = 4
 
 @dataclass(frozen=True)
 class Reading:
-    """What a system keeps of some documents.
+    """The state of a system after it has read some documents.
 
     Attributes:
-        kept: whatever the system needs to answer.
-        tokens: of each document, how many the model read.
-        nbytes: of each document, how many bytes are kept; 0 if it is the text itself.
+        kept: all that the system needs to answer.
+        tokens: the tokens of each document that the model read.
+        nbytes: the bytes that are kept of each document; 0 if only the text is kept.
     """
 
     kept: Any
@@ -50,20 +50,20 @@ class Reading:
 
 
 class System(Protocol):
-    """A way to answer questions about documents; `peers` are added by implementing this."""
+    """A way to answer questions about documents; peers and users' own classes implement it."""
 
     def read(self, documents: Sequence[Document]) -> Reading:
-        """Gets to know documents.
+        """Reads documents.
 
         Raises:
-            WindowExceeded: a document is too long for it.
+            WindowExceeded: a document is too long for the system.
         """
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers questions, each about the document whose place is given with it.
 
         Raises:
-            WindowExceeded: what it would have to see is too long.
+            WindowExceeded: a prompt is too long for the window.
         """
 
 
@@ -79,13 +79,13 @@ class Nothing:
         return Reading(None, nothing, nothing)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        """Answers from what the model knows anyway."""
+        """Answers from the weights of the model alone."""
         return self.desk.plain([self.desk.prompts.asked(one, alone=True) for _, one in asked])
 
 
 @dataclass
 class Truncated:
-    """The last tokens of the document and the question in a window of so many tokens."""
+    """The last tokens of the document and the question, in a window of `tokens` tokens."""
 
     desk: Desk
     tokens: int = 512
@@ -97,7 +97,7 @@ class Truncated:
         return Reading(texts, nothing, nothing)
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        """Answers with whatever of the document fits before the question."""
+        """Answers with the end of the document that fits before the question."""
         prompts = []
         for place, question in asked:
             head = self.desk.prompts.head(question)
@@ -115,7 +115,7 @@ class Full:
     desk: Desk
 
     def read(self, documents: Sequence[Document]) -> Reading:
-        """Keeps the ids of each document or, if they serve more than once, keys and values."""
+        """Keeps the ids of each document or, if it has several questions, keys and values."""
         kept: list[list[int] | CachedText] = []
         for document in documents:
             told = self.desk.told(document.parts(), document.questions[0])
@@ -146,10 +146,10 @@ class Full:
 
 @dataclass
 class Sliding:
-    """The whole document, each token seeing so many tokens before it, and the first four.
+    """The whole document; each token sees `tokens` tokens before it, and the first four.
 
-    The window moves in steps of half its width. The first tokens stand right before it: with their
-    true distance, which may be any, a model trained on one window's distances breaks down.
+    The window moves in steps of half its width. The first tokens stand right before it: a model
+    that was trained on the distances of one window breaks down at their true distance.
     """
 
     desk: Desk
@@ -161,7 +161,7 @@ class Sliding:
         return Reading(kept, [one.tokens for one in kept], [one.nbytes for one in kept])
 
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        """Answers from what the last tokens carry."""
+        """Answers from the keys and values of the last tokens."""
         found = self.desk.continued(dict(enumerate(reading.kept)), asked)
         return [found[number] for number in range(len(asked))]
 
@@ -189,7 +189,7 @@ class Sliding:
         return CachedText(cache, len(told))
 
     def _shift(self, cache: DynamicCache, sinks: Tensor, first: int) -> None:
-        """Drops what lies before the position `first`, but for the sinks, which move up to it."""
+        """Drops all tokens before the position `first` but the sinks, which move up to it."""
         places = torch.arange(first - SINKS, first, device=sinks.device)[None]
         moved = self.desk.model.backbone(
             input_ids=sinks, position_ids=places, use_cache=True, logits_to_keep=1
@@ -230,10 +230,10 @@ class Retrieval:
 
 @dataclass
 class Memory:
-    """The document was memorized; the question stands in a segment of its own.
+    """The document is memorized; the question stands in a segment of its own.
 
     Attributes:
-        slots: capacity; None: the model's own.
+        slots: the capacity; None: the capacity in the model's settings.
         gated: whether a trained write gate decides what is written.
     """
 
@@ -278,19 +278,19 @@ class Memory:
         return found
 
     def _begun(self, memory: MemoryState) -> MemoryState:
-        """A memory before the first part is told."""
+        """The memory before the first part of a document."""
         return memory
 
     def _told(self, parts: Sequence[str]) -> list[int]:
-        """Token ids of what is told at once."""
+        """The token ids that tell some parts of a document."""
         return self.desk.prompts.remembered(parts)
 
     def _limit(self, ids: Tensor) -> Tensor | None:
-        """How firmly these ids are written at most."""
+        """The highest write gate of each id; None: no limit."""
         return None
 
     def _meter(self, rows: Sequence[list[int]]) -> Callable[[int], None]:
-        """Passes on how many tokens of all rows are done."""
+        """A callback that reports the tokens read of all rows."""
         before = 0
 
         def progress(done: int) -> None:
@@ -304,8 +304,8 @@ class Memory:
 
 @dataclass
 class Session(Memory):
-    """The same, told as `ChatSession` tells: each part is a turn of the user without thanks, the
-    system message stands before it and is not written, and the first token is written once.
+    """A memory that is told as `ChatSession` tells: each part is a turn of the user without thanks,
+    the system message stands before it and is not written, and the first token is written once.
     """
 
     def _begun(self, memory: MemoryState) -> MemoryState:
@@ -325,7 +325,7 @@ class Session(Memory):
 
 
 def row_bytes(memory: MemoryState) -> list[int]:
-    """Bytes of each memory of a batch, without the slots that only other rows fill."""
+    """The bytes of each memory in a batch, without slots that only other rows fill."""
     fixed = sum(count.nbytes for count in memory.counts.values())
     batch, slots = memory.token.shape
     each = (memory.nbytes - fixed) // (batch * slots) if slots else 0

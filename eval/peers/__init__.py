@@ -1,6 +1,6 @@
-"""Other people's memories, rewritten from their papers: baselines for evaluation, nothing else.
+"""Peers: other memories, rewritten from their papers as baselines for evaluation only.
 
-No part of the library, and never installed. Each is a module with three methods (see `Peer`),
-trained by `training.peers` on the same backbone and data as memformer, and compared as the system
-`eval.peers.system:Saved@FOLDER`.
+Peers are no part of the library and are never installed. Each is a module with the methods of
+`Peer`. `training.peers` trains it on the same backbone and data as memformer. Benchmarks name it
+as the system `eval.peers.system:Saved@FOLDER`.
 """

@@ -1,9 +1,9 @@
 """Associative Recurrent Memory Transformer (Rodkin et al. 2024, arXiv:2407.04841).
 
 A baseline for evaluation. Every layer keeps a matrix of associations: before the layer runs, its
-inputs ask the matrix and add what they find; after it ran, the memory tokens at the end of the
-segment write by a delta rule, which first takes away what the matrix held under their keys
-(section 3, equations 3 to 8).
+inputs read the matrix and add the values they find; after it ran, the memory tokens at the end of
+the segment write by a delta rule, which first removes the old values under their keys (section 3,
+equations 3 to 8).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 
 EPSILON = 1e-5
-SHIFTS = 3  # of the features, DPFP-3
+SHIFTS = 3  # shifts in the features: DPFP-3
 
 
 @dataclass(frozen=True)
 class Associations:
-    """Of one layer: values (rows, features, width), and how much of each feature was written."""
+    """Associations of one layer: values (rows, features, width), and a weight for each feature."""
 
     values: Tensor
     weight: Tensor
 
 
 def features(x: Tensor) -> Tensor:
-    """DPFP, six times as wide as `x`, of length 1 (Schlag et al. 2021, arXiv:2102.11174)."""
+    """DPFP features of norm 1, six times as wide as `x` (Schlag et al. 2021, arXiv:2102.11174)."""
     both = torch.relu(torch.cat([x, -x], -1))
     found = torch.cat([both * both.roll(shift, -1) for shift in range(1, SHIFTS + 1)], -1)
     return found / (found.norm(dim=-1, keepdim=True) + EPSILON)
@@ -39,8 +39,8 @@ class Layer(nn.Module):
     """The projections of one layer's associations.
 
     Args:
-        width: of the decoder.
-        keys: width of keys and queries.
+        width: the width of the decoder.
+        keys: the width of keys and queries.
     """
 
     def __init__(self, width: int, keys: int) -> None:
@@ -49,11 +49,11 @@ class Layer(nn.Module):
         self.key = nn.Linear(width, keys, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.strength = nn.Linear(width, 1)
-        # nothing is added until it is trained: the decoder is what it was
+        # values of 0 leave the decoder unchanged until training
         nn.init.zeros_(self.value.weight)
 
     def found(self, x: Tensor, held: Associations) -> Tensor:
-        """What inputs (rows, tokens, width) find."""
+        """The values that inputs (rows, tokens, width) find."""
         return _associated(features(self.query(x.float())), held)
 
     def written(self, memory: Tensor, held: Associations) -> Associations:
@@ -79,8 +79,8 @@ class ARMT(nn.Module):
 
     Args:
         backbone: a decoder of transformers, with or without an adapter.
-        tokens: of memory, at the end of every segment.
-        keys: width of keys and queries.
+        tokens: the number of memory tokens at the end of every segment.
+        keys: the width of keys and queries.
     """
 
     def __init__(self, backbone: Any, tokens: int = 10, keys: int = 64) -> None:
@@ -104,7 +104,7 @@ class ARMT(nn.Module):
         )
 
     def empty(self, rows: int = 1) -> list[Associations]:
-        """Nothing is associated in any layer."""
+        """Associations of every layer before anything was read."""
         width, wide = self.memory.shape[-1], 2 * SHIFTS * self.keys
         none = self.memory.new_zeros
         return [Associations(none(rows, wide, width), none(rows, wide)) for _ in self.layers]
@@ -115,12 +115,12 @@ class ARMT(nn.Module):
         return [Associations(one.values[index], one.weight[index]) for one in held]
 
     def read(self, ids: Tensor, there: Tensor, held: list[Associations]) -> list[Associations]:
-        """What is associated after one more segment.
+        """The associations after one more segment.
 
         Args:
             ids: (rows, tokens), padded on the right.
-            there: which of them are text; every row has some.
-            held: what is associated in each row.
+            there: which ids are text; every row has some.
+            held: the associations of each row.
         """
         after = list(held)
         text = self.backbone.get_input_embeddings()(ids)
@@ -138,13 +138,13 @@ class ARMT(nn.Module):
     def logits(
         self, ids: Tensor, held: list[Associations], cache: Any = None, at: Tensor | None = None
     ) -> Tensor:
-        """Of what follows each of the ids (rows, tokens) in a segment that is not written.
+        """Logits of the next token after the ids (rows, tokens) of a segment that is not written.
 
         Args:
             ids: padded on the right.
-            held: what is associated in each row.
-            cache: of this segment so far, extended by this.
-            at: places of the ids that it is wanted of; all if left out.
+            held: the associations of each row.
+            cache: keys and values of this segment so far; the call extends it.
+            at: the places whose logits are returned; None: all places.
         """
         at = torch.arange(ids.shape[1], device=ids.device) if at is None else at
         with self._associating(held, None):
@@ -161,7 +161,7 @@ class ARMT(nn.Module):
     def _associating(
         self, held: list[Associations], after: list[Associations] | None
     ) -> Iterator[None]:
-        """While it is open, every layer asks `held` and, where there is one, writes to `after`."""
+        """While open, every layer reads `held` and, if `after` is given, writes to it."""
         hooks = []
         tokens = self.memory.shape[1]
         for number, decoder in enumerate(self._decoder_layers):

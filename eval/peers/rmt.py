@@ -1,8 +1,8 @@
 """Recurrent Memory Transformer, the form for decoders (Bulatov et al. 2022, arXiv:2207.06881).
 
-A baseline for evaluation. Memory tokens stand before and after each segment: those before are what
-the segment reads, and what becomes of those after it is the memory of the next segment. Gradients
-go back through all segments (section 3.2; 2023, arXiv:2304.11062, section 3).
+A baseline for evaluation. Memory tokens stand before and after each segment: the segment reads the
+tokens before it, and the states of the tokens after it are the memory of the next segment.
+Gradients go back through all segments (section 3.2; 2023, arXiv:2304.11062, section 3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class RMT(nn.Module):
 
     Args:
         backbone: a decoder of transformers, with or without an adapter.
-        tokens: of memory; 16 in the papers' runs on BABILong.
+        tokens: the number of memory tokens; 16 in the papers' runs on BABILong.
     """
 
     def __init__(self, backbone: Any, tokens: int = 16) -> None:
@@ -42,8 +42,8 @@ class RMT(nn.Module):
 
         Args:
             ids: (rows, tokens), padded on the right.
-            there: which of them are text; every row has some.
-            memory: one of each row.
+            there: which ids are text; every row has some.
+            memory: the memory of each row.
         """
         text = self.backbone.get_input_embeddings()(ids)
         memory = memory.to(text.dtype)
@@ -61,13 +61,14 @@ class RMT(nn.Module):
     def logits(
         self, ids: Tensor, memory: Tensor, cache: Any = None, at: Tensor | None = None
     ) -> Tensor:
-        """Of what follows each of the ids (rows, tokens) in a segment that is not written.
+        """Logits of the next token after the ids (rows, tokens) of a segment that is not written.
 
         Args:
             ids: padded on the right.
-            memory: one of each row.
-            cache: of this segment so far, extended by this; an empty one begins it.
-            at: places of the ids that it is wanted of; all if left out.
+            memory: the memory of each row.
+            cache: keys and values of this segment so far; the call extends it, and an empty cache
+                begins the segment.
+            at: the places whose logits are returned; None: all places.
         """
         inputs = self.backbone.get_input_embeddings()(ids)
         if cache is None or cache.get_seq_length() == 0:

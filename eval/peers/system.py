@@ -1,7 +1,7 @@
 """A trained peer as a system of the harness: `eval.peers.system:Saved@FOLDER`.
 
-The folder is what `training.peers` writes: `peer.json`, the peer's own weights, and an adapter in
-peft's format.
+`training.peers` writes the folder: `peer.json`, the peer's own weights, and an adapter in peft's
+format.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from eval.harness.desk import Answer, Desk
 from eval.harness.systems import Reading
 from eval.peers.armt import ARMT, Associations
 from eval.peers.rmt import RMT
-from eval.reporting.report import open_model
+from eval.reporting.opening import open_model
 
 PEERS: dict[str, type[RMT] | type[ARMT]] = {"rmt": RMT, "armt": ARMT}
 
 
 class Peer(Protocol):
-    """What a peer does with rows of text; their states are its own business."""
+    """The methods of a peer; each peer has a type of state of its own."""
 
     backbone: Any
 
@@ -38,16 +38,16 @@ class Peer(Protocol):
         """The states of some rows, in this order."""
 
     def read(self, ids: Tensor, there: Tensor, state: Any) -> Any:
-        """The states after one more segment of ids (rows, tokens), of which some are text."""
+        """The states after one more segment of ids (rows, tokens); `there` marks the text."""
 
     def logits(
         self, ids: Tensor, state: Any, cache: Any = None, at: Tensor | None = None
     ) -> Tensor:
-        """Of what follows ids (rows, tokens), or some of them, in a segment that is not written."""
+        """Logits of the next token after ids (rows, tokens) of a segment that is not written."""
 
 
 def save(peer: nn.Module, folder: Path, settings: dict[str, Any]) -> None:
-    """Writes a peer: its own weights, its adapter, and how it was made."""
+    """Writes a peer: its own weights, its adapter, and its settings."""
     folder.mkdir(parents=True, exist_ok=True)
     own = {
         name: value.detach().cpu().contiguous()
@@ -61,10 +61,10 @@ def save(peer: nn.Module, folder: Path, settings: dict[str, Any]) -> None:
 
 
 def load(folder: Path, device: Any = "cpu", dtype: str = "float32") -> tuple[Any, dict[str, Any]]:
-    """A peer that was saved, and how it was made.
+    """A saved peer, and its settings.
 
     Raises:
-        ValueError: the folder holds none.
+        ValueError: the folder holds no peer.
         typer.BadParameter: its backbone can't be opened.
     """
     from peft import PeftModel
@@ -86,9 +86,10 @@ def segments(ids: Sequence[int], longest: int, last: Set[int]) -> Iterator[Seque
     """The segments of a text, cut as in training.
 
     Args:
-        ids: of the text.
-        longest: tokens of a segment. It ends where a sentence does, if one does in its second half.
-        last: tokens that sentences end with.
+        ids: the ids of the text.
+        longest: the most tokens of a segment, which ends with a sentence if a sentence ends in its
+            second half.
+        last: the tokens that sentences end with.
     """
     begin = 0
     while begin < len(ids):
@@ -101,15 +102,15 @@ def segments(ids: Sequence[int], longest: int, last: Set[int]) -> Iterator[Seque
 
 
 class Saved:
-    """A peer that was trained.
+    """A trained peer.
 
     Args:
-        desk: how it is asked; its model is not used.
-        number: tokens of a segment; as in training if left out.
-        folder: what `training.peers` wrote.
+        desk: prompts and tokenizer; the model of the desk is not used.
+        number: the tokens of a segment; None: as in training.
+        folder: the folder that `training.peers` wrote.
 
     Raises:
-        ValueError: no folder, or it holds no peer.
+        ValueError: there is no folder, or it holds no peer.
     """
 
     def __init__(self, desk: Desk, number: int | None = None, folder: str | None = None) -> None:
@@ -123,7 +124,7 @@ class Saved:
         self.last = {one for one in known if desk.tokenizer.decode(one).endswith((".", "!", "?"))}
 
     def read(self, documents: Sequence[Document]) -> Reading:
-        """Reads each document segment by segment, but for the last: questions stand in that."""
+        """Reads all segments of each document but the last, where questions will stand."""
         kept: list[tuple[Any, Sequence[int]]] = []
         read = []
         for document in documents:

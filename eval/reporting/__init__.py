@@ -1,1 +1,1 @@
-"""What every measurement shares: options, opening a model, reports, plots, and space in use."""
+"""The parts that all measurements share: options, opening a model, reports, plots, memory used."""

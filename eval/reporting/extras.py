@@ -1,6 +1,6 @@
-"""Packages that a measurement needs beyond those of the library: what is missing is said at once.
+"""Checks that the optional packages of a measurement are installed, before any work is done.
 
-This file imports nothing of the packages: it asks whether they are there.
+This file imports none of these packages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGES = {
     "nltk": ("nltk", "eval"),
     "rouge_score": ("rouge-score", "eval"),
 }
-# what a report is made with
+# the packages that write a report's page and pictures
 PAGE, PICTURE = "markdown_it", "matplotlib"
 
 
@@ -27,7 +27,7 @@ def missing(what: str, *modules: str) -> str:
     """A sentence about the first of some packages that is not installed; empty if all are there.
 
     Args:
-        what: names what needs them, such as "the report".
+        what: the name of the part that needs the packages, such as "the report".
         *modules: keys of `PACKAGES`.
     """
     for module in modules:
@@ -41,10 +41,10 @@ def missing(what: str, *modules: str) -> str:
 
 
 def require(what: str, *modules: str) -> None:
-    """Checks that packages are installed, before any work is done.
+    """Checks that packages are installed, and ends the program if one is missing.
 
     Raises:
-        SystemExit: one is not; with status 2, after a sentence on the error output.
+        SystemExit: a package is missing; the status is 2, and a sentence goes to the error output.
     """
     if sentence := missing(what, *modules):
         print(sentence, file=sys.stderr)
@@ -56,5 +56,5 @@ def _is_there(module: str) -> bool:
         return sys.modules[module] is not None
     try:
         return find_spec(module) is not None
-    except ImportError:  # an import hook that refuses it
+    except ImportError:  # an import hook refuses the module
         return False

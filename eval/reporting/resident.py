@@ -1,4 +1,4 @@
-"""How much memory is free, how much this process holds, and processes that begin with none."""
+"""Memory of the machine: free bytes, resident bytes of this process, and fresh processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Found = TypeVar("Found")
 
 
 def in_fresh_process(measure: Callable[[Given], Found], cell: Given) -> Found:
-    """Runs a measurement in a new interpreter: nothing measured earlier is still resident."""
+    """Runs a measurement in a new interpreter, so that no earlier one leaves memory resident."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(measure, cell).result()
 
 
 def _status(field: str) -> int | None:
-    """A size from the kernel's page on this process, in bytes; None where there is no such page."""
+    """A size in bytes from the kernel's page on this process; None if there is no such page."""
     page = Path("/proc/self/status")
     if not page.is_file():
         return None
@@ -39,7 +39,7 @@ def _status(field: str) -> int | None:
 
 
 def available(device: str) -> int:
-    """Bytes that are free for a model: of the machine, or of a GPU."""
+    """Free bytes for a model, on the machine or on a GPU."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
@@ -47,8 +47,8 @@ def available(device: str) -> int:
 
 def peak() -> int:
     """Highest resident size so far, in bytes."""
-    # the kernel's page first: getrusage also counts what the parent had when it started us, and
-    # it does not follow a reset
+    # the kernel's page is preferred: getrusage counts memory of the parent process too, and does
+    # not follow a reset
     found = _status("VmHWM")
     if found is not None:
         return found
@@ -57,15 +57,15 @@ def peak() -> int:
 
 
 def resident() -> int:
-    """Resident size now, in bytes; the peak where the system tells only that."""
+    """Resident size now, in bytes; the peak where the system tells only the peak."""
     found = _status("VmRSS")
     return peak() if found is None else found
 
 
 def release() -> None:
-    """Gives freed memory back to the system, where there is a call for it (glibc has one).
+    """Gives freed memory back to the system, where the C library can (glibc can).
 
-    Otherwise what loading left free is resident already, and reading seems to need less.
+    Otherwise memory that loading has freed stays resident, and reading seems to need less.
     """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):
@@ -73,7 +73,7 @@ def release() -> None:
 
 
 def reset_peak() -> bool:
-    """Lets the peak begin anew; says whether the system could (Linux can)."""
+    """Resets the peak; returns whether the system can (Linux can)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from eval import chats
 from eval.corpora.people import KINDS, NAMES, THANKS_FOR_FACTS
-from eval.recipe import KINDS as DEVELOPMENT_KINDS
-from eval.recipe import NAMES as DEVELOPMENT_NAMES
+from eval.corpora.training_facts import KINDS as DEVELOPMENT_KINDS
+from eval.corpora.training_facts import NAMES as DEVELOPMENT_NAMES
 from memformer import ChatSession, MemformerForCausalLM
 from tests.tiny import byte_tokenizer, save_tiny
 

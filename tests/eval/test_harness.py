@@ -21,7 +21,7 @@ from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
 from eval.harness.runner import groups
 from eval.harness.systems import Reading
-from eval.reporting import report as shared
+from eval.reporting import opening
 from tests.eval.toy import SYSTEMS, run, said, toy
 from tests.tiny import save_tiny
 
@@ -376,13 +376,13 @@ def test_an_encoder_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Pa
 def test_a_model_too_large_for_the_memory_is_one_sentence(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "available", lambda device: 2**15)
+    monkeypatch.setattr(opening, "available", lambda device: 2**15)
     result = run(folder, tmp_path / "toy", systems="nothing")
     assert result.exit_code == 2
     assert "takes 0.0 GiB as float32, and 0.0 GiB are free on cpu; take a smaller" in said(result)
     size = (folder.parent / "base" / "model.safetensors").stat().st_size
     # in half of the bytes it fits
-    monkeypatch.setattr(shared, "available", lambda device: size * 2 // 3)
+    monkeypatch.setattr(opening, "available", lambda device: size * 2 // 3)
     assert run(folder, tmp_path / "toy", systems="nothing").exit_code == 2
     assert run(folder, tmp_path / "toy", "--dtype", "bfloat16", systems="nothing").exit_code == 0
 

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eval import scaling
-from eval.reporting.report import Line, Panel, draw, numbers, write_json
+from eval.reporting.options import numbers
+from eval.reporting.plots import Line, Panel, draw
+from eval.reporting.report import write_json
 from eval.scaling import MEMORIZE, PREFILL, last_to_first, read
 from memformer import MemformerForCausalLM
 from tests.tiny import save_tiny

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from eval.harness.benchmark import COUNTED, Benchmark, Document, Question
 from eval.harness.metrics import wilson_interval
-from eval.harness.pages import _floor, html
+from eval.harness.pages import _floor
 from eval.harness.summary import interval, summarize
-from eval.reporting.report import colors
+from eval.reporting.page import html
+from eval.reporting.plots import colors
 from tests.eval.toy import toy
 
 

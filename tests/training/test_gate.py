@@ -17,9 +17,9 @@ from eval.corpora.book import BOOK
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import make_documents
 from eval.corpora.stories import Background
+from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.asking import Asker
 from eval.harness.interview import Interview
-from eval.recipe import KINDS, NAMES
 from memformer import MemformerForCausalLM, MemoryConfig
 from training import gate
 from training.data.records import parse, write

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from eval.corpora import people
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import Chat, Fact
-from eval.recipe import KINDS, NAMES
+from eval.corpora.training_facts import KINDS, NAMES
 from memformer import MemformerForCausalLM
 from memformer.attach.heads import ReleaseHeads
 from training import links, overwrite

@@ -1,4 +1,4 @@
-"""People and kinds of facts to train with, beside those of `eval.recipe`.
+"""People and kinds of facts to train with, beside those of `eval.corpora.training_facts`.
 
 None is in `eval.corpora.people`, which tests use.
 
