@@ -1,21 +1,23 @@
-"""Draws `docs/how_it_works.svg`, the picture in the README.
+"""Draws the pictures of the documents: `how_it_works.svg` and `architecture.svg`.
 
-    python docs/picture.py [FILE]
+    python docs/picture.py                      # both, beside this file
+    python docs/picture.py architecture FILE    # one of them
 
-Above: segments of text, one frozen decoder, one memory. Below: one memory layer.
+`how_it_works` is for the README. Above: segments of text, one frozen decoder, one memory. Below:
+one memory layer. `architecture` is for `architecture.md`: one pass, from text to the next memory,
+with the file that does each step.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-
-PICTURE = Path(__file__).parent / "how_it_works.svg"
 
 INK, SOFT, PAPER = "#1f2933", "#6b7785", "#ffffff"
 FROZEN, ADDED = "#e6ebf0", "#fde7c7"
@@ -146,20 +148,117 @@ def draw_layer(axes: Axes) -> None:
     label(axes, 73, 12.6, "read keys and values", READ, align="left")
 
 
-def main(path: Path = PICTURE) -> None:
-    """Writes the picture; the same code gives the same file."""
+def draw_how_it_works(axes: Axes) -> None:
+    """The picture of the README."""
+    draw_segments(axes)
+    draw_layer(axes)
+
+
+def step(axes: Axes, y: float, number: int, title: str, what: str, fill: str = ADDED) -> None:
+    """One step of the order in which a memory is used, with the file that does it."""
+    box(axes, 62, y, 32, 7.5, "", fill)
+    label(axes, 64, y + 3.75, str(number), size=13, weight="bold")
+    label(axes, 67, y + 5.2, title, align="left", weight="bold")
+    label(axes, 67, y + 2.3, what, align="left", size=8.5)
+
+
+def draw_callers(axes: Axes) -> None:
+    """From a program to one pass over some segments."""
+    box(axes, 2, 89, 20, 8, "your program,\nchat.py, cli/", PAPER)
+    box(axes, 32, 89, 24, 8, "model.py: memorize,\nforward, generate", PAPER)
+    box(axes, 66, 89, 28, 8, "engine.py: segments,\nas many a pass as fit", PAPER)
+    arrow(axes, (22, 93), (32, 93))
+    label(axes, 27, 94.8, "token ids", SOFT, size=8.5)
+    arrow(axes, (56, 93), (66, 93))
+    label(axes, 61, 94.8, "token ids", SOFT, size=8.5)
+    arrow(axes, (70, 89), (70, 85.6), (40, 85.6), (40, 78))
+    label(axes, 68, 87.1, "one batch of segments, with a MemoryPass", SOFT, align="right", size=8.5)
+
+
+def draw_backbone(axes: Axes) -> None:
+    """One call of the backbone, from top to bottom, and what is added to it."""
+    axes.add_patch(Rectangle((1, 19), 46, 63, facecolor="none", edgecolor=SOFT, lw=0.8))
+    label(axes, 2.5, 80, "the backbone, called once a pass", weight="bold", align="left")
+    box(axes, 4, 71, 40, 7, "embedding and lower layers", FROZEN)
+    box(axes, 4, 58, 40, 8.5, "attach/heads.py: TableHeads\n(at the lowest memory layer)", ADDED)
+    layer = "attach/layers.py: MemoryLayer\nbeside the attention of each chosen layer"
+    box(axes, 4, 43, 40, 10, layer, ADDED)
+    mixed = "attach/mixing.py:  (1 − g) · local + r\nin the layer's own attention"
+    box(axes, 4, 30.5, 40, 8, mixed, ADDED)
+    box(axes, 4, 21, 40, 6, "upper layers, logits", FROZEN)
+    for begin, end in ((71, 66.5), (58, 53), (43, 38.5), (30.5, 27)):
+        arrow(axes, (24, begin), (24, end))
+    arrow(axes, (24, 21), (24, 15))
+    label(axes, 24, 13, "logits, text", SOFT)
+
+
+def draw_memory(axes: Axes) -> None:
+    """The five steps of a memory, and the values before and after them."""
+    box(axes, 62, 75, 32, 6.5, "memory/state.py:\nMemoryState before", PAPER)
+    step(axes, 63.5, 1, "gate", "memory/gate.py")
+    step(axes, 54, 2, "let go", "memory/gate.py")
+    step(axes, 44.5, 3, "write", "memory/memory_pass.py")
+    step(axes, 35, 4, "read", "memory/read.py")
+    step(axes, 22, 5, "commit", "memory/commit.py")
+    box(axes, 62, 10, 32, 6.5, "memory/state.py:\nMemoryState after", PAPER)
+    box(axes, 62, 1, 32, 5, "store.py: one file a user", PAPER)
+    ends = ((75, 71), (63.5, 61.5), (54, 52), (44.5, 42.5), (35, 29.5), (22, 16.5), (10, 6))
+    for begin, end in ends:
+        arrow(axes, (78, begin), (78, end))
+    label(axes, 79, 32.2, "after the backbone", SOFT, align="left", size=8.5)
+    arrow(axes, (44, 64), (62, 67), color=WRITE)
+    label(axes, 53, 68.2, "gate logits", WRITE, size=8.5)
+    arrow(axes, (44, 61), (62, 57.5), color=WRITE)
+    label(axes, 54.5, 61.9, "what to release", WRITE, size=8.5)
+    arrow(axes, (44, 49.5), (62, 48.5), color=WRITE)
+    label(axes, 53.5, 50.8, "keys, values", WRITE, size=8.5)
+    arrow(axes, (44, 45), (62, 40.5), color=READ)
+    label(axes, 54.5, 45.2, "queries", READ, size=8.5)
+    arrow(axes, (62, 37), (44, 35), color=READ)
+    label(axes, 53, 33.6, "read r,\nevidence g", READ, size=8.5)
+    # the next pass begins where this one ended
+    arrow(axes, (94, 13.2), (98, 13.2), (98, 78.2), (94, 78.2))
+    axes.text(
+        99.3, 46, "next pass, next call, next process", color=SOFT, fontsize=8.5, rotation=90,
+        ha="center", va="center",
+    )  # fmt: skip
+    for x, fill, text in ((4, FROZEN, "frozen"), (18, ADDED, "added"), (31, PAPER, "around them")):
+        axes.add_patch(Rectangle((x, 4), 2, 2, facecolor=fill, edgecolor=INK, lw=0.7))
+        label(axes, x + 3, 5, text, align="left")
+
+
+def draw_architecture(axes: Axes) -> None:
+    """The picture of `architecture.md`."""
+    draw_callers(axes)
+    draw_backbone(axes)
+    draw_memory(axes)
+
+
+# what draws each picture, and its height where its width is 100
+PICTURES: dict[str, tuple[Callable[[Axes], None], float]] = {
+    "how_it_works": (draw_how_it_works, 85),
+    "architecture": (draw_architecture, 100),
+}
+
+
+def draw(name: str, path: Path) -> None:
+    """Writes one picture; the same code gives the same file."""
+    fill, height = PICTURES[name]
     # letters as outlines: the picture looks the same where a font is missing
     settings = {"svg.hashsalt": "memformer", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(8, 6.8), facecolor=PAPER)
+        figure = Figure(figsize=(8, 0.08 * height), facecolor=PAPER)
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, 100), ylim=(0, 85))
+        axes.set(xlim=(0, 100), ylim=(0, height))
         axes.axis("off")
-        draw_segments(axes)
-        draw_layer(axes)
+        fill(axes)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, metadata=metadata, dpi=100)
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:2]))
+    if len(sys.argv) > 2:
+        draw(sys.argv[1], Path(sys.argv[2]))
+    else:
+        for picture in sys.argv[1:] or PICTURES:
+            draw(picture, Path(__file__).parent / f"{picture}.svg")

@@ -1,4 +1,4 @@
-"""The README says what is there: its example, its commands, its tree, its links, its picture."""
+"""The documents say what is there: their examples, commands, trees, links and pictures."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from training.setup.config import read_config
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(memformer [a-z]|make [a-z]|python -m |accelerate launch )")
 
 
-def blocks(language: str) -> list[str]:
-    return [text for found, text in BLOCKS if found == language]
+def blocks(language: str, page: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -96,7 +97,7 @@ def wrong_option(command: object, arguments: list[str]) -> str | None:
 
 
 def tree(text: str) -> dict[str, str]:
-    """Path to comment of everything in the tree of the README."""
+    """Path to comment of everything in a tree of files."""
     listed, folders = {}, []
     for line in text.splitlines():
         indent = len(line) - len(line.lstrip())
@@ -109,12 +110,14 @@ def tree(text: str) -> dict[str, str]:
 
 
 OPTIONS = PAGES["finetuning.md"].partition("## The config")[2].partition("\n## ")[0]
-TREE = tree(README.partition("## The tree")[2].split("```")[1].strip("\n"))
+TREE = tree(PAGES["architecture.md"].partition("## The files")[2].split("```")[1].strip("\n"))
+SHORT_TREE = tree(README.partition("## Where things are")[2].split("```")[1].strip("\n"))
+EXAMPLES = {"README.md": blocks("python", README), "using.md": blocks("python", PAGES["using.md"])}
 
 
 def test_the_examples_parse_and_import_public_names_only() -> None:
-    assert len(blocks("python")) == 2
-    for example in blocks("python"):
+    assert [len(found) for found in EXAMPLES.values()] == [1, 2]
+    for example in (one for found in EXAMPLES.values() for one in found):
         lines = [line for line in example.splitlines() if line.strip()]
         assert len(lines) <= 16
         for node in ast.walk(ast.parse(example)):
@@ -126,12 +129,13 @@ def test_the_examples_parse_and_import_public_names_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_the_examples_do_what_the_readme_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_examples_do_what_the_page_says(page: str, tmp_path: Path) -> None:
     from memformer.pretrained import DEFAULT_MODEL, local_path
 
     if local_path(DEFAULT_MODEL) is None:
         pytest.skip("the default model is not here; `memformer fetch` gets it")
-    example = "\n".join(blocks("python"))
+    example = "\n".join(EXAMPLES[page])
     book = "Ahab is the captain of the ship."
     (tmp_path / "book.txt").write_text(book)
     ended = subprocess.run(
@@ -141,13 +145,30 @@ def test_the_examples_do_what_the_readme_says(tmp_path: Path) -> None:
         cwd=tmp_path,
         check=True,
     )
-    said = re.search(r"^It prints `([^`]+)`", README, re.MULTILINE)
     printed = ended.stdout.splitlines()
-    assert said and printed[0].strip() == said[1]
+    text = README if page == "README.md" else PAGES[page]
+    told = re.search(r"^It prints `([^`]+)`(?: and `([^`]+)`)?", text, re.MULTILINE)
+    assert told
+    said = [one for one in told.groups() if one is not None]
+    assert [line.strip() for line in printed[: len(said)]] == said
+    if page == "README.md":
+        assert len(printed) == len(said) == 2
+        return
     assert "cello" in printed[1]
     turns = ast.literal_eval(printed[2])
     assert [turn["text"] for turn in turns] == ["My sister Ines plays the cello.", book]
     assert (tmp_path / "ines.memory").is_file()
+
+
+def test_the_readme_is_short_and_its_table_has_one_number_a_cell() -> None:
+    assert len(README.splitlines()) <= 130
+    results = README.partition("## Results")[2].partition("\n## ")[0]
+    rows = [line for line in results.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 4
+    for row in rows:
+        _, *cells = row.strip("| ").split(" | ")
+        assert len(cells) == 3
+        assert all(re.fullmatch(r"\*{0,2}\d+(\.\d+)?\*{0,2}", cell) for cell in cells)
 
 
 def test_the_readme_names_the_commands_that_matter() -> None:
@@ -169,7 +190,7 @@ def config_commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if COMMAND.match(line)]
 
 
-COMMANDS = [words for text in (README, *PAGES.values()) for words in commands(text)]
+COMMANDS = [words for text in (README, CONTRIBUTING, *PAGES.values()) for words in commands(text)]
 
 
 @pytest.mark.parametrize("words", COMMANDS + config_commands(), ids=" ".join)
@@ -202,18 +223,24 @@ def test_a_command_that_does_not_exist_is_found(command: str, missing: str) -> N
     assert wrong(words) == missing
 
 
-def test_everything_in_the_tree_is_there_and_explained() -> None:
-    assert len(TREE) > 20
-    assert [path for path in TREE if not (ROOT / path).exists()] == []
-    assert [path for path, comment in TREE.items() if not comment] == []
+@pytest.mark.parametrize("listed", [TREE, SHORT_TREE], ids=["architecture.md", "README.md"])
+def test_everything_in_a_tree_is_there_and_explained(listed: dict[str, str]) -> None:
+    assert len(listed) > 20
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    assert [path for path, comment in listed.items() if not comment] == []
 
 
-@pytest.mark.parametrize("folder", ["memformer", "eval", "training"])
+def has_code(path: Path) -> bool:
+    """Whether a file is more than its docstring."""
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    return any(not isinstance(node, ast.Expr) for node in module.body)
+
+
+@pytest.mark.parametrize("folder", ["memformer", "eval", "training", "examples"])
 def test_every_file_of_the_code_is_in_the_tree(folder: str) -> None:
-    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
-    folders = ("eval", "eval/harness", "eval/peers", "training", "training/data")
-    packages = {f"{name}/__init__.py" for name in folders}
-    assert there - TREE.keys() <= packages
+    files = list((ROOT / folder).rglob("*.py"))
+    there = {path.relative_to(ROOT).as_posix() for path in files if has_code(path)}
+    assert there and there - TREE.keys() == set()
 
 
 KINDS = {
@@ -257,24 +284,42 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
 
 
 def test_every_link_leads_to_a_file() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README + CONTRIBUTING)
     assert "docs/how_it_works.svg" in links
     for page in PAGES.values():
-        links += [f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)\)", page)]
+        links += [f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page)]
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
+def anchors(page: str) -> set[str]:
+    """The anchors that headings of a page get."""
+    titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_into_a_page_leads_to_a_heading() -> None:
+    links = re.findall(r"\]\(docs/([\w.]+)#([^)]+)\)", README + CONTRIBUTING)
+    for name, page in PAGES.items():
+        found = re.findall(r"\]\(([\w.]*)#([^)]+)\)", page)
+        links += [(target or name, anchor) for target, anchor in found]
+    assert len(links) > 10
+    assert [link for link in links if link[1] not in anchors(PAGES[link[0]])] == []
+
+
 def test_the_supported_families_are_those_of_the_table() -> None:
-    line = next(line for line in README.splitlines() if line.startswith("Supported families"))
+    page = PAGES["using.md"].partition("## Supported families")[2]
+    line = next(line for line in page.splitlines() if line.startswith("By `model_type`"))
     families = line.partition("`memformer.register_backbone`")[0]
     assert set(re.findall(r"`(\w+)`", families)) - {"model_type"} == set(_FAMILIES)
 
 
-def test_the_picture_is_drawn_and_is_the_one_in_the_repository(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["how_it_works", "architecture"])
+def test_a_picture_is_drawn_and_is_the_one_in_the_repository(name: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    fresh = tmp_path / "picture.svg"
-    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", fresh], check=True, cwd=tmp_path)
-    kept = ROOT / "docs" / "how_it_works.svg"
+    fresh = tmp_path / f"{name}.svg"
+    command = [sys.executable, ROOT / "docs" / "picture.py", name, fresh]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    kept = ROOT / "docs" / f"{name}.svg"
     drawn, committed = (ElementTree.parse(path).getroot() for path in (fresh, kept))
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
 
