@@ -1,7 +1,8 @@
 """An external, differentiable memory for pretrained Hugging Face decoders.
 
-Reading order: `model.py`, `engine.py`, `attach/layers.py`, `memory/segment.py`, `memory/read.py`,
-`memory/state.py`; then `classic/step.py`, the DNC on one screen.
+To read the code, begin with the code that runs: `model.py`, `engine.py`, `attach/layers.py`,
+`memory/memory_pass.py`, `memory/chunk.py`, `memory/read.py`, `memory/commit.py`. Then read
+`classic/step.py`, the DNC on one screen. `docs/architecture.md` has a picture.
 
 Names are imported when they are first used: torch and transformers take seconds, and the command
 line needs neither to show its help.
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from memformer.version import __version__
+
 if TYPE_CHECKING:
     from memformer.attach.backbone import Family, register_backbone
     from memformer.cache import MemoryCache
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from memformer.pretrained import TRAINED, fetch
     from memformer.store import MemoryBusy, MemoryStore
     from memformer.template import chat_ids
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ChatSession": "chat",

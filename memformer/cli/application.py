@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from memformer import __version__
 from memformer.cli.output import one_line, sentence
 from memformer.pretrained import FetchError
+from memformer.version import __version__
 
 # errors that a user can cause
 EXPECTED = (ValueError, OSError, KeyError, FetchError)
