@@ -1,7 +1,6 @@
 """`AttachedModel`: a decoder and the memory that is joined to it.
 
-What the model is made of, how it is made, switched, saved and opened, and which memories are its
-own. What it does with text: `model.py`.
+The parts of the model; how it is made, switched, saved and opened; and which memories are its own.
 """
 
 from __future__ import annotations
@@ -140,11 +139,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         check_adapter(backbone)
         wanted = memory_config or MemoryConfig()
         view = Backbone.of(backbone)
-        measured = None
-        if wanted.memory_layers == "auto" and tokenizer is not None:
-            measured = calibrate.retrieval(view, tokenizer)
-        layers = calibrate.choose_layers(wanted.memory_layers, len(view.layers), measured)
-        nulls = calibrate.null_logits(view, calibrate.plain_text(view, tokenizer))
+        layers, nulls = calibrate.measure(view, wanted.memory_layers, tokenizer)
         config = MemformerConfig(
             text_config=copy.deepcopy(backbone.config),  # the model puts the real one in
             memory_config=dataclasses.replace(wanted, memory_layers=layers).to_dict(),

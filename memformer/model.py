@@ -29,7 +29,7 @@ from memformer.attached import AttachedModel
 from memformer.cache import MemoryCache
 from memformer.checks import NO_TOKEN_IDS, check_ids, check_limit, check_rows, text_of
 from memformer.config import MemformerConfig
-from memformer.engine import Forwarded, begin_turn
+from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.state import IncompatibleMemory, MemoryState
 
 # weight of the write-budget penalty in the loss
@@ -145,9 +145,9 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         share nothing but the memory. With an empty memory and text of at most one segment, the
         logits are the backbone's, bit for bit.
 
-        Text may also come laid out, with `segment_ids`: a document in segments of any length and,
-        between them, asides such as questions, which read the memory as it is there and are not
-        written to it. One call then holds a whole training example, whatever wraps the model.
+        With `segment_ids`, the text is a document with asides: segments of any length and, between
+        them, asides such as questions, which read the memory as it is there and are not written
+        to it. One call then holds a whole training example, whatever wraps the model.
 
         Args:
             input_ids: token ids, padded on either side.
@@ -196,45 +196,25 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
                 return_dict=return_dict,
                 **kwargs,
             )
-        if input_ids is None or kwargs.get("inputs_embeds") is not None:
-            raise ValueError(NO_TOKEN_IDS)
-        if past_key_values is not None and not isinstance(past_key_values, MemoryCache):
-            raise ValueError(
-                f"past_key_values must be a MemoryCache; got {type(past_key_values).__name__}. "
-                "Pass memory= instead, and generate makes the cache itself."
-            )
+        ids = self._token_ids(input_ids, past_key_values, kwargs)
         carried = past_key_values.memory if past_key_values is not None else memory
+        real = self.check_input(ids, attention_mask, carried)
+        known = self.init_memory(len(real)) if memory is None else memory.closed()
         items = kwargs.pop("num_items_in_batch", None)
-        real = self.check_input(input_ids, attention_mask, carried)
-        cache = past_key_values
+        cache = past_key_values if segment_ids is None else None
         if cache is None and use_cache and labels is None and segment_ids is None:
-            cache = MemoryCache(begin_turn(self._known(memory, input_ids), real)[0])
+            cache = MemoryCache(begin_turn(known, real)[0])
+        engine = self.engine()
         if segment_ids is not None:
             found = forward_document(
-                self.engine(),
-                input_ids,
-                real,
-                segment_ids,
-                remembered,
-                labels,
-                self._known(memory, input_ids),
-                chunks,
+                engine, ids, real, segment_ids, remembered, labels, known, chunks
             )
         elif cache is not None:
-            # a decoding step keeps logits of its last tokens; a tensor names places
-            few = logits_to_keep if isinstance(logits_to_keep, int) else 0
-            found = generation.forward_cached(
-                self.engine(), input_ids, real, cache, logits_to_keep=few, **_hidden(kwargs)
-            )
-            found = _kept(found, logits_to_keep)
+            found = self._forward_cached(engine, ids, real, cache, logits_to_keep, kwargs)
         else:
+            kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
             found = self._forward_plain(
-                input_ids,
-                real,
-                self._known(memory, input_ids),
-                segments_per_chunk,
-                logits_to_keep,
-                {"attention_mask": attention_mask, "position_ids": position_ids} | kwargs,
+                engine, ids, real, known, segments_per_chunk, logits_to_keep, kwargs
             )
         output = MemformerOutput(
             logits=found.logits,
@@ -250,12 +230,39 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             output.loss = self._loss(found, labels.masked_fill(~real, IGNORED_LABEL), items)
         return output.to_tuple() if return_dict is False else output
 
-    def _known(self, memory: MemoryState | None, ids: Int[Tensor, "batch tokens"]) -> MemoryState:
-        """What is remembered before a new segment begins."""
-        return self.init_memory(ids.shape[0]) if memory is None else memory.closed()
+    def _token_ids(
+        self, ids: Int[Tensor, "batch tokens"] | None, cache: Any, arguments: dict[str, Any]
+    ) -> Int[Tensor, "batch tokens"]:
+        """The token ids; refuses text without, and a cache that carries no memory."""
+        if ids is None or arguments.get("inputs_embeds") is not None:
+            raise ValueError(NO_TOKEN_IDS)
+        if cache is not None and not isinstance(cache, MemoryCache):
+            raise ValueError(
+                f"past_key_values must be a MemoryCache; got {type(cache).__name__}. "
+                "Pass memory= instead, and generate makes the cache itself."
+            )
+        return ids
+
+    def _forward_cached(
+        self,
+        engine: Engine,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        cache: MemoryCache,
+        logits_to_keep: int | Tensor,
+        arguments: dict[str, Any],
+    ) -> Forwarded:
+        """New columns of the current segments, such as the token of a decoding step."""
+        # a decoding step keeps logits of its last tokens; a tensor names places
+        few = logits_to_keep if isinstance(logits_to_keep, int) else 0
+        found = generation.forward_cached(
+            engine, ids, real, cache, logits_to_keep=few, **_hidden(arguments)
+        )
+        return _kept(found, logits_to_keep)
 
     def _forward_plain(
         self,
+        engine: Engine,
         ids: Int[Tensor, "batch tokens"],
         real: Bool[Tensor, "batch tokens"],
         memory: MemoryState,
@@ -267,7 +274,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         if not bool(real.any()):
             raise ValueError("There is no text: attention_mask is 0 everywhere.")
         if ids.shape[1] <= self.memory_config.segment_tokens:
-            return self.engine().forward_plain(
+            return engine.forward_plain(
                 ids, real, memory, logits_to_keep=logits_to_keep, **arguments
             )
         # transformers itself counts tokens where it generates without a cache
@@ -278,7 +285,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
                 f"{self.memory_config.segment_tokens} tokens; in longer text positions "
                 "start anew in every segment. Leave them out."
             )
-        found = self.engine().forward_plain(
+        found = engine.forward_plain(
             ids, real, memory, segments_per_chunk=segments_per_chunk, **_hidden(arguments)
         )
         return _kept(found, logits_to_keep)
@@ -409,7 +416,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         if not bool(real.any(-1).all()):
             row = int((~real.any(-1)).nonzero()[0])
             raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
-        known = self._known(memory, ids)
+        known = self.init_memory(len(ids)) if memory is None else memory.closed()
         return generation.Prompt(ids, real, known, limit, float(reply_limit)), config
 
     @torch.no_grad()

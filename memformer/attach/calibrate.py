@@ -62,6 +62,26 @@ DEFAULT_FRACTION = 0.75
 SAMPLED_TOKENS = 64
 
 
+def measure(
+    backbone: Backbone, wanted: str | float | tuple[int, ...], tokenizer: Any | None
+) -> tuple[tuple[int, ...], Float[Tensor, "layers heads"]]:
+    """The numbers of the memory layers, and the null logits of all layers.
+
+    Args:
+        backbone: the decoder.
+        wanted: `MemoryConfig.memory_layers`.
+        tokenizer: None: layers are not measured, and the text is the backbone's own.
+
+    Raises:
+        ValueError: a layer that the backbone does not have, or numbers that are not finite.
+    """
+    retrieving = None
+    if wanted == "auto" and tokenizer is not None:
+        retrieving = retrieval(backbone, tokenizer)
+    layers = choose_layers(wanted, len(backbone.layers), retrieving)
+    return layers, null_logits(backbone, plain_text(backbone, tokenizer))
+
+
 @torch.no_grad()
 def null_logits(
     backbone: Backbone, ids: Int[Tensor, "rows tokens"]
