@@ -100,9 +100,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             ValueError: a field that does not exist, or one that can't be changed.
         """
         if wrong := sorted(changes.keys() & set(FIXED)):
-            raise ValueError(
-                f"with_memory can't change {wrong[0]}; attach a new memory with from_backbone."
-            )
+            raise ValueError(f"with_memory can't change {wrong[0]}; use from_backbone for that.")
         settings = MemoryConfig.from_dict(dataclasses.asdict(self.memory_config) | changes)
         view = copy.copy(self)
         view._modules = dict(self._modules)
