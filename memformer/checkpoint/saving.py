@@ -37,7 +37,7 @@ def save_checkpoint(
     Args:
         directory: the folder, which is made if it does not exist.
         config: the model's config; its reference to the backbone is updated.
-        backbone: the model's backbone, which is saved if its weights have changed since loading.
+        backbone: the model's backbone, which is saved if no name stands for its weights.
         weights: all weights of the model, by name.
         generation_config: written beside the weights.
         is_main_process: whether this process writes.
