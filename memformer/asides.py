@@ -1,9 +1,9 @@
-"""A document with asides, as one training example: `forward_document`.
+"""`forward_document`: reads a document with asides, as one training example.
 
 A *document* is read segment after segment and remembered. An *aside*, such as a question and its
-answer, stands between two segments: it reads the memory as it is there, and is not written to it.
-So one pass over a document answers any number of questions about any of its prefixes, and the
-document is never spoiled by them.
+answer, stands between two segments: it reads the memory of that place, and is not written. So one
+reading of a document answers any number of questions about any of its prefixes, and the questions
+never change the memory.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def forward_document(
     memory: MemoryState,
     chunks: int,
 ) -> Forwarded:
-    """Reads a document with asides; the arguments are those of `MemformerForCausalLM.forward`.
+    """Reads a document with asides; see `forward` of the model for the arguments.
 
     Raises:
-        ValueError: a layout that can't be.
+        ValueError: the arguments do not fit together.
     """
     if remembered is None:
         remembered = torch.ones_like(real)
@@ -58,10 +58,10 @@ def forward_document(
 
 
 class _Reading:
-    """One document while it is read: what is found where there is something to predict.
+    """Reads one document, and collects the logits of the places with a label.
 
     Args:
-        engine: what reads it.
+        engine: the engine that reads the document.
         targets: the label that each token is to predict.
     """
 
@@ -83,7 +83,7 @@ class _Reading:
         told: Bool[Tensor, "batch tokens"],
         chunks: int,
     ) -> Forwarded:
-        """Part after part of the document, and after each the asides that stand in it."""
+        """Reads the document part by part, and after each part the asides that stand in it."""
         asked = asides.real.any(-1)
         state, turn = begin_turn(memory, told)
         bounds = [len(document) * part // chunks for part in range(chunks + 1)]
@@ -94,7 +94,7 @@ class _Reading:
                 state = self.remember(part, state.detach() if begin else state, turn)
             elif distributed:
                 self.idle(state)
-            # asides that stand in this part; those before all of the document are in the first
+            # asides that stand in this part; asides before the whole document are in the first part
             due = asked & ((until <= state.num_seen[:, None]) | (end == len(document)))
             if due.any():
                 asked = asked & ~due
@@ -114,7 +114,7 @@ class _Reading:
     def remember(
         self, part: Segments, state: MemoryState, turn: Int[Tensor, " batch"]
     ) -> MemoryState:
-        """Reads segments of the document into memory; each is closed at its end."""
+        """Reads segments of the document into memory; each segment is closed at its end."""
         memory_pass = self.engine.begin_pass(state, part.real, part.sequences)
         self.predict(part, memory_pass, self.targets)
         self.written.append(memory_pass.written)
@@ -128,7 +128,7 @@ class _Reading:
         state: MemoryState,
         until: Int[Tensor, "batch asides"],
     ) -> None:
-        """Reads asides, each of which sees the memory as it is where the aside stands."""
+        """Reads asides; each aside reads the memory of the place where it stands."""
         part = Segments(asides.ids, asides.real & due[..., None], asides.column)
         memory_pass = self.engine.begin_pass(state, part.real, part.sequences, until, writes=False)
         self.predict(part, memory_pass, self.targets)
@@ -146,8 +146,8 @@ class _Reading:
         real, column = part.real[rows, numbers], part.column[rows, numbers]
         wanted = real & (targets[rows[:, None], column] != IGNORED_LABEL)
         some = wanted.any(0)
-        # one place at least, and never a layer less: whoever shards the model must see every
-        # layer end, and the same number of calls on all ranks
+        # at least one place and all layers, because sharding needs the end of every layer, and
+        # the same number of calls on all ranks
         some[0] |= ~some.any()
         logits = self.engine.call(
             memory_pass,
@@ -162,10 +162,10 @@ class _Reading:
         self.places.append((rows[:, None] * columns + column)[:, some][entry, place])
 
     def idle(self, state: MemoryState) -> None:
-        """A call that predicts nothing, in place of one that other ranks may have to make.
+        """Calls the model without a label, because other ranks may have a call to make here.
 
-        Whoever shards layers waits in each for all ranks; and a weight that is used on one rank
-        must have its gradient on all.
+        A sharded layer waits for all ranks, and a weight that is used on one rank needs a gradient
+        on all ranks.
         """
         until = state.num_seen[:, None]
         token = torch.zeros_like(until)[..., None]
@@ -174,11 +174,11 @@ class _Reading:
         self.predict(part, memory_pass, torch.full_like(until, IGNORED_LABEL))
 
     def in_order(self) -> Float[Tensor, "labels vocabulary"]:
-        """One row a label, in the order of the text."""
+        """The logits, one row a label, in the order of the text."""
         places = torch.cat(self.places)
         logits = self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)
         if bool((places[1:] > places[:-1]).all()):
-            return logits  # a document alone is in order: no copy of all its logits
+            return logits  # a document without asides is in order, and needs no copy of all logits
         return logits[places.argsort()]
 
 

@@ -1,8 +1,8 @@
-"""`MemoryCache`: what generation carries from step to step.
+"""`MemoryCache`: the state that generation carries from step to step.
 
-A `DynamicCache` with the keys and values of the current segment only, the memory of everything
-before it, and the current segment's tokens, which go to memory when the segment is full. Rows are
-independent: each has its own segment border.
+The cache is a `DynamicCache` of the current segment's keys and values. It also holds the memory of
+all text before that segment, and the segment's tokens, which go to memory when the segment is full.
+Each row has its own segment border.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class MemoryCache(DynamicCache):
     """The state of a generation.
 
     Args:
-        memory: what is remembered when generation starts; its open segment is closed.
+        memory: the memory when generation starts; its open segment is closed.
         num_seen: columns of the input that are in `memory` already for every row.
         first_column: `[batch]`, the column at which each row's own unread text begins.
     """
 
-    # transformers asks the cache; a memory that was written to can't be rolled back
+    # transformers reads both; a memory can't be rolled back after a write
     is_compileable = False
     is_croppable = False
 
@@ -49,18 +49,18 @@ class MemoryCache(DynamicCache):
 
     @property
     def memory(self) -> MemoryState:
-        """What is remembered of all before the current segments."""
+        """The memory of all text before the current segments."""
         return self._memory
 
     @memory.setter
     def memory(self, memory: MemoryState) -> None:
         self._memory = memory
-        # its slots as the layers read them, prepared at the first token and the same for the next
+        # the prepared slots of each layer, made at the first token and used for the next tokens
         self.slot_views: dict[int, SlotView] = {}
 
     @property
     def segment(self) -> DynamicCache:
-        """The current segment's keys and values, as the backbone wants them."""
+        """The current segment's keys and values, as the backbone needs them."""
         segment = DynamicCache()
         segment.layers = self.layers
         return segment
@@ -73,7 +73,7 @@ class MemoryCache(DynamicCache):
     def append(
         self, ids: Int[Tensor, "batch columns"], real: Bool[Tensor, "batch columns"]
     ) -> None:
-        """Notes the tokens that the backbone has just seen."""
+        """Adds the tokens that the backbone has just seen."""
         self.ids = torch.cat([self.ids, ids], 1)
         self.real = torch.cat([self.real, real], 1)
         self.num_seen += ids.shape[1]
@@ -101,7 +101,7 @@ class MemoryCache(DynamicCache):
         self.ids, self.real = self.ids[rows], self.real[rows]
 
     def reorder_cache(self, beam_idx: Any) -> None:
-        """Beams change places; their memories go with them."""
+        """Reorders beams together with their memories."""
         super().reorder_cache(beam_idx)
         self._choose_rows(beam_idx)
 
@@ -117,7 +117,7 @@ class MemoryCache(DynamicCache):
         self._choose_rows(rows.repeat_interleave(repeats))
 
     def crop(self, *_: Any) -> NoReturn:
-        """Refused.
+        """Refuses, because finished segments are in memory already.
 
         Raises:
             ValueError: always; clone the memory before generating instead.
@@ -128,7 +128,7 @@ class MemoryCache(DynamicCache):
         )
 
     def reset(self) -> None:
-        """Back to an empty memory and an empty segment."""
+        """Empties the memory and the current segment."""
         super().reset()
         self.layers.clear()
         self.memory = self.memory.emptied()

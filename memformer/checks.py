@@ -1,4 +1,4 @@
-"""What a model is given, checked at its door: token ids, masks, limits."""
+"""Checks of the arguments of a model: token ids, masks, memories, limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NO_TOKEN_IDS = (
 
 
 def check_ids(ids: Any, vocabulary: int) -> None:
-    """Refuses what can't be token ids of a batch.
+    """Refuses values that can't be token ids of a batch.
 
     Raises:
-        ValueError: no tensor, another shape or dtype, or an id out of range.
+        ValueError: `ids` is no tensor, has another shape or dtype, or holds an id out of range.
     """
     if not isinstance(ids, Tensor):
         kind = type(ids).__name__
@@ -41,7 +41,7 @@ def check_ids(ids: Any, vocabulary: int) -> None:
             f"input_ids must be token ids in torch.int64; got {ids.dtype}: convert them with "
             "input_ids.long()."
         )
-    # a decoding step feeds tokens that the model chose itself
+    # no check in a decoding step, where the model chose the token itself
     if ids.shape[1] > 1 and not (0 <= int(ids.min()) and int(ids.max()) < vocabulary):
         wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
         raise ValueError(
@@ -51,7 +51,7 @@ def check_ids(ids: Any, vocabulary: int) -> None:
 
 
 def check_rows(memory: Any, rows: int) -> None:
-    """Refuses what is no memory, or one of another batch.
+    """Refuses a value that is no memory, or a memory with another number of rows.
 
     Raises:
         ValueError: see above.
@@ -68,10 +68,10 @@ def check_rows(memory: Any, rows: int) -> None:
 def text_of(
     ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch all_tokens"] | None
 ) -> Bool[Tensor, "batch tokens"]:
-    """Where an input is text rather than padding.
+    """Marks the text of an input; False at padding.
 
     Raises:
-        ValueError: a mask of another shape.
+        ValueError: the mask has another shape.
     """
     if attention_mask is None:
         return torch.ones_like(ids, dtype=torch.bool)
@@ -88,7 +88,7 @@ def text_of(
 def check_limit(
     limit: Tensor | None, ids: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch tokens"] | None:
-    """A limit of what is written, as a tensor.
+    """The limit on the strength of tokens, as a tensor.
 
     Raises:
         ValueError: its shape or a value does not fit.

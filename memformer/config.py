@@ -1,7 +1,7 @@
-"""What a memory is made of: :class:`MemoryConfig`, and the model config that carries it.
+"""The settings of a memory, :class:`MemoryConfig`, and of a whole model, :class:`MemformerConfig`.
 
-`MemoryConfig` holds every choice a user makes about the memory; `MemformerConfig` is the Hugging
-Face config of the whole model (backbone, memory, where the backbone came from). Next: `model.py`.
+`MemoryConfig` holds every choice that a user makes about the memory. `MemformerConfig` is the
+Hugging Face config of the model: its backbone, its memory, and where the backbone came from.
 """
 
 from __future__ import annotations
@@ -24,37 +24,39 @@ class MemoryConfig:
     """Every choice about a memory, validated on construction.
 
     Args:
-        num_slots: how many tokens a full memory keeps; the least used are evicted for new ones.
-            None: nothing is ever evicted, the memory grows with the text.
-        segment_tokens: tokens the backbone sees at once; between segments only memory is shared.
-        memory_layers: which decoder layers read and write. `"auto"` measures where retrieval
-            happens, `"all"`, a list of layer numbers, or a fraction of the depth (that share of
-            the layers, the upper ones). After attaching: the layer numbers.
+        num_slots: how many tokens a full memory keeps; new tokens replace the least used. None: no
+            token is evicted, and the memory grows with the text.
+        segment_tokens: tokens that the backbone sees at once; segments share only the memory.
+        memory_layers: the decoder layers that read and write. `"auto"` measures where retrieval
+            happens; `"all"`, a list of layer numbers, or a fraction (that share of the layers, from
+            the top) sets them. After attaching: the layer numbers.
         projection_rank: rank of the trainable corrections to the memory path's query, key and
             value projections. None: full matrices.
         key_positions: `"passage"` keeps the order of tokens inside passages in the stored keys,
             `"none"` stores keys without any position. No effect on backbones without rotary
             positions.
-        passage_tokens: tokens written one after the other that are read as one passage, and whose
-            keys keep their order: a few sentences. Tokens that the write gate keeps out do not
-            count, here and in ages: so a memory looks the same however much else was said in
-            between.
-        read_distance: how far away, in tokens, memory looks to every query: all of it with
-            `"none"`, the end of each stored passage with `"passage"`.
+        passage_tokens: number of written tokens in a row that form a passage, in which the keys
+            keep their order: a few sentences. Tokens that the write gate keeps out do not count,
+            neither here nor in ages, so they leave a memory as it is.
+        read_distance: distance in tokens from every query to the memory: to every slot with
+            `"none"`, to the end of each stored passage with `"passage"`.
         focus: how firmly the heads of a layer read the same passages; 0: each head on its own.
-            Without focus, what a question asks for drowns in a long text.
-        gate_reach: the write gate of a token is the mean over so many tokens on either side, and
-            the token: a token is written for the words around it.
-        erase: new text weakens what it replaces, once trained (`training.overwrite`).
-        free: new text lets go of what is done with, once trained.
-        address_reach: how many tokens, up to and with each one, say what it is about: a short
-            sentence.
-        least_age: a token lets go of nothing that was seen fewer tokens before it: of nothing in
-            its own sentence.
-        links: heads read what was written before or after what they match too, once trained.
-        write_budget: share of the text that training makes the write gate let through, a penalty
-            on the loss; None: all that the loss asks for (`training.finetune`: as much as before).
-        null_offset: added to the calibrated null logit of every head; higher reads less.
+            Without focus, heads miss the wanted passage in a long text.
+        gate_reach: number of tokens on either side of a token over which its write gate is
+            averaged: the words around a token decide too whether it is written.
+        erase: after training (`training.overwrite`), new text weakens the text that it replaces.
+        free: after training, new text weakens text that is no longer needed.
+        address_reach: number of tokens in the address of a slot, its own token and the tokens just
+            before it: a short sentence.
+        least_age: a token weakens only slots that were seen at least so many tokens before it, and
+            so none of its own sentence.
+        links: after training, heads also read the slots written just before and just after the
+            slots that they match.
+        write_budget: share of the text that the write gate shall let through in training, where a
+            penalty on the loss enforces it; None: no penalty, and `training.finetune` leaves the
+            gate as it is.
+        null_offset: number added to the calibrated null logit of every head; with a higher number,
+            heads read less.
 
     Raises:
         ValueError: a value out of range; the sentence names the field.
@@ -110,11 +112,11 @@ class MemoryConfig:
 
     @property
     def release(self) -> tuple[str, ...]:
-        """The heads that let go of slots."""
+        """The names of the release heads."""
         return tuple(name for name in ("erase", "free") if getattr(self, name))
 
     def __new__(cls, *_: Any, **values: Any) -> MemoryConfig:
-        """Names the nearest field for one that does not exist, before the dataclass refuses it."""
+        """Refuses an unknown field and names the nearest, before the dataclass refuses it."""
         cls._check_names(values)
         return super().__new__(cls)
 
@@ -123,7 +125,7 @@ class MemoryConfig:
         """Builds a config from plain data.
 
         Raises:
-            ValueError: an unknown key; the sentence names the nearest valid one.
+            ValueError: an unknown key; the sentence names the nearest valid key.
         """
         cls._check_names(values)
         return cls(**values)

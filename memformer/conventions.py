@@ -1,7 +1,6 @@
-"""What users of transformers and peft expect of a model, and what a model with a memory refuses.
+"""`Conventions`: a mixin with the methods that users of transformers and peft expect of a model.
 
-A mixin of `MemformerForCausalLM`. Each method either works or says in a sentence what to do
-instead; nothing is dropped in silence.
+Each method either works, or raises an error whose sentence says what to do instead.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class _Block:
         self.model = model
 
 
-# the blocks that this thread or task is within; another task may keep a copy of the tuple, with
-# blocks that are over
+# the open blocks around this thread or task; another task may keep a copy of the tuple, with blocks
+# that are over
 _BLOCKS: ContextVar[tuple[_Block, ...]] = ContextVar("memory_disabled", default=())
 
 
@@ -44,7 +43,7 @@ def check_adapter(backbone: Any) -> None:
     """Refuses adapters that a checkpoint can't hold.
 
     Raises:
-        ValueError: it is no LoRA by the name of "default", put on with `peft.get_peft_model`.
+        ValueError: the adapter is no LoRA named "default", put on with `peft.get_peft_model`.
     """
     if not is_adapted(backbone):
         if getattr(backbone, "_hf_peft_config_loaded", False):
@@ -72,7 +71,7 @@ def check_adapter(backbone: Any) -> None:
 
 
 class Conventions:
-    """See the module."""
+    """Methods that users of transformers and peft expect; see the module."""
 
     @property
     def _model(self) -> Any:
@@ -82,12 +81,12 @@ class Conventions:
 
     @contextmanager
     def memory_disabled(self) -> Iterator[None]:
-        """Within it, the model is its backbone: nothing is read from a memory or written to it.
+        """Turns the memory off: within the block, the model reads no memory and writes none.
 
-        As peft's `disable_adapter`, but other threads keep the memory; an adapter on the backbone
-        stays on. An asyncio task that is started within the block is within it too, until the block
-        is over. A generator that yields within the block leaves its caller there, until it goes on
-        to the block's end or is closed.
+        It works as peft's `disable_adapter`, but other threads keep the memory, and an adapter on
+        the backbone stays on. The memory is also off in an asyncio task that starts within the
+        block, until the block is over. A generator that yields within the block leaves the memory
+        off for its caller, until the generator leaves the block or is closed.
         """
         block = _Block(self)
         _BLOCKS.set((*_open_blocks(), block))
@@ -110,7 +109,7 @@ class Conventions:
         return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
     def print_trainable_parameters(self) -> None:
-        """Prints both, in peft's form."""
+        """Prints the two numbers of parameters in peft's format."""
         trained, total = self.get_nb_trainable_parameters()
         print(
             f"trainable params: {trained:,d} || all params: {total:,d} || "
@@ -118,7 +117,7 @@ class Conventions:
         )
 
     def train(self, mode: bool = True) -> Any:
-        """As in torch.
+        """Sets training or evaluation mode, as in torch.
 
         Raises:
             ValueError: peft was put around the whole model, which freezes the memory path.
@@ -139,12 +138,12 @@ class Conventions:
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As in torch; a checkpoint of memformer, which leaves the frozen backbone out, is whole.
+        """Loads weights as in torch; a checkpoint of memformer may leave the frozen backbone out.
 
-        transformers' Trainer calls this where it resumes a run or goes back to its best model.
+        transformers' Trainer calls this when it resumes a run or goes back to its best model.
 
         Raises:
-            ValueError: what the checkpoint leaves out is not frozen, and would stay as it is.
+            ValueError: the checkpoint leaves trained weights out, which would stay as they are.
         """
         mixin: Any = super()
         trained = {name for name, one in self._model.named_parameters() if one.requires_grad}
@@ -164,22 +163,22 @@ class Conventions:
         missing = [name for name in result.missing_keys if name not in frozen]
         return _IncompatibleKeys(missing, result.unexpected_keys)
 
-    # ---- the backbone's --------------------------------------------------------------------
+    # ---- embeddings ------------------------------------------------------------------------
 
     def get_input_embeddings(self) -> nn.Module:
-        """The backbone's."""
+        """The input embeddings of the backbone."""
         return self._backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """The backbone's."""
+        """Sets the input embeddings of the backbone."""
         self._backbone.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The backbone's."""
+        """The output embeddings of the backbone."""
         return self._backbone.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """The backbone's."""
+        """Sets the output embeddings of the backbone."""
         self._backbone.set_output_embeddings(new_embeddings)
 
     @property
@@ -199,18 +198,18 @@ class Conventions:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads what `save_pretrained` writes, with its model card unless there is one there.
+        """Uploads the files that `save_pretrained` writes; a model card on the hub stays.
 
         Args:
-            repo_id: such as "user/name"; made if it does not exist.
-            commit_message: of the upload.
-            private: whether a new repository is.
-            token: of the hub; None: the one that is stored on this machine.
-            revision: branch to upload to.
-            create_pr: as a pull request.
+            repo_id: the repository, such as "user/name"; made if it does not exist.
+            commit_message: the message of the upload.
+            private: whether a new repository is private.
+            token: the token for the hub; None: the token that is stored on this machine.
+            revision: the branch to upload to.
+            create_pr: whether to upload as a pull request.
 
         Returns:
-            Where it is.
+            The address of the upload.
         """
         from huggingface_hub import HfApi
 

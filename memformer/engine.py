@@ -1,8 +1,8 @@
-"""`Engine`: text of any length through a backbone and into memory, segment by segment.
+"""`Engine`: sends text of any length through a backbone and into memory, segment by segment.
 
-One pass takes some segments and the memory before them, and gives the memory after them. Longer
-text is cut, and as many segments share a pass as may. What a pass does with the memory:
-`memory/memory_pass.py`.
+A pass takes one or several segments and the memory before them, and gives the memory after them.
+The engine cuts longer text, and puts as many segments into a pass as it may. For the steps of a
+pass, see `memory/memory_pass.py`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.state import MemoryState
 from memformer.segments import Segments, cut
 
-# tokens that one parallel pass encodes at most outside training. CPU passes stay small so that
-# their working set fits into cache, and because segments of one pass read each other before it is
-# known what a write gate drops
+# most tokens of a pass outside training. CPU passes stay small so that their working set fits into
+# cache, and because segments of a pass also compute matches with tokens that the write gate drops
 PARALLEL_TOKENS = {"cpu": 512}
 PARALLEL_TOKENS_ELSEWHERE = 8192
 
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What a forward gives: of plain text, of text with a cache, or of a document with asides.
+    """The result of a forward: for plain text, text with a cache, or a document with asides.
+
+    The last three attributes are for documents with asides only.
 
     Attributes:
-        logits: of every position that was asked for; of a document, one row a label.
-        memory: the memory after the text; None with a cache, which carries it.
-        hidden_states: of every layer, where the arguments ask for them.
-        attentions: likewise.
+        logits: the logits of every requested position; for a document with asides, one row a label.
+        memory: the memory after the text; None with a cache, which carries the memory.
+        hidden_states: the hidden states of every layer, if the arguments ask for them.
+        attentions: the attention weights of every layer, if the arguments ask for them.
         written: 1 for every token of text that is written, 0 for the others; straight-through.
-        targets: of a document, the label that each row of the logits is to predict.
-        evidence: of a document, see `MemformerOutput`.
-        entropy: likewise.
+        targets: the label that each row of the logits is to predict.
+        evidence: the mean evidence of the reads of each aside, in [0, 1]; no gradient.
+        entropy: the entropy of each aside's reads over the slots, in nats; no gradient.
     """
 
     logits: Tensor
@@ -59,7 +60,7 @@ class Forwarded:
 def begin_turn(
     state: MemoryState, real: Bool[Tensor, "batch tokens"]
 ) -> tuple[MemoryState, Int[Tensor, " batch"]]:
-    """Counts a turn in every row that has text; returns the turn of what is written now."""
+    """Counts a turn in every row that has text; returns the memory and the current turn."""
     begins = real.any(-1).long()
     after = state.replaced(num_turns=state.num_turns + begins)
     return after, (after.num_turns - 1).clamp_min(0)
@@ -67,14 +68,14 @@ def begin_turn(
 
 @dataclass(frozen=True)
 class Engine:
-    """A backbone, its memory path, and how text is taken in.
+    """A backbone, its memory path, and the rules of reading and writing.
 
     Attributes:
         backbone: a causal language model whose attention modules have a `MemoryHook`.
         path: the memory layers.
         rules: see `Rules`.
         segment_tokens: tokens that the backbone sees at once.
-        training: whether weights are trained: then all segments share a pass.
+        training: whether weights are trained; all segments then share a pass.
     """
 
     backbone: PreTrainedModel
@@ -91,11 +92,11 @@ class Engine:
         until: Int[Tensor, "batch segments"] | None = None,
         **options: Any,
     ) -> MemoryPass:
-        """A pass over the text that follows a memory; the options are those of `MemoryPass`."""
+        """A pass with the text that follows a memory; the options are options of `MemoryPass`."""
         return MemoryPass(state, Chunk.after(state, real, sequences, until), self.rules, **options)
 
     def call(self, memory: MemoryPass, *, is_last: bool = False, **arguments: Any) -> Any:
-        """The backbone's output for a pass; None where its upper layers are not needed."""
+        """Calls the backbone; returns its output, or None where the upper layers are skipped."""
         try:
             return self.backbone(memory_call=MemoryCall(self.path, memory, is_last), **arguments)
         except StopBackbone:
@@ -112,16 +113,16 @@ class Engine:
         segments_per_chunk: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> MemoryState:
-        """Reads text into memory, continuing its open segment; see `memorize` of the model.
+        """Reads text into memory, and continues its open segment.
 
         Args:
             ids: token ids.
-            real: where they are text rather than padding.
-            memory: what is remembered so far.
-            turn: the turn that the text belongs to, in each row; None: a turn of its own.
-            limit: how firmly each token may be written at most. The open segment is closed before
-                and after then, because its tokens would be encoded again without a limit.
-            segments_per_chunk: so many segments in one pass.
+            real: False at padding.
+            memory: the memory before the text.
+            turn: the turn that the text belongs to, in each row; None: a new turn.
+            limit: the factor on the strength of each token. With a limit, the open segment is
+                closed before and after, because its tokens would be encoded again without a limit.
+            segments_per_chunk: number of segments in a pass; None: as many as may be.
             progress: called with the number of new tokens per row done so far.
         """
         if limit is not None:
@@ -162,15 +163,15 @@ class Engine:
         segments_per_chunk: int | None = None,
         **arguments: Any,
     ) -> Forwarded:
-        """Logits of text in a row, and the memory after it.
+        """The logits of plain text, and the memory after it.
 
         Args:
             ids: token ids.
-            real: where they are text rather than padding.
-            memory: what is remembered so far, its segments closed.
-            segments_per_chunk: so many segments in one pass.
-            **arguments: for the backbone, where the text is one segment; `output_hidden_states`
-                for text of any length.
+            real: False at padding.
+            memory: the memory before the text, with all segments closed.
+            segments_per_chunk: number of segments in a pass; None: as many as may be.
+            **arguments: arguments of the backbone, if the text is one segment;
+                `output_hidden_states` for text of any length.
         """
         state, turn = begin_turn(memory, real)
         if ids.shape[1] > self.segment_tokens:
@@ -197,7 +198,7 @@ class Engine:
         segments_per_chunk: int | None,
         **arguments: Any,
     ) -> Forwarded:
-        """Text of more than one segment; logits and hidden states are zero at padding."""
+        """Forwards text of more than one segment; logits and hidden states are zero at padding."""
         segments = cut(ids, real, self.segment_tokens)
         whole: list[Tensor] = []
         written: list[Tensor] = []
@@ -231,7 +232,7 @@ class Engine:
         state: MemoryState,
         segments_per_chunk: int | None,
     ) -> int:
-        """How far one pass goes: over as many segments as need no eviction in between."""
+        """The end of a pass: it takes as many segments as need no eviction in between."""
         if segments_per_chunk is not None and segments_per_chunk < 1:
             raise ValueError(f"segments_per_chunk must be at least 1; got {segments_per_chunk}.")
         if segments_per_chunk is not None:
@@ -255,7 +256,7 @@ class Engine:
         return self.begin_pass(state, part.real, part.sequences, limit=limit)
 
     def _inputs(self, part: Segments) -> dict[str, Any]:
-        """The segments that hold text, as one batch of the backbone."""
+        """The segments that hold text, as one batch for the backbone."""
         real = part.real[part.sequences]
         mask = None if bool(real.all()) else real.long()
         return {

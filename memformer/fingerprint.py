@@ -1,7 +1,7 @@
-"""Which model wrote a memory, and whether another one can read it.
+"""Tells which model wrote a memory, and whether another model can read the memory.
 
-A memory carries the *fingerprint* of the model that wrote it: its architecture, its backbone's
-weights and its memory path's weights.
+A memory carries the *fingerprint* of the model that wrote it: the architecture, the weights of the
+backbone and the weights of the memory path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memformer.memory.state import IncompatibleMemory, MemoryState
 
 
 def architecture(family: Backbone, config: MemoryConfig) -> str:
-    """What decides the shape and the meaning of slots, weights aside."""
+    """The settings, without weights, that decide the shape and the meaning of slots."""
     layers = cast("tuple[int, ...]", config.memory_layers)
     addressed = f", addresses of width {ADDRESS_WIDTH}" if config.release else ""
     return (
@@ -46,11 +46,11 @@ def digest(path: MemoryPath, backbone: nn.Module) -> str:
 
 
 def differences(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[str]:
-    """In what a memory's writer differs from a model.
+    """The differences between the model that wrote a memory and another model.
 
     Args:
         theirs: the fingerprint on the memory.
-        mine: the model's; what it leaves out is not compared, but for the architecture.
+        mine: the other model's fingerprint; weights that it leaves out are not compared.
     """
     different = []
     if theirs.get("architecture") != mine["architecture"]:
@@ -66,10 +66,10 @@ def differences(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[str]
 
 
 def check_shapes(memory: MemoryState, family: Backbone, config: MemoryConfig, whose: str) -> None:
-    """Refuses a memory whose slots are not those of a model.
+    """Refuses a memory whose slots have another shape than a model's slots.
 
     Raises:
-        ValueError: its shapes are others, although its fingerprint says that they fit.
+        ValueError: the shapes differ, although the fingerprint says that they fit.
     """
     layers = cast("tuple[int, ...]", config.memory_layers)
     shape = (len(layers), family.kv_heads, family.width)

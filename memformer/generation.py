@@ -1,9 +1,9 @@
-"""Generation with a memory: what `generate` does before and after transformers' own loop.
+"""Generation with a memory: the steps before, inside and after transformers' own loop.
 
-The prompt's finished segments go to memory first, the rest is the current segment. Inside the loop
-`forward_cached` feeds that segment and turns the page where it is full. Afterwards what was said
-is written. There is one way into memory, `memorize`'s: a finished segment is encoded again as a
-whole, so a memory does not depend on how its text came about.
+Before the loop, the finished segments of the prompt go to memory; the rest is the current segment.
+Inside the loop, `forward_cached` feeds the current segment, and starts a new one where it is full.
+After the loop, the reply is written. All text goes to memory through `Engine.ingest`, which encodes
+a finished segment again as a whole, so a memory does not depend on how its text came about.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from memformer.memory.state import MemoryState
 
 
 class Generated(NamedTuple):
-    """What `generate` returns with `return_memory`; unpacks as a pair.
+    """The result of `generate` with `return_memory`; unpacks as a pair.
 
     Attributes:
-        output: what transformers returns.
-        memory: in which the prompt and what was said are remembered.
+        output: the result of transformers.
+        memory: the memory after the prompt and the reply.
     """
 
     output: Any
@@ -45,10 +45,10 @@ class Prompt:
 
     Attributes:
         ids: token ids.
-        real: where they are text rather than padding.
-        memory: what is remembered so far, its segments closed.
-        limit: how firmly each token may be remembered at most; None: 1.
-        reply_limit: the same for all that is generated.
+        real: False at padding.
+        memory: the memory before the prompts, with all segments closed.
+        limit: the factor on the strength of each token; None: 1.
+        reply_limit: the factor on the strength of every generated token.
     """
 
     ids: Int[Tensor, "batch tokens"]
@@ -59,14 +59,14 @@ class Prompt:
 
 
 def settings(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
-    """What transformers makes of the arguments of `generate`; a cache that it asks for is dropped.
+    """The config that transformers makes from the arguments of `generate`.
 
     Raises:
         ValueError: the arguments ask for a cache of their own.
     """
     if arguments.get("past_key_values") is not None:
         raise ValueError("Pass memory= to generate instead of past_key_values.")
-    # transformers types its mixin's self as a protocol that no class of its own satisfies
+    # transformers types its mixin's self as a protocol that none of its classes satisfies
     mixin: Any = GenerationMixin
     others = {name: value for name, value in arguments.items() if name != "generation_config"}
     given = arguments.get("generation_config")
@@ -89,15 +89,15 @@ def generate(
     return_memory: bool,
     given: MemoryState | None,
 ) -> tuple[Any, MemoryState | None]:
-    """What transformers returns, and the memory afterwards where it is asked for.
+    """The result of transformers, and the memory after the reply where the caller asks for it.
 
     Args:
-        model: whose loop this is.
-        engine: takes the prompt in.
-        prompt: what is asked.
-        config: from `settings`.
-        arguments: of `generate`, for transformers.
-        return_memory: whether the memory afterwards is wanted.
+        model: the model that generates.
+        engine: the engine that reads text into memory.
+        prompt: the checked prompts.
+        config: from `settings`; a kind of cache that it names is dropped.
+        arguments: the arguments of `generate`, for transformers.
+        return_memory: whether the caller asks for the memory after the reply.
         given: the memory as the caller gave it, for a generation without a cache.
     """
     if config.cache_implementation is not None:
@@ -106,7 +106,7 @@ def generate(
     finished = _finished(prompt.real, engine.segment_tokens)
     with torch.no_grad():
         readable = engine.ingest(prompt.ids, finished, before, turn=turn)
-        # text that is read while generating, such as a system message, need not be remembered
+        # text can be read while generating but not remembered, such as a system message
         if prompt.limit is None:
             before = readable
         elif bool(finished.any()):
@@ -132,7 +132,7 @@ def generate(
 def _finished(
     real: Bool[Tensor, "batch tokens"], segment_tokens: int
 ) -> Bool[Tensor, "batch tokens"]:
-    """Whole segments of a prompt, which go to memory at once; the rest is the current segment."""
+    """Marks the finished segments of a prompt; the rest is the current segment."""
     lengths = real.sum(-1)
     rest = (lengths - 1) % segment_tokens + 1
     place = real.long().cumsum(-1) - 1
@@ -146,7 +146,7 @@ def forward_cached(
     cache: MemoryCache,
     **arguments: Any,
 ) -> Forwarded:
-    """Feeds new columns to the current segments, turning pages where rows are full."""
+    """Feeds new columns to the current segments; a row that is full starts a new segment."""
     tokens = engine.segment_tokens
     columns = torch.arange(ids.shape[1], device=ids.device) + cache.num_seen
     real = real & (columns[None] >= cache.first_column[:, None])
@@ -164,7 +164,7 @@ def forward_cached(
         new, new_real = ids[:, begin:end], real[:, begin:end]
         mask = torch.cat([cache.real, new_real], 1).long()
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
-        # with a gradient, prepared slots belong to one step
+        # with a gradient, prepared slots serve one step only
         views = None if torch.is_grad_enabled() else cache.slot_views
         memory_pass = engine.begin_pass(
             cache.memory, new_real[:, None], writes=False, slot_views=views
@@ -186,7 +186,7 @@ def forward_cached(
 
 
 def memory_after(engine: Engine, cache: MemoryCache) -> MemoryState:
-    """See `MemformerForCausalLM.memory_after`."""
+    """The memory after all text that a cache has seen."""
     turn = (cache.memory.num_turns - 1).clamp_min(0)
     return engine.ingest(cache.ids, cache.real, cache.memory, turn=turn)
 

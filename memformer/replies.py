@@ -20,7 +20,7 @@ OWN = {"memory", "return_memory", "limit", "reply_limit", "inputs", "input_ids",
 
 
 def reply_options(tokenizer: PreTrainedTokenizerBase, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The options for `generate`: greedy unless one of them asks for sampling.
+    """The options for `generate`: greedy unless an option asks for sampling.
 
     Args:
         tokenizer: the tokenizer; without a chat template, a line of the user ends the reply.

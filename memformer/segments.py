@@ -1,6 +1,6 @@
-"""Cutting text into segments: padded rows in, equal segments of each row's own tokens out.
+"""Cuts text into segments, row by row.
 
-A row's borders depend on its own tokens alone, never on the padding or on its neighbours.
+The borders in a row depend on its own tokens alone, never on the padding or on other rows.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segments:
-    """Text cut into segments, and the way back.
+    """Text cut into segments, with the place of each token in the input.
 
     Args:
         ids: token ids, 0 at padding.
         real: False at padding, which stands only at the end of a row.
-        column: where each token stood in the input.
+        column: the column of each token in the input.
     """
 
     ids: Int[Tensor, "batch segments tokens"]
@@ -37,7 +37,7 @@ class Segments:
 
     @property
     def sequences(self) -> tuple[Int[Tensor, " entries"], Int[Tensor, " entries"]]:
-        """Rows and segments that hold any text."""
+        """The rows and the numbers of the segments that hold text."""
         rows, segments = self.real.any(-1).nonzero(as_tuple=True)
         return rows, segments
 
@@ -66,7 +66,7 @@ def arrange(
     real: Bool[Tensor, "batch columns"],
     segment_ids: Int[Tensor, "batch columns"],
 ) -> Segments:
-    """Cuts each row where its segment id changes, padding aside.
+    """Cuts each row where its segment id changes; padding is left out.
 
     Segments are as wide as the longest, and numbered from 0 in each row whatever their ids are.
     """

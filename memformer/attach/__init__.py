@@ -1,1 +1,1 @@
-"""How a memory is joined to a decoder: where to reach it, what is added, and how it is started."""
+"""How a memory is joined to a decoder: the places to attach, the added layers, the calibration."""

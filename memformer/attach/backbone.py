@@ -1,7 +1,7 @@
-"""Where a family of decoders keeps its attention: one table, and nothing else knows.
+"""The places of the attention projections in each family of decoders, in one table.
 
-A `Family` says how to reach a decoder layer's projections; `Backbone` applies it to one model.
-To teach memformer another family, see `register_backbone`.
+A `Family` says how to reach a decoder layer's projections; `Backbone` applies a family to one
+model. `register_backbone` adds another family.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
 
 @dataclass(frozen=True)
 class Family:
-    """Where one family of decoders keeps things.
+    """The places of layers and projections in one family of decoders.
 
     Args:
         layers: path from the causal model to its list of decoder layers.
@@ -36,7 +36,8 @@ class Family:
             computes them, with all biases and norms, without rotary positions; each
             `[entries, tokens, heads or kv_heads, width]`. `corrections` are added to the three
             projections' outputs, before any norm.
-        rotary: path to the rotary embedding module, None for backbones without one.
+        rotary: path to the rotary embedding module, None for backbones without
+            rotary positions.
     """
 
     layers: str
@@ -62,10 +63,10 @@ class Backbone:
 
     @classmethod
     def of(cls, model: nn.Module) -> Backbone:
-        """Finds the family of a model; one that peft has wrapped is looked into.
+        """Finds the family of a model, also of a model that peft has wrapped.
 
         Raises:
-            ValueError: the family is not known; the sentence lists those that are.
+            ValueError: the family is unknown; the sentence lists the known families.
         """
         if hasattr(model, "get_base_model"):
             model = cast(Any, model).get_base_model()
@@ -123,9 +124,10 @@ class Backbone:
     def attention_inputs(
         self, ids: Int[Tensor, "rows tokens"], last: int | None = None
     ) -> list[Float[Tensor, "rows tokens hidden"]]:
-        """What each attention module sees of a text, from the first to `last`; None: of all.
+        """The inputs of the attention modules for a text, from layer 0 to `last`; None: all layers.
 
-        The call carries the list that is filled, so calls of other threads add nothing to it.
+        The call carries the list that the hooks fill, so calls of other threads add nothing to the
+        list.
         """
         inputs: list[Tensor] = []
 
@@ -151,22 +153,22 @@ class Backbone:
         return inputs
 
     def scale(self, layer: int) -> float:
-        """What the layer multiplies q . k with."""
+        """The factor by which the layer multiplies q . k."""
         attention: Any = self.attention(layer)
         return float(attention.scaling)
 
     def softcap(self, layer: int) -> float | None:
-        """Magnitude at which the layer caps its attention logits, if it does."""
+        """Magnitude at which the layer caps its attention logits; None: no cap."""
         return getattr(self.attention(layer), "attn_logit_softcapping", None)
 
     def fingerprint(self, weights: Mapping[str, Tensor] | None = None) -> str:
         """Sixteen hex digits of the config's shape and a sample of every weight.
 
-        Equal for the same weights in float32 and in bfloat16, and with and without an adapter of
-        peft; cheap enough to compute each time.
+        The same weights give the same digits in float32 and in bfloat16, and with and without an
+        adapter of peft. The sample is small enough to compute the digits each time.
 
         Args:
-            weights: the model's own, by name, where they had to be gathered first (FSDP).
+            weights: the model's weights by name, where they had to be gathered first (FSDP).
         """
         config: Any = self.model.config
         keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -187,7 +189,7 @@ def family_of(model_type: str) -> Family:
     """The family of decoders with this `config.model_type`.
 
     Raises:
-        ValueError: the family is not known; the sentence lists those that are.
+        ValueError: the family is unknown; the sentence lists the known families.
     """
     if model_type not in _FAMILIES:
         raise ValueError(
@@ -199,13 +201,13 @@ def family_of(model_type: str) -> Family:
 
 
 def register_backbone(model_type: str, family: Family) -> None:
-    """Teaches memformer a family of decoders.
+    """Adds a family of decoders.
 
     Args:
         model_type: `config.model_type` of the causal model.
-        family: where it keeps things. Its forward must hand unknown keyword arguments down to
-            its attention modules, and these must attend through transformers' attention
-            interface, as all decoders of transformers 5 do.
+        family: the places of layers and projections. The model's forward must hand unknown
+            keyword arguments down to its attention modules, and these modules must attend
+            through transformers' attention interface, as all decoders of transformers 5 do.
     """
     _FAMILIES[model_type] = family
 

@@ -1,8 +1,8 @@
-"""Measured once, when a memory is attached: where the backbone retrieves, and how loudly it hears.
+"""Calibration: two measurements of the backbone's own attention when a memory is attached.
 
-Two measurements of the backbone's own attention, on a little text: the log-sum-exp of each head's
-local scores, which sets the null logits, and the attention that falls on a fact being asked for,
-which chooses the memory layers. Nothing here is ever tuned on a benchmark.
+The log-sum-exp of each head's local scores sets the null logits. The attention from a question to
+the fact that answers it chooses the memory layers. Both use short texts; neither is ever tuned on a
+benchmark.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ PLAIN_TEXT = (
     "postcards. Since then every shelf below the ground floor stands empty, and the building feels "
     "lighter for it."
 )
-# other facts, one fact, more facts, and a question that repeats the one fact up to its answer
+# other facts, the wanted fact, more facts, and a question that repeats the wanted fact up to the
+# answer
 NEEDLES = (
     (
         "The gate is painted green. The roof is made of copper. The bell was cast in spring. ",
@@ -88,10 +89,11 @@ def null_logits(
 ) -> Float[Tensor, "layers heads"]:
     """Mean log-sum-exp of each head's local attention scores over a text.
 
-    A head's local attention and the memory then compete as in one softmax (MEMORY.md, section 2).
+    With these null logits, a head's local attention and the memory compete as in one softmax
+    (MEMORY.md, section 2).
 
     Raises:
-        ValueError: the backbone computes something that is not finite.
+        ValueError: the backbone computes a number that is not finite.
     """
     rows = []
     for scores, visible in _local_scores(backbone, ids):
@@ -101,11 +103,11 @@ def null_logits(
 
 @torch.no_grad()
 def retrieval(backbone: Backbone, tokenizer: Any) -> Float[Tensor, " layers"]:
-    """Attention from a question to the fact it is about, per layer, summed over heads.
+    """Attention from a question to the fact that answers it, per layer, summed over heads.
 
-    Measured over all tokens of the question, not its last alone: the layers that find the person
-    or thing asked about come long before those that fetch the answer, and memory needs both. What
-    falls on an average token of the other facts is subtracted.
+    All tokens of the question count, not the last alone: the layers that find the person or thing
+    come long before the layers that fetch the answer, and memory needs both. The attention on an
+    average token of the other facts is subtracted.
     """
     total = torch.zeros(len(backbone.layers))
     device = next(backbone.model.parameters()).device
@@ -116,7 +118,7 @@ def retrieval(backbone: Backbone, tokenizer: Any) -> Float[Tensor, " layers"]:
         asked = end + len(parts[2])
         for layer, (scores, visible) in enumerate(_local_scores(backbone, ids)):
             weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)[0, :, asked:]
-            # the first token is where attention goes to rest
+            # without the first token, which takes the attention of heads that find no match
             fact, others = weights[..., begin:end].mean(-1), weights[..., 1:asked].mean(-1)
             total[layer] += (fact - others).clamp_min(0).sum().cpu()
     return total / len(NEEDLES)
@@ -129,7 +131,7 @@ def choose_layers(
 ) -> tuple[int, ...]:
     """Turns `MemoryConfig.memory_layers` into layer numbers.
 
-    A fraction takes that share of the layers, the upper ones. `"auto"` takes the fewest upper
+    A fraction takes that share of the layers, from the top. `"auto"` takes the fewest upper
     layers that hold 70 % of the retrieving attention; without a measurement (no tokenizer) it
     takes the fraction 0.75.
 
@@ -149,16 +151,16 @@ def choose_layers(
     if isinstance(wanted, float) or retrieving is None:
         fraction = wanted if isinstance(wanted, float) else DEFAULT_FRACTION
         return tuple(range(num_layers - max(1, round(fraction * num_layers)), num_layers))
-    # mass[b]: what layers b and above hold
+    # mass[b]: the retrieving attention of layers b and above
     mass = retrieving.flip(0).cumsum(0).flip(0)
     enough = (mass >= RETRIEVAL_SHARE * mass[0]).nonzero().flatten()
     return tuple(range(int(enough[-1]), num_layers))
 
 
 def plain_text(backbone: Backbone, tokenizer: Any | None) -> Int[Tensor, "rows tokens"]:
-    """The text to calibrate on: prose, or without a tokenizer what the backbone itself says.
+    """The text to calibrate on: prose, or without a tokenizer text that the backbone generates.
 
-    The backbone's own text is sampled with a fixed seed, four rows.
+    The generated text has four rows, sampled with a fixed seed.
     """
     device = next(backbone.model.parameters()).device
     if tokenizer is not None:
@@ -177,10 +179,10 @@ def plain_text(backbone: Backbone, tokenizer: Any | None) -> Int[Tensor, "rows t
 
 
 def _finite(values: Tensor) -> Tensor:
-    """The same, if a model may be calibrated on it.
+    """Returns the values if a model may be calibrated on them.
 
     Raises:
-        ValueError: it is not finite.
+        ValueError: a value is not finite.
     """
     if bool(torch.isfinite(values).all()):
         return values
@@ -213,7 +215,7 @@ def _local_scores(
         scores = torch.einsum("bthw,bnhw->bhtn", queries, keys) * backbone.scale(layer)
         if (cap := backbone.softcap(layer)) is not None:
             scores = cap * torch.tanh(scores / cap)
-        # a layer says whether it slides; in families where all do, the config alone says it
+        # a layer gives its sliding window; in families where all layers slide, only the config does
         whole = getattr(attention.config, "sliding_window", None)
         window = getattr(attention, "sliding_window", whole) or tokens
         results.append((scores, (distance >= 0) & (distance < window)))

@@ -1,11 +1,11 @@
-"""`TableHeads`: which tokens enter the slot table, and which slots new text makes worthless.
+"""`TableHeads`: the heads that choose the tokens to write and the older slots to weaken.
 
-The *write gate* decides what is written, once for all memory layers. The *release heads* are the
-DNC's erase vector and free gates, addressed by content. The erase head weakens older text that a
-token replaces ("Anna lives in Rome" weakens the Paris of "Anna lives in Paris"). The free head
-weakens older text that is done with, whatever that is: it learns its own keys. Both lower a slot's
-strength, so that it is read less, and its usage, so that it is evicted first. `memory/gate.py`
-applies what these heads ask for.
+The *write gate* decides which tokens are written, once for all memory layers. The *release heads*
+are the DNC's erase vector and free gates, addressed by content. The erase head weakens older text
+that a token replaces ("Anna lives in Rome" weakens the Paris of "Anna lives in Paris"). The free
+head weakens older text that is no longer needed; it learns its own keys. Both lower a slot's
+strength, so that heads read the slot less, and its usage, so that the slot is evicted first.
+`memory/gate.py` applies the decisions of these heads.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from memformer.memory.gate import OPEN, Release
 
 # numbers in the address of a slot
 ADDRESS_WIDTH = 32
-# gates start at sigmoid(-6) = 0.002: nothing is let go of until training asks for it
+# gates start at sigmoid(-6) = 0.002: before training, no slot is let go
 GATE_BIAS = -6.0
 SHARPNESS, THRESHOLD = 20.0, 0.8
 
 
 class Decisions(NamedTuple):
-    """What the heads make of the lowest memory layer's input; see `MemoryPass.decide`."""
+    """The decisions about every token of a pass; `MemoryPass.decide` takes them."""
 
     gate_logits: Float[Tensor, "entries tokens"]
     addresses: Float[Tensor, "entries tokens address"] | None
@@ -36,11 +36,11 @@ class Decisions(NamedTuple):
 
 
 class ReleaseHead(nn.Module):
-    """One head: what it looks for, and how much of it each token lets go of.
+    """One release head: for every token a key, and a gate for letting go of slots that match it.
 
     Args:
         hidden: width of the backbone.
-        keys: where the keys of its own start; None: it looks for what the tokens are about.
+        keys: where the head's own keys start; None: the addresses of the tokens are the keys.
     """
 
     def __init__(self, hidden: int, keys: Float[Tensor, "address inputs"] | None) -> None:
@@ -50,7 +50,7 @@ class ReleaseHead(nn.Module):
             self.key_bias = nn.Parameter(torch.zeros(ADDRESS_WIDTH))
         self.has_keys = keys is not None
         self.gate_weight = nn.Parameter(torch.zeros(hidden))
-        # of one number each, as FSDP can't shard scalars
+        # tensors of one number each, because FSDP can't shard scalars
         self.gate_bias = nn.Parameter(torch.tensor([GATE_BIAS]))
         self.log_sharpness = nn.Parameter(torch.tensor([math.log(SHARPNESS)]))
         self.threshold = nn.Parameter(torch.tensor([THRESHOLD]))
@@ -61,7 +61,7 @@ class ReleaseHead(nn.Module):
         near: Float[Tensor, "entries tokens inputs"],
         addresses: Float[Tensor, "entries tokens address"],
     ) -> Release:
-        """What every token asks for."""
+        """The key and the gate of every token."""
         keys = addresses
         if self.has_keys:
             keys = nn.functional.linear(near, self.key_weight.float(), self.key_bias.float())
@@ -76,18 +76,18 @@ class ReleaseHeads(nn.Module):
     |---|---|---|
     | address_weight, address_bias | address width, 2 hidden + 1 | random |
     | heads.free.key_weight, .key_bias | as address | the address |
-    | heads.*.gate_weight, .gate_bias | hidden, 1 | 0, -6: lets go of nothing |
+    | heads.*.gate_weight, .gate_bias | hidden, 1 | 0, -6: closed |
     | heads.*.log_sharpness, .threshold | 1, 1 | log 20, 0.8 |
 
     Args:
         hidden: width of the backbone.
-        heads: which of "erase" and "free" there are.
-        reach: tokens, up to and with each one, that say what it is about.
+        heads: the heads to make, of "erase" and "free".
+        reach: number of tokens in an address: the token and the tokens just before it.
     """
 
     def __init__(self, hidden: int, heads: tuple[str, ...], reach: int = 6) -> None:
         super().__init__()
-        # seeded, so that attaching twice gives one and the same model
+        # seeded, so that attaching twice gives the same model
         generator = torch.Generator().manual_seed(hidden)
         weight = torch.empty(ADDRESS_WIDTH, 2 * hidden)
         nn.init.normal_(weight, std=(2 * hidden) ** -0.5, generator=generator)
@@ -105,7 +105,7 @@ class ReleaseHeads(nn.Module):
     def forward(
         self, x: Float[Tensor, "entries tokens hidden"], chunk: Chunk
     ) -> tuple[Float[Tensor, "entries tokens address"], list[Release]]:
-        """What the tokens are about, and what each head asks for."""
+        """The addresses of the tokens, and the keys and gates of each head."""
         x = x.float()
         near = torch.cat([x, chunk.recent(x, self.reach)], -1)
         addresses = nn.functional.linear(
@@ -115,23 +115,23 @@ class ReleaseHeads(nn.Module):
 
 
 class TableHeads(nn.Module):
-    """The heads that decide about slots, which all memory layers share.
+    """The write gate and the release heads, which all memory layers share.
 
     | parameter | shape | starts at |
     |---|---|---|
-    | write_gate_weight, write_gate_bias | hidden, 1 | 0, 4: everything is written |
-    | release | see `ReleaseHeads` | nothing is let go of |
+    | write_gate_weight, write_gate_bias | hidden, 1 | 0, 4: every token is written |
+    | release | see `ReleaseHeads` | closed |
 
     Args:
         hidden: width of the backbone.
-        release: which of the heads "erase" and "free" there are.
+        release: the release heads to make, of "erase" and "free".
         address_reach: see `MemoryConfig`.
     """
 
     def __init__(self, hidden: int, release: tuple[str, ...], address_reach: int) -> None:
         super().__init__()
         self.write_gate_weight = nn.Parameter(torch.zeros(hidden))
-        # no scalar: FSDP can not shard one
+        # a tensor of one number, because FSDP can't shard scalars
         self.write_gate_bias = nn.Parameter(torch.tensor([OPEN]))
         self.release = ReleaseHeads(hidden, release, address_reach) if release else None
 

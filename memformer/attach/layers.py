@@ -1,9 +1,9 @@
-"""`MemoryLayer`: beside one attention module of the backbone, it writes and reads the memory.
+"""`MemoryLayer`: writes and reads the memory beside one attention module of the backbone.
 
 `MemoryHook` sits at the input of every attention module, and changes no weight and no name of the
 backbone. A call of the backbone carries a `MemoryCall` as the keyword argument `memory_call`;
-without one the hook does nothing at all. Read words go on as the argument `memory_read` of the same
-call, and `mixing.py` mixes them in.
+without this argument the hook does nothing. The hook hands the read words on as the argument
+`memory_read` of the same call, and `mixing.py` adds them to the attention.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from memformer.attach.mixing import Read, bind, unbind
 from memformer.config import MemoryConfig
 from memformer.memory.memory_pass import MemoryPass, ReadHeads
 
-# memory is matched a little more sharply than the window: among many more tokens, that is better
+# memory holds many more tokens than a segment, so its matches are a little sharper
 KEY_STRENGTH = 1.2
 # read modes start at 0.96 for content, 0.02 for each direction: enough for a gradient
 CONTENT_MODE = 4.0
@@ -39,7 +39,7 @@ class Correction(nn.Module):
         else:
             self.down = nn.Parameter(torch.empty(rank, inputs))
             self.up = nn.Parameter(torch.zeros(outputs, rank))
-            # seeded, so that attaching twice gives one and the same model
+            # seeded, so that attaching twice gives the same model
             generator = torch.Generator().manual_seed(seed)
             nn.init.normal_(self.down, std=inputs**-0.5, generator=generator)
         self.rank = rank
@@ -56,7 +56,7 @@ class MemoryLayer(nn.Module):
 
     | parameter | shape | starts at |
     |---|---|---|
-    | query, key, value corrections | of the backbone's projections | 0: the backbone's own |
+    | query, key, value corrections | as the backbone's projections | 0: no change |
     | log_key_strength | heads | log 1.2: a little sharper than the backbone's own scale |
     | age_slope | heads | 0: all ages alike |
     | null_logit | heads | calibrated when the memory is attached |
@@ -66,7 +66,7 @@ class MemoryLayer(nn.Module):
         backbone: how to reach the projections.
         layer: number of the decoder layer.
         index: place among the memory layers.
-        config: rank of the corrections, positions of keys and queries, and whether there are links.
+        config: the memory's config.
     """
 
     def __init__(self, backbone: Backbone, layer: int, index: int, config: MemoryConfig) -> None:
@@ -75,7 +75,7 @@ class MemoryLayer(nn.Module):
         self.index = index
         self.key_positions = config.key_positions
         self.read_distance = config.read_distance
-        self._backbone = [backbone]  # in a list: not a submodule, its weights are not ours
+        self._backbone = [backbone]  # in a list, so that the backbone is no submodule of this layer
         heads, kv_heads, width = backbone.heads, backbone.kv_heads, backbone.width
         hidden, rank = backbone.hidden, config.projection_rank
         self.query_correction = Correction(hidden, heads * width, rank, layer)
@@ -91,7 +91,7 @@ class MemoryLayer(nn.Module):
     def forward(
         self, attention: nn.Module, x: Float[Tensor, "entries tokens hidden"], memory: MemoryPass
     ) -> tuple[Tensor, Tensor] | None:
-        """Writes keys and values of the tokens, then reads what earlier segments left for them."""
+        """Writes keys and values of the tokens, then reads the memory for each token."""
         backbone = self._backbone[0]
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
@@ -114,11 +114,11 @@ class MemoryLayer(nn.Module):
 
 
 class MemoryPath(nn.Module):
-    """All that is added to a backbone: the memory layers, and the heads that they share.
+    """The modules added to a backbone: the memory layers, and the heads that they share.
 
     Args:
-        backbone: how to reach its parts.
-        config: its `memory_layers` are numbers.
+        backbone: how to reach the decoder's parts.
+        config: the memory's config, with layer numbers as `memory_layers`.
     """
 
     def __init__(self, backbone: Backbone, config: MemoryConfig) -> None:
@@ -134,9 +134,9 @@ class MemoryPath(nn.Module):
         return len(self.layers)
 
     def adopt(self, other: MemoryPath) -> MemoryPath:
-        """Takes the parameters of another path, as far as both have them; returns itself.
+        """Takes the parameters that another path has too; returns itself.
 
-        They are then one and the same parameters, not copies.
+        Both paths then share these parameters; nothing is copied.
         """
         theirs = dict(other.named_parameters())
         for prefix, module in self.named_modules():
@@ -152,16 +152,16 @@ class MemoryPath(nn.Module):
         x: Float[Tensor, "entries tokens hidden"],
         memory: MemoryPass,
     ) -> Read | None:
-        """Writes and reads at one decoder layer; at the lowest, what is written is decided first.
+        """Writes and reads at one decoder layer; the lowest memory layer decides first.
 
         Args:
-            number: of the decoder layer.
-            attention: its attention module.
+            number: the number of the decoder layer.
+            attention: the attention module of the layer.
             x: the module's input.
-            memory: carries the memory of this call.
+            memory: the pass that carries the memory.
 
         Returns:
-            What was read; None where there was nothing to read.
+            The read; None where there was nothing to read.
         """
         index = self.index_of[number]
         if memory.writes and index == 0:
@@ -172,12 +172,12 @@ class MemoryPath(nn.Module):
 
 @dataclass(frozen=True)
 class MemoryCall:
-    """What one call of the backbone carries to its attention modules.
+    """The argument that one call of the backbone carries to its attention modules.
 
     Attributes:
         path: the memory layers.
-        memory: the memory, and the text of this call.
-        is_last: whether the backbone is not needed above the top memory layer.
+        memory: the pass: the memory, and the text of this call.
+        is_last: whether the call stops at the top memory layer.
     """
 
     path: MemoryPath
@@ -186,12 +186,12 @@ class MemoryCall:
 
 
 class MemoryHook:
-    """Hook at the input of one attention module, with a memory or without.
+    """Hook at the input of one attention module, beside a memory layer or not.
 
-    It always takes the argument `memory_call` away, which the module's kernel must not see.
+    The hook always removes the argument `memory_call`, which the module's kernel must not see.
 
     Args:
-        number: of the decoder layer.
+        number: the number of the decoder layer.
     """
 
     def __init__(self, number: int) -> None:
@@ -200,7 +200,7 @@ class MemoryHook:
     def __call__(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Writes, reads, and hands on what was read."""
+        """Writes to the memory, reads from it, and hands the read on."""
         call: MemoryCall | None = kwargs.pop("memory_call", None)
         if call is None or self.number not in call.path.index_of:
             return args, kwargs
@@ -214,7 +214,7 @@ class MemoryHook:
 
 
 def attach(backbone: Backbone, path: MemoryPath) -> list[RemovableHandle]:
-    """Hooks every attention module of a backbone, and binds those that have a memory layer.
+    """Hooks every attention module of a backbone, and binds the modules with a memory layer.
 
     Raises:
         ValueError: the backbone has a memory already.
@@ -237,7 +237,7 @@ def attach(backbone: Backbone, path: MemoryPath) -> list[RemovableHandle]:
 
 
 def detach(backbone: Backbone, handles: list[RemovableHandle]) -> None:
-    """Takes all hooks off again, and leaves the list of their handles empty."""
+    """Removes all hooks, and empties the list of their handles."""
     for handle in handles:
         handle.remove()
     handles.clear()

@@ -1,9 +1,8 @@
-"""How a read meets the backbone's own attention: `mix`, a kernel in transformers' interface.
+"""`mix`: an attention kernel for transformers that adds reads to the backbone's own attention.
 
-An attention module that has a memory sees a config which names this kernel. The module hands it
-the keyword arguments of its call, among them the read of this call, and projects what it returns.
-So everything that a call knows belongs to the call: an exception leaves nothing behind, and
-threads do not meet. `layers.py` makes the reads.
+An attention module with a memory sees a config that names this kernel. The module hands the kernel
+the keyword arguments of its call, the read among them, and projects the result. The read belongs
+to the call alone: an exception leaves nothing behind, and threads share no read.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 KERNEL = "memformer"
-# kernels that do not look at the config of the module they are given
+# kernels that do not look at the config of their module
 BLIND = ("eager", "sdpa", "flex_attention")
 
 
 class Read(NamedTuple):
-    """What one memory layer read for the tokens of one call.
+    """The read of one memory layer for the tokens of one call.
 
     Attributes:
         words: r, the read words.
-        evidence: g, in [0, 1].
+        evidence: g in [0, 1], the share of the read weight that is not on the null slot.
     """
 
     words: Float[Tensor, "entries tokens heads width"]
@@ -38,7 +37,7 @@ class Read(NamedTuple):
 class BoundConfig:
     """The backbone's config as its attention modules see it while a memory is attached.
 
-    All but the name of the kernel is the backbone's own, whenever it is asked for.
+    Every setting but the name of the kernel is looked up in the backbone's config when asked for.
 
     Args:
         config: the backbone's config.
@@ -52,18 +51,18 @@ class BoundConfig:
         self.eager = eager
 
     def __getattr__(self, name: str) -> Any:
-        # while it is copied or unpickled, there is no config yet
+        # a copy that is being made or unpickled has no config yet
         if name == "config" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.config, name)
 
 
 def bind(attention: nn.Module, config: BoundConfig | None = None) -> BoundConfig:
-    """Lets an attention module mix reads in; returns the config that it sees from now on.
+    """Lets an attention module mix reads in; returns the config that the module now sees.
 
     Args:
         attention: the module.
-        config: that of the other modules of the same backbone.
+        config: the config that other bound modules of this backbone see; None: a new one.
 
     Raises:
         ValueError: the module does not attend through transformers' attention interface.
@@ -81,7 +80,7 @@ def bind(attention: nn.Module, config: BoundConfig | None = None) -> BoundConfig
 
 
 def unbind(attention: nn.Module) -> None:
-    """The module as it was before `bind`; one that was not bound stays as it is."""
+    """Undoes `bind`; a module that was not bound stays as it is."""
     if isinstance(attention.config, BoundConfig):
         attention.config = attention.config.config
 
@@ -95,11 +94,11 @@ def mix(
     memory_read: Read | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "entries tokens heads width"], Tensor | None]:
-    """The backbone's own kernel, and (1 - g) o_local + r where there is a read."""
+    """Calls the backbone's own kernel; returns (1 - g) o_local + r where there is a read."""
     bound: Any = module.config
     name = bound.config._attn_implementation
     if name == "eager" and getattr(module, "reorder_and_upcast_attn", False):
-        # GPT-2's second kind of eager attention, which it chooses itself when it is not bound
+        # GPT-2 has a second eager attention, which a module that is not bound chooses itself
         upcast: Any = module._upcast_and_reordered_attn
         local, weights = upcast(query, key, value, attention_mask)
     else:
@@ -113,7 +112,7 @@ def mix(
 
 
 def _unbound(module: nn.Module) -> nn.Module:
-    """The module with the backbone's own config, for kernels that look there which they are."""
+    """The module with the backbone's own config, where some kernels look up their own name."""
     view = copy.copy(module)
     unbind(view)
     return view

@@ -1,8 +1,8 @@
-"""Names of the memory's weights: those of today, and those of version 0.1.0.
+"""Names of the memory's weights: the names of today, and the names of version 0.1.0.
 
-In version 0.1.0 the lowest memory layer owned the heads of the slot table. Its checkpoints are
-still opened, and fingerprints on memories are still made with its names, so that memories which it
-wrote are still known.
+In version 0.1.0 the lowest memory layer owned the heads of the slot table. Checkpoints of that
+version still open. Fingerprints are still made with the old names, so that memories of that version
+still fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LAYER = re.compile(r"^memory\.(\d+)\.")
 
 
 def upgraded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a checkpoint by the names of today; those that have them stay as they are."""
+    """The weights of a checkpoint by the names of today; names of today stay as they are."""
     return {
         _LAYER.sub(r"memory.layers.\1.", _TABLE.sub(r"memory.table.\1", name)): weight
         for name, weight in weights.items()

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is and how to open it, for people and for the hub."""
+"""The model card of a checkpoint: its contents and how to open it, for people and for the hub."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def card(config: MemformerConfig) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name is one of the hub's rather than a folder of this machine, which stays out."""
+    """Whether a name is a hub id, not a folder of this machine, which no card shall name."""
     return name.count("/") == 1 and not name.startswith(("/", ".", "~"))

@@ -1,7 +1,7 @@
-"""Opening what is not memformer's own: plain decoders, their configs and their tokenizers.
+"""Opens plain decoders, their configs and their tokenizers.
 
 A name is a hub id or a folder; the default model's id means its fetched copy, if there is one. Code
-that comes with a model is not run unless the caller asks for that, and pickled weights are not
+that comes with a model does not run unless the caller asks for it, and pickled weights are not
 opened.
 """
 
@@ -22,25 +22,25 @@ from transformers import (
 
 from memformer.pretrained import DEFAULT_MODEL, HUB_REVISION, local_path
 
-# arguments that say where to look, for configs and tokenizers as for weights
+# arguments that say where to look for configs, tokenizers and weights
 LOOKUP = ("revision", "token", "cache_dir", "local_files_only")
-# how a decoder is loaded unless the caller asks for something else
+# options of loading, unless the caller gives others
 TRUST = "trust_remote_code"
 SAFE = {TRUST: False, "use_safetensors": True}
-# what transformers leaves on a model read from GGUF, and refuses to save
+# attributes that transformers leaves on a model from a GGUF file, and refuses to save
 QUANTISED = ("hf_quantizer", "is_quantized", "quantization_method")
 
 
 def load_config(name: str, **options: Any) -> Any:
-    """The config of a decoder or of a memformer checkpoint; its weights are not looked at.
+    """The config of a decoder or of a memformer checkpoint; its weights are not read.
 
     Args:
         name: hub id or folder. The default model's id means its fetched copy, if there is one.
-        **options: of `AutoConfig.from_pretrained`.
+        **options: arguments of `AutoConfig.from_pretrained`.
 
     Raises:
-        OSError: nothing to load there.
-        ValueError: no config that transformers knows.
+        OSError: there is nothing to load.
+        ValueError: transformers does not know the config.
     """
     source = str(local_path(name) or name)
     check_place(source)
@@ -64,42 +64,42 @@ def check_place(name: str) -> None:
     """
     path = Path(name)
     is_folder = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
-    # a hub id has one slash too, but no folder of this machine before it
+    # a hub id has one slash too, but its first part is no folder of this machine
     is_folder = is_folder or ("/" in name and path.parent.is_dir())
     if is_folder and not path.is_dir():
         raise FileNotFoundError(f"There is no model folder {name}.")
 
 
 def pinned(place: str) -> dict[str, Any]:
-    """The revision of the default model where it comes from the hub."""
+    """The revision, as an option of loading, if the place is the default model on the hub."""
     return {"revision": HUB_REVISION} if place == DEFAULT_MODEL else {}
 
 
 def load_tokenizer(
     name: str, model: PreTrainedModel, backbone: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a model or, where there is none, that of its backbone.
+    """The tokenizer saved beside a model or, if there is none, the tokenizer of its backbone.
 
     Args:
         name: hub id or folder that the model was loaded from.
         model: the model.
-        backbone: where its backbone was loaded from, if not from where the checkpoint says.
+        backbone: the place of its backbone, if the caller chose another than the checkpoint's.
 
     Raises:
-        OSError, ValueError: neither place has one.
+        OSError, ValueError: neither place has a tokenizer.
     """
     return first_tokenizer(name, backbone, (model.config.backbone or {}).get("name"))
 
 
 def first_tokenizer(name: str, *others: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first of some places that has one.
+    """The first tokenizer that is found in some places.
 
     Args:
         name: hub id or folder.
-        *others: where to look next; None is passed over.
+        *others: further places; None is skipped.
 
     Raises:
-        OSError, ValueError: no place has one; the message is about the last.
+        OSError, ValueError: no place has a tokenizer; the message is about the last place.
     """
     *places, last = [name, *filter(None, others)]
     for place in places:
@@ -119,13 +119,13 @@ def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
 
 
 def open_decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A plain decoder; the default model keeps its name, wherever its copy is on this machine.
+    """Opens a plain decoder; the default model keeps its name, wherever its copy is.
 
-    Code that comes with a model is not run unless `trust_remote_code=True` asks for it, and
+    Code that comes with a model does not run unless `trust_remote_code=True` asks for it, and
     pickled weights are not opened.
 
     Raises:
-        OSError: nothing to load there.
+        OSError: there is nothing to load.
         ValueError: the files are damaged.
     """
     options = SAFE | options
@@ -146,16 +146,16 @@ def open_decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
 
 
 def forget_gguf(model: Any) -> None:
-    """Takes off a model what transformers leaves on one that it read from a GGUF file."""
+    """Removes the attributes that transformers leaves on a model from a GGUF file."""
     del model.config.quantization_config
     for attribute in QUANTISED:
         if hasattr(model, attribute):
             delattr(model, attribute)
-    model.config._name_or_path = ""  # a GGUF file cannot be named by its folder alone
+    model.config._name_or_path = ""  # the folder alone does not name a GGUF file
 
 
 def tokenizer_beside(source: str, lookup: dict[str, Any]) -> Any | None:
-    """The tokenizer beside a decoder; None where there is none: calibration can do without."""
+    """The tokenizer beside a decoder; None without one, because calibration needs none."""
     try:
         return AutoTokenizer.from_pretrained(source, **lookup)
     except (OSError, ValueError, KeyError, TypeError):
@@ -163,10 +163,10 @@ def tokenizer_beside(source: str, lookup: dict[str, Any]) -> Any | None:
 
 
 def gist(error: Exception) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error's message that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def chosen(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Those of some arguments that were given."""
+    """The arguments among `names` that were given."""
     return {name: arguments[name] for name in names if name in arguments}

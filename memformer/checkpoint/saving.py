@@ -1,4 +1,4 @@
-"""Writing a checkpoint."""
+"""Writes a checkpoint: weights, configs, a model card and, where needed, the backbone."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def save_checkpoint(
     """Writes a checkpoint, with a model card where there is none yet.
 
     Args:
-        directory: made if it does not exist.
-        config: the model's; its reference to the backbone is brought up to date.
-        backbone: the model's; saved too where its weights are not those it was loaded with.
+        directory: the folder, which is made if it does not exist.
+        config: the model's config; its reference to the backbone is updated.
+        backbone: the model's backbone, which is saved if no name stands for its weights.
         weights: all weights of the model, by name.
-        generation_config: written beside them.
-        is_main_process: only that process writes.
-        dtype: of the memory's and the adapter's weights on disk; None: as they are.
+        generation_config: written beside the weights.
+        is_main_process: whether this process writes.
+        dtype: the type of the memory's and the adapter's weights on disk; None: as in the model.
         push_to_hub: refused; call `model.push_to_hub(name)`.
 
     Raises:
@@ -60,7 +60,7 @@ def save_checkpoint(
     if is_adapted(backbone):
         config.backbone["adapter"] = True
         _save_adapter(target, backbone, everything, dtype)
-    # the adapter here too, by the names that transformers' Trainer resumes with
+    # the adapter is here too, by the names with which transformers' Trainer resumes
     own = {
         name: value.to(dtype or value.dtype)
         for name, value in everything.items()
@@ -83,7 +83,7 @@ def _save_backbone(
     backbone: PreTrainedModel,
     everything: dict[str, Tensor],
 ) -> dict[str, Any]:
-    """The reference to the backbone, which is saved where no name stands for its weights."""
+    """The reference to the backbone; saves the backbone if no name stands for its weights."""
     reference.pop("adapter", None)
     check_adapter(backbone)
     prefix = "backbone.base_model.model." if is_adapted(backbone) else "backbone."
@@ -107,7 +107,7 @@ def _save_adapter(
     everything: dict[str, Tensor],
     dtype: torch.dtype | None,
 ) -> None:
-    """The adapter in peft's own format."""
+    """Saves the adapter in peft's own format."""
     lora = {
         name.removeprefix("backbone."): value.to(dtype or value.dtype)
         for name, value in everything.items()

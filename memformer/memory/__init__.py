@@ -1,4 +1,4 @@
-"""The memory itself: tensors in, tensors out; knows nothing of any backbone.
+"""The memory itself: functions from tensors to tensors, which know no backbone.
 
 Axes, in the order in which they stand everywhere:
 
@@ -13,8 +13,8 @@ Axes, in the order in which they stand everywhere:
 | width | W | numbers per key or value of one head |
 | reads, writes | R, K | read heads, and writes in one step, of a classic machine |
 
-Read `memory_pass.py` first: it says what happens to a chunk of text, and where. Then `chunk.py`,
-`gate.py`, `read.py`, `commit.py` and `state.py`.
+Read `memory_pass.py` first: it lists the steps of a pass. Then `chunk.py`, `gate.py`, `read.py`,
+`commit.py` and `state.py`.
 """
 
 from memformer.memory.memory_pass import MemoryPass

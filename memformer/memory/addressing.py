@@ -1,8 +1,8 @@
-"""How a memory is addressed: one pure function for each equation.
+"""The equations of addressing a memory, each as one pure function.
 
 The memory of a language model calls these functions for a segment of text at a time. They take
-tensors and return tensors, know nothing of layers or files, and work in float32 or better whatever
-autocast says. "..." stands for any leading axes, which never mix.
+tensors and return tensors, know no layers and no files, and compute in float32 or better even under
+autocast. "..." stands for any leading axes, which never mix.
 
 Sources: A. Graves et al. 2016 (DNC, Methods); R. Csordas and J. Schmidhuber 2019 (masks).
 """
@@ -79,7 +79,7 @@ def cosine_similarity(
     Args:
         memory: one word a slot.
         keys: k, one word for each read.
-        mask: m in [0, 1], the part of the word that each key is about; None: the whole word.
+        mask: m in [0, 1], the part of the word that each key compares; None: the whole word.
         guards: see `Guards`.
     """
     if mask is None:
@@ -108,7 +108,7 @@ def matches(
     sharpness: Float[Tensor, ""],
     threshold: Float[Tensor, ""],
 ) -> Float[Tensor, "... reads slots"]:
-    """How surely a slot and a key are about the same thing, in [0, 1], each slot for itself.
+    """How well each slot matches each key, in [0, 1], whatever the other slots hold.
 
     Equation (content weighting with a threshold in place of the softmax, because several slots may
     match, or none):
@@ -118,7 +118,7 @@ def matches(
         memory: one word a slot.
         keys: k, one word for each read.
         sharpness: kappa > 0.
-        threshold: tau, the cosine at which a slot matches by half.
+        threshold: tau, the cosine at which the match is one half.
     """
     return torch.sigmoid(sharpness * (cosine_similarity(memory, keys) - threshold))
 
@@ -134,14 +134,14 @@ def retention(
 
     Args:
         free_gates: f in [0, 1]; a head with gate 0 frees nothing.
-        read_weights: w, where each head read last.
+        read_weights: w, the last read weights of each head.
     """
     return (1.0 - free_gates.unsqueeze(-1) * read_weights).prod(-2)
 
 
 @full_precision
 def hard_gate(gate: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
-    """Rounds a gate to 1 (from one half on) or 0; the gradient passes as if it was not rounded.
+    """Rounds a gate to 1 (from one half on) or 0; the gradient passes as if there were no rounding.
 
     Source: the straight-through estimator (Y. Bengio et al. 2013, arXiv:1308.3432).
     """

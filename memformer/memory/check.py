@@ -1,8 +1,8 @@
-"""What no memory can be: `flaw` names the first thing that is wrong with one.
+"""`flaw`: names the first error in a memory.
 
 A memory that memformer made has no flaw; a file may hold anything. A memory is checked before it is
-saved and after it is loaded, so that a flawed one is neither kept nor used. Whether a memory fits a
-model, only the model can say (`MemformerForCausalLM.check_memory`).
+saved and after it is loaded, so that a flawed memory is neither kept nor used. This file does not
+check whether a memory fits a model.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from memformer.memory.columns import COLUMNS, CONTENTS, COUNTS, EMPTY
 from memformer.memory.parts import Parts
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# clocks count tokens; beyond this they could overflow
+# the highest number that a clock may show; a higher number could overflow
 MOST = 2**62
 
 
 def flaw(parts: Parts, most: int = MOST) -> str | None:
-    """The first thing that is wrong, as the end of a sentence that begins with "the memory"; None
-    where nothing is.
+    """The first error, as the end of a sentence that begins with "the memory"; None without error.
 
-    Cost: one pass over all tensors.
+    Cost: linear in the size of all tensors.
 
     Args:
         parts: the memory.
@@ -42,8 +41,8 @@ def flaw(parts: Parts, most: int = MOST) -> str | None:
 
 def all_finite(*tensors: Tensor) -> bool:
     """Whether no number is NaN or infinite."""
-    # a sum takes a twentieth of the time, and is finite only where every number is; the sum of
-    # large numbers may overflow though none of them is infinite
+    # a finite sum proves that every number is finite, in a twentieth of the time; the sum of large
+    # finite numbers may overflow, and then every number is checked
     return all(
         bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
         for tensor in tensors
@@ -51,7 +50,7 @@ def all_finite(*tensors: Tensor) -> bool:
 
 
 def _header(parts: Parts) -> str | None:
-    """Kinds of all but the tensors."""
+    """Checks the types of all parts that are not tensors."""
     capacity = parts.num_slots
     if capacity is not None and (type(capacity) is not int or not 1 <= capacity <= MOST):
         return f"has num_slots {capacity!r}, which is no whole number from 1 to {MOST}"
@@ -65,7 +64,7 @@ def _header(parts: Parts) -> str | None:
 
 
 def _form(tensors: Mapping[str, Tensor]) -> str | None:
-    """Kinds and shapes: every later check relies on them."""
+    """Checks types and shapes, on which every later check relies."""
     slots, keys = tensors["token"], tensors["keys"]
     if slots.dim() != 2 or slots.shape[0] < 1:
         return f"has tokens of shape {tuple(slots.shape)} instead of [batch, slots]"
@@ -101,7 +100,7 @@ def _finiteness(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _ranges(parts: Parts, most_of_clock: int) -> str | None:
-    """The range of each number: the counts, then the columns of the slots that are occupied."""
+    """Checks the range of the counts, then of the columns."""
     tensors = parts.tensors
     num_seen, num_turns = tensors["num_seen"], tensors["num_turns"]
     late = torch.full_like(num_seen, most_of_clock)
@@ -129,7 +128,7 @@ def _ranges(parts: Parts, most_of_clock: int) -> str | None:
 
 
 def _counts(parts: Parts) -> str | None:
-    """How many slots are occupied, and that no two hold the same token of the text."""
+    """Checks that no more slots are in use than fit, and that no two hold the same token."""
     occupied, tensors = parts.occupied, parts.tensors
     is_open = tensors["segment"] == tensors["num_segments"][:, None]
     settled = (occupied & ~is_open).sum(-1)
@@ -142,7 +141,7 @@ def _counts(parts: Parts) -> str | None:
 
 
 def _documents(parts: Parts) -> str | None:
-    """That each document belongs to a turn of the memory and is no longer than what was read."""
+    """Checks that each document belongs to a turn and is no longer than the text seen."""
     turns = int(parts.tensors["num_turns"].max())
     num_seen = int(parts.tensors["num_seen"].max())
     for read in parts.documents:

@@ -1,7 +1,7 @@
-"""`Chunk`: the text of one pass, S segments of T tokens, and where it stands in a memory's time.
+"""`Chunk`: the text of one pass, S segments of T tokens, and its place on the text clock.
 
-Segment s of a chunk reads the memory before the chunk and all that segments 0..s-1 write; it never
-reads itself. With S = 1 this is the recurrent form, with S > 1 the parallel form of the same
+Segment s of a chunk reads the memory before the chunk and the tokens that segments 0..s-1 write,
+never its own. With S = 1 this is the recurrent form, with S > 1 the parallel form of the same
 computation. The backbone sees the segments that hold text as one batch of *entries*.
 """
 
@@ -18,13 +18,13 @@ from memformer.memory.state import MemoryState
 
 @dataclass(frozen=True)
 class Rules:
-    """How a memory takes text in; see `MemoryConfig`, where users choose.
+    """How text is written and read; users choose the rules in `MemoryConfig`.
 
     Attributes:
-        passage_tokens: tokens written one after the other that are read as one passage.
-        gate_reach: tokens on either side over which write gates are averaged.
-        address_reach: tokens, up to and with each one, that say what it is about.
-        least_age: a token lets go of nothing that was seen fewer tokens before it.
+        passage_tokens: number of written tokens in a row that form a passage.
+        gate_reach: number of tokens on either side over which write gates are averaged.
+        address_reach: number of tokens in an address: the token and the tokens just before it.
+        least_age: a token weakens only slots that were seen at least so many tokens before it.
         focus: how firmly the heads of a layer read the same passages.
         gate: False: every token is written, whatever the write gate says.
         usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
@@ -48,8 +48,8 @@ class Chunk:
         seen_at: the text clock at every token.
         sequences: `(rows, segments)` of the backbone's entries. None: one segment, entry i is
             row i.
-        until: the text clock at which each segment reads the memory as it was then, and nothing
-            of the segments before it. For segments that write nothing. None: see the module.
+        until: for segments that write nothing: each segment reads the memory as it was at this
+            text clock, and no other segment. None: segments read as the module says.
     """
 
     real: Bool[Tensor, "batch segments tokens"]
@@ -71,11 +71,11 @@ class Chunk:
 
     @property
     def is_new(self) -> Bool[Tensor, "batch new"]:
-        """`real`, of all segments in a row."""
+        """`real`, with the segments of a row joined."""
         return self.real.flatten(1)
 
     def gather(self, entries: Float[Tensor, "entries tokens ..."]) -> Tensor:
-        """Backbone entries to `[batch, segments, tokens, ...]`, zero where there is no text."""
+        """Arranges entries as `[batch, segments, tokens, ...]`, zero where there is no text."""
         batch, segments, _ = self.real.shape
         if self.sequences is None:
             full = entries.unsqueeze(1)
@@ -92,7 +92,7 @@ class Chunk:
     def recent(
         self, x: Float[Tensor, "entries tokens hidden"], reach: int
     ) -> Float[Tensor, "entries tokens hidden"]:
-        """The mean over each token and those just before it in its segment, `reach` in all."""
+        """The mean over each token and the tokens just before it in its segment, `reach` in all."""
         before = (reach - 1, 0)
         pad, pool = torch.nn.functional.pad, torch.nn.functional.avg_pool1d
         total = pool(pad(self.gather(x).float().flatten(0, 1).mT, before), reach, 1)
@@ -104,5 +104,5 @@ class Chunk:
 def passages(
     written_at: Int[Tensor, "batch slots"], passage_tokens: int
 ) -> Int[Tensor, "batch slots"]:
-    """The passage of each slot, by the write clock, numbered through all rows."""
+    """The passage of each slot, by the write clock; numbers run through all rows."""
     return torch.unique(written_at // passage_tokens, return_inverse=True)[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EMPTY = -1
-# one number a slot, and the number that an empty slot holds: a float for float32, else int64
+# columns of one number a slot, with the number of an empty slot: a float for float32, else int64
 COLUMNS: dict[str, float] = {
     "strength": 0.0,
     "settled": 0.0,
@@ -16,6 +16,6 @@ COLUMNS: dict[str, float] = {
     "segment": EMPTY,
     "turn": EMPTY,
 }
-# one number a row
+# counts of one number a row
 COUNTS = ("num_seen", "num_written", "num_segments", "num_turns")
 CONTENTS = ("keys", "values", "addresses")

@@ -1,6 +1,6 @@
-"""`commit`: the memory after a chunk. Usage, eviction, and a slot for every token that stays.
+"""`commit`: a pure function that returns the memory after a chunk.
 
-A pure function of the memory before, of what the chunk writes, and of what it read.
+It updates usage, evicts slots, and gives a slot to every token that stays.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from memformer.memory.state import MemoryState
 
 
 class LayerWrites(NamedTuple):
-    """What one memory layer writes."""
+    """The keys and values that one memory layer writes."""
 
     keys: Float[Tensor, "batch new kv_heads width"]
     values: Float[Tensor, "batch new kv_heads width"]
 
 
 class Provenance(NamedTuple):
-    """Where the tokens of a chunk are from, and which of its segments end.
+    """The origin of the tokens of a chunk, and which of its segments close.
 
     Attributes:
         ids: token ids.
@@ -55,14 +55,14 @@ def commit(
     Args:
         state: the memory before the chunk.
         chunk: the text.
-        writes: which tokens are written, and what they leave of older slots.
+        writes: which tokens are written, and how much strength they leave to older slots.
         layers: keys and values, lowest layer first.
         read_mass: for each segment, the read weight on every slot and every new token.
-        provenance: where the tokens are from.
-        usage_by_reads: False: reads count for nothing.
+        provenance: the origin of the tokens.
+        usage_by_reads: see `Rules`.
 
     Raises:
-        ValueError: a number to be written is not finite. The memory before the chunk is whole.
+        ValueError: a number to be written is not finite. The memory before the chunk is unchanged.
     """
     _check_finite(state, writes, layers, read_mass)
     after = _with_new_columns(state, chunk, writes, provenance)
@@ -77,7 +77,7 @@ def _check_finite(
     layers: Sequence[LayerWrites],
     read_mass: Sequence[Tensor],
 ) -> None:
-    """One number that is not finite would spoil every later read, and every turn saved."""
+    """Refuses numbers that are not finite, which would spoil every later read."""
     contents = [tensor for layer in layers for tensor in layer]
     if not all_finite(*contents, writes.addresses, *read_mass):
         raise ValueError(
@@ -90,7 +90,7 @@ def _check_finite(
 def _with_new_columns(
     state: MemoryState, chunk: Chunk, writes: TableWrites, provenance: Provenance
 ) -> MemoryState:
-    """The slot table with a column for every new token, behind the slots; no contents."""
+    """The slot table with a place for every new token behind the slots; no keys or values."""
     counts, closes = chunk.real.sum(-1), provenance.closes
     number = state.num_segments[:, None] + closes.long().cumsum(-1) - closes.long()
     fresh = chunk.is_new
@@ -131,7 +131,7 @@ def _aged(
     closes: Bool[Tensor, "batch segments"],
     usage_by_reads: bool,
 ) -> MemoryState:
-    """Usage, reads and strength after each segment in turn."""
+    """Updates usage, reads and strength, segment by segment."""
     batch, segments, tokens = chunk.real.shape
     stored, new = state.token.shape[1], segments * tokens
     counts = chunk.real.sum(-1)
@@ -163,7 +163,7 @@ def _aged(
 
 
 def _slots(after: MemoryState, stored: int) -> Int[Tensor, "batch slots"]:
-    """The column that each slot takes: its own, a new token's, or none (-1).
+    """The place that fills each slot: its own, the place of a new token, or none (-1).
 
     Every new token that stays gets a slot that is free or was just evicted: free slots in order of
     their number, new tokens in order of writing.
@@ -191,7 +191,7 @@ def _placed(
     layers: Sequence[LayerWrites],
     source: Int[Tensor, "batch slots"],
 ) -> MemoryState:
-    """The memory with every column and its contents in the slot that it takes."""
+    """The memory with every slot filled from its place in `source`."""
     taken, nothing = source.clamp_min(0), source == EMPTY
     columns = {
         name: column.gather(1, taken).masked_fill(nothing, COLUMNS[name])
@@ -213,7 +213,7 @@ def _placed(
 
 
 def _arranged(old: Tensor, new: Tensor, source: Tensor, nothing: Tensor) -> Tensor:
-    """One layer's keys or values, slot by slot."""
+    """The keys or values of one layer, in slots."""
     pool = torch.cat([old, new.to(old.dtype)], 1)
     rows = [pool[row].index_select(0, source[row]) for row in range(pool.shape[0])]
     return torch.stack(rows).masked_fill(nothing[..., None, None], 0.0)

@@ -1,4 +1,4 @@
-"""The slot table as a person sees it: rows to look at, and rows chosen to be forgotten."""
+"""The slot table for people: rows to look at, and slots to forget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def table_rows(
     occupied: Bool[Tensor, "batch slots"],
     tokenizer: Any,
 ) -> list[dict[str, Any]]:
-    """One row a slot in the order of the text; see `MemoryState.inspect`."""
+    """One row a slot, in the order of the text."""
     strength = columns["strength"].detach()
     rows: list[dict[str, Any]] = []
     for row in range(len(occupied)):
@@ -46,7 +46,7 @@ def chosen(
     occupied: Bool[Tensor, "batch slots"],
     what: int | Iterable[int] | Callable[[dict[str, Any]], bool],
 ) -> Bool[Tensor, "batch slots"]:
-    """The slots of some turns, or those that a predicate names; see `MemoryState.forget`."""
+    """The slots of some turns, or the slots for which a predicate is true."""
     if not callable(what):
         known = [turn for turn in _turns(what) if 0 <= turn < 2**63]
         wanted = torch.tensor(known, dtype=torch.long, device=occupied.device)
@@ -61,10 +61,10 @@ def chosen(
 
 
 def _turns(what: int | Iterable[int]) -> list[int]:
-    """The turn numbers that `forget` was given: whole numbers of any kind, no text and no bool.
+    """The given turn numbers: whole numbers of any type, but no text and no bool.
 
     Raises:
-        ValueError: `what` is no turn number and holds others than turn numbers.
+        ValueError: `what` is neither a turn number nor several turn numbers.
     """
     try:
         if isinstance(what, (str, bytes)):

@@ -1,6 +1,6 @@
-"""The file format of a memory: named tensors and a JSON header, whole or not at all.
+"""The file format of a memory: named tensors and a JSON header, in one safetensors file.
 
-Written as one safetensors file. What the tensors mean, `state.py` knows.
+A file is written whole or not at all. This module does not know the meaning of the tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 try:
     import fcntl
-except ImportError:  # on Windows, where an open file can't be removed anyway
+except ImportError:  # Windows, where an open file can't be removed
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "memformer-memory"
@@ -32,16 +32,16 @@ MOST_HEADER = 2**20
 
 
 class IncompatibleMemory(ValueError):
-    """A memory that this model or this version can't read; the message says why."""
+    """A memory that this model or this version can't read; the message gives the reason."""
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Writes a memory beside its destination, then moves it there in one step.
+    """Writes a memory file beside its destination, then moves the file there in one step.
 
     Args:
-        path: where it goes.
-        tensors: by name; on the CPU and contiguous.
-        header: what JSON can hold; format, version and checksum are added.
+        path: the destination.
+        tensors: the tensors by name, on the CPU and contiguous.
+        header: values that JSON can hold; format, version and checksum are added.
 
     Raises:
         OSError: the folder can't be written; an older file stays as it was.
@@ -53,18 +53,18 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str,
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header of a memory file of this version or the one before.
+    """The tensors and the header of a memory file of this version or the version before.
 
-    Every byte is checked against the checksum. The file is read once, so that what is checked is
-    what is used, whatever happens to the file.
+    Every byte is checked against the checksum. The file is read once, so that the checked
+    bytes are the used bytes even if the file changes meanwhile.
 
     Args:
         path: the file.
 
     Raises:
         FileNotFoundError, PermissionError: the file can't be read.
-        IncompatibleMemory: it is of another version.
-        ValueError: it is damaged or no memory.
+        IncompatibleMemory: the file is of another version.
+        ValueError: the file is damaged or no memory.
     """
     source = Path(path)
     _check_is_file(source)
@@ -96,21 +96,21 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return (tensors, header) if version == VERSION else _converted(tensors, header)
 
 
-# the names of version 3, where `written_at` was the text clock
+# names of version 3, where `written_at` was the text clock, and names of version 4
 RENAMED = {
     "written_at": "seen_at",
     "order": "written_at",
     "clock": "num_seen",
     "writes": "num_written",
 }
-# what version 3 did not say of the model that wrote a memory, because all models had it
+# settings that fingerprints of version 3 leave out, because all models had them
 UNSAID = ", passages of 64 tokens, reaches 8 and 6, least age 16"
 
 
 def _converted(
     tensors: dict[str, Tensor], header: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of version 3 as version 4 has them."""
+    """Converts tensors and header of version 3 to version 4."""
     renamed = {RENAMED.get(name, name): value for name, value in tensors.items()}
     fingerprint = dict(header["fingerprint"])
     if isinstance(fingerprint.get("architecture"), str):
@@ -119,10 +119,10 @@ def _converted(
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a memory file: whose it is and which model wrote it.
+    """The header of a memory file: its user, and the model that wrote it.
 
-    Only the form of the header is checked. `fingerprint`, where it is there, is a table, and `user`
-    is text.
+    Only the form of the header is checked: `fingerprint`, where there is one, is a table, and
+    `user` is text.
 
     Raises:
         OSError: the file can't be read.
@@ -138,7 +138,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _header(source: Path, data: bytes) -> dict[str, Any]:
-    """The JSON beside the tensors, which safetensors itself gives for files only.
+    """The JSON header of a file's bytes; safetensors itself reads headers of files only.
 
     Raises:
         ValueError: no memory of memformer has such a header.
@@ -164,10 +164,10 @@ def _header(source: Path, data: bytes) -> dict[str, Any]:
 
 
 def _check_is_file(source: Path) -> None:
-    """That a regular file is there; whoever reads a pipe would wait for ever.
+    """Checks that a regular file is there; a reader of a pipe could wait for ever.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: there is no file.
         ValueError: a folder, a pipe or a broken link is there.
     """
     if source.is_file():
@@ -186,14 +186,14 @@ def damaged(source: str | Path, how: str) -> ValueError:
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that a crash leaves either the old one or the new one.
+    """Writes a file so that a crash leaves either the old file or the new file.
 
-    It is written in a folder beside its destination and moved there. One process at a time writes
-    it; the others wait.
+    The file is written in a folder beside its destination and moved there. One process at a time
+    writes; the others wait.
 
     Args:
         target: the file.
-        write: makes the file at the path that it is given.
+        write: writes the file at a given path.
 
     Raises:
         OSError: the file can't be written; an older file stays as it was.
@@ -212,7 +212,7 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what a process that was killed while it wrote a file left of it."""
+    """Removes the unfinished file that a killed process left behind."""
     if os.path.lexists(_beside(target)):
         with _held(_beside(target)):
             pass
@@ -224,10 +224,10 @@ def _beside(target: Path) -> Path:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[Path]:
-    """An empty folder that this process has for itself, and that is gone afterwards.
+    """An empty folder that this process holds alone, and that is removed afterwards.
 
-    The system lets go of it where the process is killed; who has it next empties it. A file or a
-    link in its place is removed, and what a link points to stays.
+    If the process is killed, the system releases the folder, and its next holder empties it. A file
+    or a link in place of the folder is removed; the target of a link stays.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):
@@ -239,7 +239,7 @@ def _held(folder: Path) -> Iterator[Path]:
                 try:
                     handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
                 except FileNotFoundError:
-                    continue  # who had it before has just removed it
+                    continue  # the holder before has just removed it
                 stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if not folder.exists() or os.fstat(handle).st_ino != folder.lstat().st_ino:
@@ -257,7 +257,7 @@ def _held(folder: Path) -> Iterator[Path]:
 def sync_folder(folder: Path) -> None:
     """Makes a rename or a removal in a folder last through a loss of power."""
     if os.name == "nt":
-        return  # folders can't be opened there
+        return  # Windows can't open folders
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""What a chunk writes into the slot table, and what it lets go of: first `gate`, then `let_go`.
+"""The decisions about slots: `gate` chooses tokens to write, then `let_go` weakens older slots.
 
-Both work on all layers' slots alike: a token is written in every memory layer or in none.
+Both decide for all memory layers at once: a token is written in every memory layer or in none.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from memformer.memory.addressing import hard_gate, matches, retention
 from memformer.memory.chunk import Chunk, Rules
 from memformer.memory.state import MemoryState
 
-# the logit of an open gate, 0.98 firm: before training, everything is written
+# the logit of an open gate, sigmoid(4) = 0.98: before training, every token is written
 OPEN = 4.0
 
 
 class Release(NamedTuple):
-    """What one release head asks for; see `memformer.attach.heads`.
+    """The keys and gates of one release head.
 
     Attributes:
-        keys: what each token looks for.
-        gates: how much of what matches it lets go, in [0, 1].
+        keys: the key of each token, which is matched with the addresses of slots.
+        gates: the share of a matching slot that each token lets go, in [0, 1].
         sharpness: see `matches`.
         threshold: see `matches`.
     """
@@ -40,18 +40,18 @@ class Release(NamedTuple):
 
 @dataclass(frozen=True)
 class TableWrites:
-    """What a chunk writes into the slot table.
+    """The changes that a chunk makes to the slot table.
 
     Attributes:
-        strength: how firmly each token is written, in [0, 1].
+        strength: the strength with which each token is written, in [0, 1].
         kept: 1 for tokens that are written, 0 for the others; straight-through.
         written_at: the write clock at every token.
         starts: the write clock at the start of every segment.
         end: the write clock after the chunk.
-        addresses: what each token is about.
-        retained: how much each segment leaves of the slots before its end; empty where nothing is
-            let go.
-        has_gradient_of_gate: whether tokens that are not written stay readable to the gradient.
+        addresses: the address of each token, which release heads match.
+        retained: the share of strength that each segment leaves to the slots before its end; empty
+            without release heads.
+        has_gradient_of_gate: whether a gradient flows through tokens that are not written.
     """
 
     strength: Float[Tensor, "batch new"]
@@ -65,7 +65,7 @@ class TableWrites:
 
     @classmethod
     def none(cls, state: MemoryState, chunk: Chunk) -> TableWrites:
-        """Nothing is written: the chunk only reads, or its gates are not known yet."""
+        """Writes nothing, for a chunk that only reads or whose gates are not known yet."""
         batch, segments, tokens = chunk.real.shape
         starts = state.num_written[:, None].expand(batch, segments)
         if chunk.until is not None:
@@ -86,19 +86,19 @@ def gate(
     limit: Float[Tensor, "batch segments tokens"] | None,
     rules: Rules,
 ) -> TableWrites:
-    """Decides which tokens are written, and how firmly.
+    """Decides which tokens are written, and with which strength.
 
-    A gate is the mean over a token and its neighbours in the segment; a token is written at one
-    half or more. A word alone can't be understood later: without neighbours, one token in twenty
-    of kinds of sentences that a gate was not trained on was lost, with them none.
+    A gate takes the mean logit of a token and its neighbours in the segment; a token is written
+    if its gate is one half or more. Without neighbours, a gate lost one token in twenty in kinds of
+    sentences that it was not trained on; with neighbours, none.
 
     Args:
         state: the memory before the chunk.
         chunk: the text.
-        logits: of the write gates.
-        limit: how firmly each token may be written at most, in [0, 1]; 0: the token is context for
-            those beside it, and not written. None: 1.
-        rules: `gate_reach`, and whether there is a gate at all.
+        logits: the logits of the write gates.
+        limit: the factor on the strength of each token, in [0, 1]; 0: the token is not written and
+            is only context for its neighbours. None: 1.
+        rules: `gate_reach` and `gate` count.
     """
     if not rules.gate:
         logits = torch.full_like(logits, OPEN)
@@ -133,17 +133,17 @@ def let_go(
     releases: Sequence[Release],
     least_age: int,
 ) -> TableWrites:
-    """Adds what the tokens are about, and how much they leave of the older slots that they match.
+    """Adds the addresses of the tokens, and the share of strength that they leave to older slots.
 
-    A token that is not written lets go of nothing. A match depends on two tokens alone, not on what
-    else is in memory, so all segments of a chunk are done at once.
+    A token that is not written weakens no slot. A match depends on two tokens alone, not on the
+    rest of the memory, so the segments of a chunk need no order.
 
     Args:
         state: the memory before the chunk.
         chunk: the text.
         writes: from `gate`.
-        addresses: what each token is about.
-        releases: one of each release head; none: only the addresses are added.
+        addresses: the address of each token.
+        releases: one for each release head; empty: only the addresses are added.
         least_age: see `Rules`.
     """
     batch, segments, tokens = chunk.real.shape

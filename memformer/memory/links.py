@@ -1,7 +1,7 @@
 """The order of writing as lists: the DNC's temporal links between the slots of a language model.
 
-A slot has one slot before it and one after it, so that a list says what the DNC's link matrix says.
-The lists are derived from the text clock: links over forgotten or evicted slots are whole again.
+A slot has one slot before it and one after it, so two lists hold the same order as the DNC's link
+matrix. The lists are made from the text clock, so that links skip forgotten and evicted slots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Links(NamedTuple):
 
     Attributes:
         prev: the slot written before each slot, -1 where there is none.
-        next: the slot written after it, -1 where there is none.
+        next: the slot written after each slot, -1 where there is none.
         modes: pi, the shares of backward, content and forward reads, per head; they sum to one.
     """
 
@@ -55,6 +55,6 @@ def neighbours(
 def linked(
     values: Float[Tensor, "batch slots kv_heads width"], link: Int[Tensor, "batch slots"]
 ) -> Float[Tensor, "batch slots kv_heads width"]:
-    """The value of every slot's neighbour, in the slot's place; zero where it has none."""
+    """The value of every slot's neighbour, in the slot's place; zero without a neighbour."""
     index = link.clamp_min(0)[..., None, None].expand_as(values)
     return values.gather(1, index).masked_fill((link < 0)[..., None, None], 0.0)

@@ -1,11 +1,11 @@
-"""`MemoryPass`: what memory layers hand over and ask for while one chunk meets one memory.
+"""`MemoryPass`: one pass, in which one chunk of text reads and writes one memory.
 
-The order, which the types enforce, since each step takes the result of the one before:
+A pass has five steps. Each takes the result of the step before, so the types enforce their order:
 
 | step | where | gives |
 |---|---|---|
 | gate | `gate.gate`, from the lowest memory layer's input | which tokens are written |
-| let go | `gate.let_go` | how much older slots lose |
+| let go | `gate.let_go` | the strength that older slots keep |
 | write | `MemoryPass.write`, in every memory layer | keys and values |
 | read | `MemoryPass.read`, in every memory layer | read words, and how much each slot was read |
 | commit | `commit.commit`, after the backbone | the next `MemoryState` |
@@ -34,7 +34,7 @@ class ReadHeads(NamedTuple):
     Attributes:
         age_slope: see `read.prepare_slots`.
         null_logit: see `read.prepare_slots`.
-        softcap: the backbone caps its attention logits at this magnitude; None: it does not.
+        softcap: the backbone caps its attention logits at this magnitude; None: no cap.
         modes: see `Links`; None: heads read by content alone.
     """
 
@@ -48,13 +48,13 @@ class MemoryPass:
     """Carries one memory through the backbone's layers, as an explicit argument of its forward.
 
     Args:
-        state: the memory before the chunk, its open segment closed or taken out.
+        state: the memory before the chunk; its open segment is closed or taken out.
         chunk: the text.
-        rules: how text is taken in.
+        rules: how text is written and read.
         writes: whether memory layers shall write. A decoding step only reads.
         limit: see `gate.gate`.
-        slot_views: the slots as each layer reads them, from and for other passes over the same
-            state that write nothing either; None: each layer prepares them anew.
+        slot_views: the prepared slots of each layer, shared by passes over the same state that
+            write nothing; None: each layer prepares its slots anew.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class MemoryPass:
         self.slot_views = slot_views
         self.table = TableWrites.none(state, chunk)
         self.passage = passages(state.written_at, rules.passage_tokens)
-        # once for all layers: the gradient of one layer's part is then no copy of the whole
+        # split once for all layers, so that the gradient of one layer is no copy of the whole
         self._stored = tuple(zip(state.keys, state.values, strict=True))
         self._written: dict[int, LayerWrites] = {}
         self._read_mass: dict[int, list[Tensor | None]] = {}
@@ -87,7 +87,7 @@ class MemoryPass:
         addresses: Float[Tensor, "entries tokens address"] | None = None,
         releases: Sequence[Release] = (),
     ) -> None:
-        """Takes what the heads of the slot table decide, before any layer writes."""
+        """Takes the decisions of the slot table's heads, before any layer writes."""
         self.table = gate(self.state, self.chunk, gate_logits, self.limit, self.rules)
         if addresses is not None:
             self.table = let_go(
@@ -108,7 +108,7 @@ class MemoryPass:
         keys: Float[Tensor, "entries tokens kv_heads width"],
         values: Float[Tensor, "entries tokens kv_heads width"],
     ) -> None:
-        """Takes what one memory layer writes; later segments of the chunk read it at once."""
+        """Takes keys and values of one memory layer, which later segments of the chunk read."""
         gather = self.chunk.gather
         self._written[layer] = LayerWrites(gather(keys).flatten(1, 2), gather(values).flatten(1, 2))
 
@@ -141,7 +141,7 @@ class MemoryPass:
         for segment, query in enumerate(chunk.gather(queries).unbind(1)):
             seen = stored + segment * tokens if reads_chunk else stored
             if segment and self.table.retained:
-                # what the segment before this one let go of
+                # the segment before this one has weakened slots
                 left = self.table.retained[segment - 1]
                 held = held * torch.nn.functional.pad(left, (0, held.shape[1] - seen), value=1.0)
             if seen == 0:
@@ -189,7 +189,7 @@ class MemoryPass:
         return commit(self.state, self.chunk, self.table, layers, mass, provenance, by_reads)
 
     def _pool(self, layer: int, reads_chunk: bool) -> _Pool:
-        """What one layer can read: the slots and, where segments read each other, the chunk."""
+        """The slots that a layer can read and, where segments read each other, the chunk."""
         state, table = self.state, self.table
         keys, values = self._stored[layer]
         if not reads_chunk:
@@ -197,7 +197,7 @@ class MemoryPass:
         written = self._written[layer]
         kept = None
         strength = table.strength
-        # where nothing is kept out, a factor of one has the gradient of a strength
+        # where every token is written, the gradient of the gate can go through the strength
         if table.has_gradient_of_gate:
             kept = torch.cat([torch.ones_like(state.strength), table.kept], 1)
         else:
@@ -219,7 +219,7 @@ class MemoryPass:
         held: Float[Tensor, "batch pool"],
         heads: ReadHeads,
     ) -> SlotView:
-        """The slots as one segment's queries meet them, from an earlier pass if it has them."""
+        """The slots prepared for one segment, taken from an earlier pass if it has them."""
         if self.slot_views is not None and layer in self.slot_views:
             return self.slot_views[layer]
         strength = held[:, :seen]
@@ -244,7 +244,7 @@ class MemoryPass:
         return view
 
     def _links(self, segment: int, seen: int) -> tuple[Tensor, Tensor]:
-        """The slots before and after each of those that a segment sees, the same in all layers."""
+        """The neighbours of each slot that a segment sees, the same in all layers."""
         if segment not in self._neighbours:
             seen_at, present = self.state.seen_at, self.state.strength > 0
             if self.chunk.until is not None:
@@ -261,7 +261,7 @@ class MemoryPass:
 
 
 class _Pool(NamedTuple):
-    """What the segments of a chunk can read in one layer."""
+    """The slots and new tokens that a chunk can read in one layer."""
 
     keys: Float[Tensor, "batch pool kv_heads width"]
     values: Float[Tensor, "batch pool kv_heads width"]

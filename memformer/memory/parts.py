@@ -1,4 +1,4 @@
-"""A memory in parts, as files and checks see it: tensors by name, and the rest of its header."""
+"""`Parts`: a memory as files and checks see it, as tensors by name and the rest of the header."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from memformer.memory.columns import EMPTY
 
 @dataclass(frozen=True)
 class ReadDocument:
-    """A document that was read into a memory of one row, whole or up to where it was interrupted.
+    """A document that was read into a memory of one row, whole or in part.
 
     Attributes:
-        checksum: the checksum of its text.
-        name: the name that a person gives it.
-        turn: the turn that its slots belong to.
+        checksum: the checksum of the document's text.
+        name: the name that a person gives the document.
+        turn: the turn that the document's slots belong to.
         tokens: how many tokens of the text are read so far.
-        whole: whether nothing of it is left to read.
+        whole: whether all of the text is read.
     """
 
     checksum: str
@@ -33,13 +33,13 @@ class ReadDocument:
 
 @dataclass(frozen=True)
 class Parts:
-    """A memory in parts, as they are in a file.
+    """The parts of a memory, as a file holds them.
 
     Attributes:
-        tensors: all that `columns.py` names.
+        tensors: the tensors that `columns.py` names.
         num_slots: see `MemoryConfig`.
-        fingerprint: of the model that wrote it.
-        documents: those that were read into it.
+        fingerprint: the fingerprint of the model that wrote the memory.
+        documents: the documents that were read into the memory.
     """
 
     tensors: Mapping[str, Tensor]
@@ -49,5 +49,5 @@ class Parts:
 
     @property
     def occupied(self) -> Bool[Tensor, "batch slots"]:
-        """Which slots hold something."""
+        """Which slots hold a token."""
         return self.tensors["token"] != EMPTY

@@ -1,8 +1,8 @@
 """Reads from a language model's memory: content addressing with a null slot, and focus.
 
 The content weighting of a DNC with the match of the backbone's own attention, for thousands of
-queries at once, always in float32. `prepare_slots` makes a `SlotView`, once for as many reads as
-there are, and `content_read` reads it. `memory_pass.py` calls both.
+queries at once, always in float32. `prepare_slots` makes a `SlotView` once for many reads, and
+`content_read` reads the slots of that view.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from memformer.memory.links import Links, linked
 MASKED = -1.0e30
 # attention weights held at once where no gradient is needed: 4 MiB, which stay in a CPU's cache
 BLOCK = 2**20
-# passages that may be read in full, however the votes fall; one is better for a single fact in a
-# long text, more are better for many facts in a short one
+# passages that may be read in full, whatever the votes; 1 is better for a single fact in a long
+# text, a higher number for many facts in a short text
 KEPT_PASSAGES = 2
 
 
 class SlotView(NamedTuple):
-    """Slots as queries meet them, with the null slot last.
+    """Slots prepared for queries, with the null slot last.
 
-    Strength, age and the null logit are added to a match as a product of three more numbers of the
-    query and of the slot.
+    Strength, age and the null logit enter a match as a product of three more numbers of the query
+    with three more numbers of the slot.
 
     Attributes:
         keys: one column a slot, with the three numbers unless the backbone caps its logits.
-        values: one row a slot, and a one in each: its read is the sum of the weights.
+        values: one row a slot, which ends with a 1: the read of this 1 is the sum of the weights.
         query_terms: three numbers a head.
         slot_terms: three numbers a slot.
         softcap: the backbone caps its attention logits at this magnitude.
-        modes: as in `Links`; None: read by content alone.
+        modes: as in `Links`; None: heads read by content alone.
     """
 
     keys: Float[Tensor, "batch kv_heads wide columns"]
@@ -59,19 +59,19 @@ def prepare_slots(
     softcap: float | None = None,
     links: Links | None = None,
 ) -> SlotView:
-    """Arranges slots for `content_read`.
+    """Prepares slots for `content_read`.
 
     Args:
         keys: one row a slot.
         values: one row a slot.
-        strength: how firmly each slot was written, in [0, 1]; 0 is an empty slot.
-        age: tokens written since, >= 0.
+        strength: the strength of each slot, in [0, 1]; a slot of strength 0 is not read.
+        age: number of tokens written after each slot, >= 0.
         age_slope: a, per head; 0 makes every age alike.
         null_logit: c, per head.
         softcap: the backbone caps its attention logits at this magnitude.
-        links: read along them too; None: by content alone.
+        links: heads read along these links too; None: by content alone.
 
-    Cost: a copy of keys and values in float32, of values three with links.
+    Cost: a float32 copy of keys and values; with links, three copies of the values.
     """
     batch, slots, kv_heads, _ = keys.shape
     # the null slot has key and value zero
@@ -96,7 +96,7 @@ def prepare_slots(
 
 
 def _null(columns: int, device: torch.device) -> Bool[Tensor, " columns"]:
-    """Which column is the null slot's."""
+    """Marks the column of the null slot."""
     return torch.arange(columns, device=device) == columns - 1
 
 
@@ -117,19 +117,19 @@ def content_read(
     Equation (DNC content weighting with the match of the backbone's own attention):
         logit_i = q . k_i + log strength_i - a log(1 + age_i)
         p = softmax([logit, c]);   r = sum_i p_i v_i;   g = 1 - p_null
-    and, with focus, p is first narrowed to where the heads of the layer agree; see `focused`.
-    With links, (L p)^T V = p^T (L^T V) (DNC, "Temporal memory linkage"), so reading forward is
-    reading every slot's successor in its place:
+    With focus, p is first narrowed to the passages on which the heads agree; see `focused`.
+    With links, (L p)^T V = p^T (L^T V) (DNC, "Temporal memory linkage"), so a forward read takes
+    the value of each slot's successor in place of the slot's own:
         r = sum_i p_i (pi_b v_prev(i) + pi_c v_i + pi_f v_next(i))
 
     Args:
         queries: already multiplied by key strength and by the backbone's attention scale.
-        slots: from `prepare_slots`, which says what the other letters mean.
+        slots: from `prepare_slots`, which defines a and c.
         readers: tokens whose reads count as use of a slot.
-        passage: which passage of the text each slot is from, numbered from 0.
-        focus: how firmly all heads keep to the passages that most of them find; 0: not at all.
-        kept: 1 for slots that are there and 0 for those that are not; unlike a strength of 0 it
-            lets the gradient of a hard write gate through.
+        passage: the passage of each slot, numbered from 0.
+        focus: how firmly all heads keep to the passages that most heads find; 0: not at all.
+        kept: 1 for slots that are read and 0 for the others; unlike a strength of 0, this 0 lets
+            the gradient of a hard write gate through.
 
     Returns:
         The read words r, the evidence g in [0, 1], and per slot the read weight summed over
@@ -148,7 +148,7 @@ def content_read(
 
 @dataclass(frozen=True)
 class _Reads:
-    """The reads of one call of `content_read`, whose arguments these are.
+    """The reads of one call of `content_read`, with the arguments of the call.
 
     Attributes:
         passages: how many passages there are; 0 without focus.
@@ -163,14 +163,14 @@ class _Reads:
     kept: Float[Tensor, "batch slots"] | None
 
     def weigh(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
-        """Weights of some tokens' queries, one key head's in a row, and by what focus scaled."""
+        """Read weights of tokens `begin` to `end - 1`, by key head, and the scale of focus."""
         key_rows, _, query_terms, slot_terms, softcap, _ = self.slots
         batch = self.queries.shape[0]
         kv_heads, groups = query_terms.shape[2:4]
         part = self.queries[:, begin:end].float().unflatten(2, (kv_heads, groups))
         terms = query_terms.expand(*part.shape[:-1], 3)
         rows = part if softcap is not None else torch.cat([part, terms], -1)
-        # rows of one key head: all its query heads, all tokens
+        # the rows of a key head: all query heads of that key head, all tokens
         shape = (batch, kv_heads, groups * part.shape[1], -1)
         logits = rows.permute(0, 2, 3, 1, 4).reshape(shape) @ key_rows
         if softcap is not None:
@@ -191,7 +191,7 @@ class _Reads:
         return grouped.flatten(2, 3), scale[:, :, 0]
 
     def mass(self, begin: int, end: int, weights: Tensor, total: Tensor) -> Tensor | None:
-        """Read weight per slot, of those tokens that are readers; None without readers."""
+        """Read weight per slot, from the tokens that are readers; None without readers."""
         if self.readers is None:
             return None
         kv_heads, groups = self.slots.query_terms.shape[2:4]
@@ -201,15 +201,15 @@ class _Reads:
         return (counted[:, :, None] @ weights.detach())[:, :, 0, :-1].sum(1)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Parts of the tokens, whose attention weights stay in a CPU's cache."""
+        """Ranges of tokens whose attention weights fit into a CPU's cache."""
         tokens, heads = self.queries.shape[1:3]
         return _blocks(tokens, heads * self.slots.keys.shape[-1])
 
     def with_one_kernel(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """All reads in one attention kernel, for the gradient.
 
-        The scale of focus is taken as given. The rest is attention with three more numbers a query
-        and a key, and two more a value.
+        The scale of focus carries no gradient. The rest is attention with three more numbers in
+        each query and key, and one more in each value.
         """
         key_rows, value_rows, query_terms, _, _, modes = self.slots
         heads, groups = self.queries.shape[2], query_terms.shape[3]
@@ -224,7 +224,7 @@ class _Reads:
                 mass = seen if mass is None or seen is None else mass + seen
         terms = query_terms.view(heads, 3).expand(*self.queries.shape[:3], 3)
         rows = torch.cat([self.queries.float(), terms], -1)
-        # the null slot has no value, and no part in the evidence
+        # the null slot adds neither to the read nor to the evidence
         there = ~_null(key_rows.shape[-1], self.queries.device)[:, None]
         found = _attend(
             rows.transpose(1, 2),
@@ -235,7 +235,7 @@ class _Reads:
         return _along(found[..., :-1], modes), found[..., -1], mass
 
     def by_blocks(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The reads of a few tokens at a time; of all at once where a gradient is needed."""
+        """Reads for a block of tokens at a time; for all at once where a gradient is needed."""
         _, value_rows, query_terms, _, _, modes = self.slots
         batch, tokens, heads, _ = self.queries.shape
         groups = query_terms.shape[3]
@@ -255,14 +255,14 @@ class _Reads:
 
 
 def _blocks(tokens: int, weights: int) -> Iterator[tuple[int, int]]:
-    """Parts of the tokens whose attention weights, so many a token, stay in a CPU's cache."""
+    """Ranges of tokens whose attention weights, `weights` a token, fit into a CPU's cache."""
     block = max(1, BLOCK // weights)
     for begin in range(0, tokens, block):
         yield begin, min(begin + block, tokens)
 
 
 def _along(read: Tensor, modes: Float[Tensor, "heads 3"] | None) -> Tensor:
-    """Mixes what was read backward, by content and forward."""
+    """Mixes the backward read, the read by content and the forward read."""
     if modes is None:
         return read
     return (read.unflatten(-1, (3, -1)) * modes[:, :, None]).sum(-2)
@@ -274,7 +274,7 @@ def _attend(
     values: Float[Tensor, "batch heads slots value"],
     bias: Float[Tensor, "batch 1 tokens slots"] | None,
 ) -> Float[Tensor, "batch heads tokens value"]:
-    """Attention in one kernel, which wants one width of all three."""
+    """Attention in one kernel, which needs the same width of queries, keys and values."""
     wide = -(-max(keys.shape[-1], values.shape[-1]) // 8) * 8
     pad = torch.nn.functional.pad
     query, key, value = (pad(one, (0, wide - one.shape[-1])) for one in (queries, keys, values))
@@ -289,21 +289,21 @@ def focused(
     passages: int,
     focus: float,
 ) -> Float[Tensor, "batch tokens slots"]:
-    """By how much each slot's read weight is scaled, so that the heads of a layer read together.
+    """The factor on each slot's read weight by which the heads of a layer read the same passages.
 
-    Among thousands of slots every head finds something that resembles what it looks for, and most
-    of it is chance. What is asked about is where many heads find something at once:
+    Among thousands of slots every head finds matches, and most matches are chance. The wanted
+    passage is where many heads find matches at once:
         s_b = votes summed over passage b;   m_b = min(1, s_b / s_(2))^focus
-    with s_(2) the second largest of all s. No trained parameter, no effect on a memory of two
-    passages or fewer.
+    with s_(2) the second largest of all s. Focus has no trained parameter, and no effect on a
+    memory of two passages or fewer.
 
     Args:
-        votes: read weight of every slot, summed over heads; a head that finds nothing gives its
-            weight to the null slot, and so has no say.
+        votes: read weight of every slot, summed over heads; a head without a match gives its weight
+            to the null slot, and so has no vote.
         passage: as in `content_read`.
-        passages: how many there are.
-        focus: an exponent; infinity would be a hard choice of two passages (sparse reads, as in
-            SAM, but by passage).
+        passages: the number of passages.
+        focus: the exponent; infinity would choose two passages and drop the others (sparse reads,
+            as in SAM, but by passage).
     """
     total = votes.new_zeros(*votes.shape[:2], passages)
     where = passage[:, None].expand_as(votes)

@@ -1,4 +1,4 @@
-"""Saving a memory and opening it again: what a file holds is checked on both ways."""
+"""Saves and loads the parts of a memory, and checks them both times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memformer.memory.parts import Parts, ReadDocument
 
 
 def save_parts(path: str | Path, parts: Parts, user: str | None) -> None:
-    """Writes a memory to a file; see `MemoryState.save`."""
+    """Writes a memory to a file; refuses a memory with a flaw."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in parts.tensors.items()}
     parts = dataclasses.replace(parts, tensors=tensors)
     if (found := flaw(parts)) is not None:
@@ -27,7 +27,7 @@ def save_parts(path: str | Path, parts: Parts, user: str | None) -> None:
 
 
 def load_parts(path: str | Path, user: str | None) -> Parts:
-    """Reads a memory from a file, checking every byte of it; see `MemoryState.load`."""
+    """Reads a memory from a file, and checks every byte."""
     tensors, header = load_tensors(path)
     if tensors.keys() != {*CONTENTS, *COLUMNS, *COUNTS}:
         raise damaged(path, "does not match its checksum")
