@@ -1,10 +1,13 @@
-"""What fine-tuning minimises, and what it counts: losses and exact matches of one forward."""
+"""The losses and the exact matches of one forward, and their sums over batches and processes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -27,6 +30,88 @@ class Sums:
     answers: Float[Tensor, ""]
     text: Float[Tensor, ""]
     teacher: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of tokens of a batch, or of a step.
+
+    Attributes:
+        answers: tokens of answers that are predicted.
+        text: tokens of documents that are predicted.
+        tokens: tokens that are read.
+    """
+
+    answers: Tensor
+    text: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a batch, or over a step, without gradients.
+
+    Attributes:
+        answers: cross entropy of the answers' tokens, in nats.
+        text: cross entropy of the document's tokens.
+        teacher: Kullback-Leibler divergence from the teacher.
+        written: share of the text that is written, summed over rows.
+        slots: occupied slots.
+        evidence: how much each question reads from memory, summed over questions.
+        entropy: how widely the reads of each question are spread, in nats.
+        rows: documents.
+        asides: questions that read from memory.
+    """
+
+    answers: Tensor
+    text: Tensor
+    teacher: Tensor
+    written: Tensor
+    slots: Tensor
+    evidence: Tensor
+    entropy: Tensor
+    rows: Tensor
+    asides: Tensor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Sums over a batch, or over a source, that is measured.
+
+    Attributes:
+        right: questions with an exact answer.
+        asked: questions.
+        loss: cross entropy of the answers; of the text, where nothing is asked.
+        tokens: tokens that `loss` is summed over.
+    """
+
+    right: Tensor
+    asked: Tensor
+    loss: Tensor
+    tokens: Tensor
+
+
+T = TypeVar("T", Counts, Totals, Scored)
+
+
+def summed(kind: type[T], parts: Sequence[T], accelerator: Accelerator) -> T:
+    """Sums over the batches of all processes, in float32 and reduced as one tensor.
+
+    Args:
+        kind: the class of the parts.
+        parts: the sums of each batch of this process; may be empty.
+        accelerator: knows the other processes.
+    """
+    total = torch.zeros(len(fields(kind)), device=accelerator.device)
+    for part in parts:
+        total += torch.stack([getattr(part, field.name).to(total) for field in fields(kind)])
+    return kind(*accelerator.reduce(total, "sum"))
+
+
+def counts(batch: Batch) -> Counts:
+    """The numbers of tokens of a batch."""
+    _, of_answers = predicted(batch)
+    return Counts(of_answers.sum(), (~of_answers).sum(), batch["attention_mask"].sum())
 
 
 def predicted(batch: Batch) -> tuple[Int[Tensor, " labels"], Bool[Tensor, " labels"]]:
