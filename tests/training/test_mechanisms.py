@@ -16,11 +16,13 @@ from eval.corpora.people import Chat, Fact
 from eval.recipe import KINDS, NAMES
 from memformer import MemformerForCausalLM
 from memformer.attach.heads import ReleaseHeads
-from training import links, overwrite
+from training import links as links_command
+from training import overwrite as overwrite_command
+from training.heads import links, overwrite
 from training.heads.inputs import lowest_inputs
 from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+from training.heads.overwrite import Example, kept, observe, same, shares, told
 from training.heads.parts import with_parts
-from training.overwrite import Example, kept, observe, same, shares, told
 
 HIDDEN = 48
 
@@ -128,16 +130,19 @@ def test_no_name_kind_or_wording_is_trained_with_that_is_measured_with():
 
 
 @pytest.mark.parametrize(
-    ("module", "switch", "report"),
-    [(overwrite, "erase", "overwrite.json"), (links, "links", "links.json")],
+    ("command", "module", "switch", "report"),
+    [
+        (overwrite_command, overwrite, "erase", "overwrite.json"),
+        (links_command, links, "links", "links.json"),
+    ],
 )
 def test_the_commands_make_a_checkpoint_with_the_part(
-    module, switch, report, folder, tmp_path, monkeypatch
+    command, module, switch, report, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(module, "STEPS", 2)
     few = ["--documents", "5"] if module is overwrite else ["--held-out", "1"]
     arguments = [str(tmp_path / "out"), "--model", str(folder / "memory"), *few]
-    result = CliRunner().invoke(module.app, arguments)
+    result = CliRunner().invoke(command.app, arguments)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / report).read_text())
     assert found["settings"]["seed"] and found["seconds"] >= 0
@@ -149,7 +154,7 @@ def test_the_commands_make_a_checkpoint_with_the_part(
     if module is links:
         modes = torch.stack([layer.read_modes for layer in model.memory_layers])
         assert (modes != torch.tensor([0.0, 4.0, 0.0])).any()
-    again = CliRunner().invoke(module.app, arguments)
+    again = CliRunner().invoke(command.app, arguments)
     said = " ".join(again.output.replace("│", " ").split())
     assert again.exit_code == 2 and "is not empty; name a new folder." in said
 
