@@ -62,38 +62,16 @@ def babilong(
         BadStory: a file is missing or is no bAbI, or `anew` names a task that can't be made up or
             is not wanted.
     """
-    for task in anew:
-        if task not in tasks:
-            raise BadStory(
-                f"Stories of {task} are to be made up, but the tasks are {', '.join(tasks)}."
-            )
-        if task not in MADE_UP:
-            raise BadStory(
-                f"Stories of {task} can't be made up; those of {', '.join(MADE_UP)} can."
-            )
+    _check_made_up(anew, tasks)
     background = Background(books, by_words) if any(lengths) else None
     rng = random.Random(seed)
     made = random.Random(f"{seed} {validation}")
-    stories, taken = {}, set()
-    for task in tasks:
-        tests = read_stories(story_file(babi, task, "test"))
-        taken |= {_essence(story) for story in tests}
+    stories: dict[str, list[Story]] = {}
+    taken = {
+        _essence(story) for task in tasks for story in read_stories(story_file(babi, task, "test"))
+    }
     for task in [task for task in tasks if task not in anew]:
-        try:
-            path = story_file(babi, task, "train")
-        except BadStory:
-            if regenerated is None:
-                raise
-            path = story_file(regenerated, task, "train")
-        # each once, so that none is in both parts
-        left = sorted(
-            {one for one in read_stories(path) if _essence(one) not in taken}, key=_essence
-        )
-        random.Random(task).shuffle(left)
-        kept = len(left) // VALIDATION
-        stories[task] = left[:kept] if validation else left[kept:]
-        if not stories[task]:
-            raise BadStory(f"{path} has too few stories that are not test stories too.")
+        stories[task] = _released(task, babi, regenerated, taken, validation)
         rng.shuffle(stories[task])
     for number in range(documents):
         for task in tasks:
@@ -104,23 +82,73 @@ def babilong(
             check(story, taken)
             length = rng.choice(lengths)
             between = background.sentences(length, rng) if background and length else []
-            text, ends = strewn(story.statements, between, rng)
-            questions = tuple(
-                Question(asked.question, asked.answer, ends[asked.after - 1])
-                for asked in story.asked
+            yield _record(f"{task}/{number}", story, between, rng)
+
+
+def _check_made_up(anew: Sequence[str], tasks: Sequence[str]) -> None:
+    """Refuses tasks to be made up that are not wanted, or that can't be made up.
+
+    Raises:
+        BadStory: there is such a task.
+    """
+    for task in anew:
+        if task not in tasks:
+            raise BadStory(
+                f"Stories of {task} are to be made up, but the tasks are {', '.join(tasks)}."
             )
-            yield Record(f"{task}/{number}", text, questions)
+        if task not in MADE_UP:
+            raise BadStory(
+                f"Stories of {task} can't be made up; those of {', '.join(MADE_UP)} can."
+            )
+
+
+def _released(
+    task: str, babi: Path, regenerated: Path | None, taken: set[str], validation: bool
+) -> list[Story]:
+    """The training stories of a task, or those kept for validation, each of them once.
+
+    Raises:
+        BadStory: there is no file, or it has too few stories that are no test stories.
+    """
+    try:
+        path = story_file(babi, task, "train")
+    except BadStory:
+        if regenerated is None:
+            raise
+        path = story_file(regenerated, task, "train")
+    # each once, so that none is in both parts
+    left = sorted({one for one in read_stories(path) if _essence(one) not in taken}, key=_essence)
+    random.Random(task).shuffle(left)
+    kept = len(left) // VALIDATION
+    stories = left[:kept] if validation else left[kept:]
+    if not stories:
+        raise BadStory(f"{path} has too few stories that are not test stories too.")
+    return stories
+
+
+def _record(name: str, story: Story, between: list[str], rng: random.Random) -> Record:
+    """A story strewn in book text, with each question at its place in the story."""
+    text, ends = strewn(story.statements, between, rng)
+    questions = tuple(
+        Question(asked.question, asked.answer, ends[asked.after - 1]) for asked in story.asked
+    )
+    return Record(name, text, questions)
 
 
 def check(story: Story, tests: set[str]) -> None:
-    """Fails if a story is among test stories, given by their essence.
+    """Refuses a story that is among the test stories.
+
+    Args:
+        story: to be trained on.
+        tests: the essences of the test stories.
 
     Raises:
-        BadStory: it is.
+        BadStory: the story is a test story.
     """
     if _essence(story) in tests:
         raise BadStory(f"A test story must not be trained on: {story.statements[0]} ...")
 
 
 def _essence(story: Story) -> str:
+    """The text that two equal stories share, whatever their case."""
     return "\n".join(statement.lower() for statement in story.statements)

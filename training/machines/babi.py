@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import lr_scheduler
 
 from training.machines.build import made_machine
-from training.machines.loop import learn
+from training.machines.loop import Pace, learn
 from training.machines.settings import BabiConfig, MachineSection, TrainSection
 from training.machines.stories import SILENT, Story, Vocabulary, batches
 
@@ -123,17 +123,9 @@ def train(
         )
         return False
 
+    pace = Pace(section.batches, section.clip, section.report_every)
     with contextlib.suppress(KeyboardInterrupt):
-        learn(
-            next_loss,
-            optimizer,
-            _schedule(optimizer, section),
-            report,
-            batches=section.batches,
-            clip=section.clip,
-            report_every=section.report_every,
-            console=console,
-        )
+        learn(next_loss, optimizer, _schedule(optimizer, section), report, pace, console)
     if best is not None:
         reader.load_state_dict(best)
     return curve, best_errors

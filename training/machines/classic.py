@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Generator, Tensor
 
-from training.machines.loop import learn
+from training.machines.loop import Pace, learn
 from training.machines.machine import Machine, MemoryMachine
 from training.machines.settings import ClassicConfig, TaskSection
 from training.machines.tasks import Task
@@ -156,14 +156,6 @@ def train(task: Task, machine: Machine, config: ClassicConfig, console: Console)
         console.print(f"{done:6} batches  error {curve.error[-1]:.4f}  tests {shown}")
         return tested[str(config.task.test_sizes[0])] < optim.stop_below
 
-    learn(
-        next_loss,
-        optimizer,
-        schedule,
-        report,
-        batches=optim.batches,
-        clip=optim.clip,
-        report_every=REPORT_EVERY,
-        console=console,
-    )
+    pace = Pace(optim.batches, optim.clip, REPORT_EVERY)
+    learn(next_loss, optimizer, schedule, report, pace, console)
     return curve
