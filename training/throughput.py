@@ -31,7 +31,7 @@ from training.heads.parts import tokenizer_of
 
 
 def plain_loss(model: MemformerForCausalLM, ids: Tensor, window: int) -> Tensor:
-    """The backbone's own loss in windows, the last of which may be shorter."""
+    """The loss of the backbone alone, in windows; the last window may be shorter."""
     whole = ids[:, : ids.shape[1] // window * window].reshape(-1, window)
     parts = [part for part in (whole, ids[:, whole.numel() :]) if part.shape[1] > 1 and len(part)]
     losses = [model.backbone(part, labels=part).loss * part.numel() for part in parts]
@@ -39,7 +39,7 @@ def plain_loss(model: MemformerForCausalLM, ids: Tensor, window: int) -> Tensor:
 
 
 def speed(loss: Callable[[], Tensor], model: MemformerForCausalLM, repeats: int) -> float:
-    """Seconds of the fastest of some steps, after one that does not count."""
+    """Seconds of the fastest step; the first step does not count."""
     times = []
     for _ in range(repeats + 1):
         model.zero_grad()

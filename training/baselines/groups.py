@@ -12,7 +12,7 @@ from training.finetuning.documents import Document
 
 
 def beginning(document: Document, end: int) -> Document:
-    """The first `end` tokens of a document, with what is asked in them."""
+    """The first `end` tokens of a document, with the questions in them."""
     return replace(
         document,
         ids=document.ids[:end],
@@ -48,14 +48,14 @@ def grouped(documents: Sequence[Document], segment_tokens: int, most: int) -> li
 
 
 def drawn(groups: Sequence[list[Document]], count: int, share: float, seed: str) -> list[Document]:
-    """Documents of one step, all of as many segments.
+    """Documents of one step, all with the same number of segments.
 
     Args:
-        groups: by the number of segments, fewest first.
-        count: how many.
-        share: of the run that is over, in [0, 1]. At first only the first group is drawn from, and
-            from the middle on all, each as often.
-        seed: draws them.
+        groups: documents by the number of segments, fewest first.
+        count: number of documents.
+        share: share of the run that is over, in [0, 1]. The first documents come from the first
+            group; from the middle of the run on, every group is drawn equally often.
+        seed: draws the documents.
     """
     rng = random.Random(seed)
     known = min(len(groups), 1 + int(2 * share * len(groups)))

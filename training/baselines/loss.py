@@ -16,11 +16,11 @@ from training.finetuning.documents import Aside, Document
 
 
 def loss(peer: Peer, documents: Sequence[Document], segment_tokens: int) -> Tensor:
-    """Cross entropy of all answer tokens of some documents, summed.
+    """Cross entropy of the answers of some documents, summed over tokens.
 
     Args:
-        peer: is read and asked.
-        documents: as tokens, read side by side; one of them at least has a question.
+        peer: reads and answers.
+        documents: the documents, read side by side; at least one of them has a question.
         segment_tokens: longest segment.
     """
     bounds = [one.cut(segment_tokens) for one in documents]
@@ -37,7 +37,7 @@ def loss(peer: Peer, documents: Sequence[Document], segment_tokens: int) -> Tens
         if asked:
             here = peer.rows(state, [row for row, _ in asked])
             losses.append(asides_loss(peer, [aside for _, aside in asked], here))
-        # the last segment of a document is read by its questions only
+        # only questions read the last segment of a document
         rows = [row for row, one in enumerate(going) if number + 2 < len(bounds[one])]
         if rows:
             state, going = peer.rows(state, rows), [going[row] for row in rows]
@@ -47,12 +47,12 @@ def loss(peer: Peer, documents: Sequence[Document], segment_tokens: int) -> Tens
 
 
 def aside_in(document: Document, begin: int, aside: Aside) -> Aside:
-    """A question after what its segment, which begins at `begin`, says before it."""
+    """A question after the text of its segment, which begins at `begin`."""
     return replace(aside, ids=document.ids[begin : aside.after] + aside.ids)
 
 
 def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids as rows of one width, and which of them are text."""
+    """Token ids as rows of one width, and a mask that is true at text."""
     rows = [torch.tensor(one, device=device) for one in texts]
     there = [torch.ones_like(one, dtype=torch.bool) for one in rows]
     return pad_sequence(rows, batch_first=True), pad_sequence(there, batch_first=True)

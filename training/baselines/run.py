@@ -46,7 +46,7 @@ class Settings:
         rank: rank of the adapter on the backbone.
         rate: learning rate.
         seed: draws weights and documents.
-        dtype: of weights and activations.
+        dtype: dtype of weights and activations.
     """
 
     peer: str

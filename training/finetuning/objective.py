@@ -19,12 +19,12 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the tokens of a batch, to be divided by counts over all processes.
+    """Losses of a batch, summed over tokens; counts over all processes divide them.
 
     Attributes:
         answers: cross entropy of the answers' tokens, in nats.
         text: cross entropy of the document's tokens.
-        teacher: Kullback-Leibler divergence from the teacher's predictions of those tokens.
+        teacher: Kullback-Leibler divergence from the teacher's predictions of the document.
     """
 
     answers: Float[Tensor, ""]
@@ -115,19 +115,19 @@ def counts(batch: Batch) -> Counts:
 
 
 def predicted(batch: Batch) -> tuple[Int[Tensor, " labels"], Bool[Tensor, " labels"]]:
-    """The labels of a batch in the order of the logits, and which of them are of answers."""
+    """The labels of a batch in the order of the logits, and whether each belongs to an answer."""
     labels = batch["labels"][:, 1:]
     there = labels != IGNORED_LABEL
     return labels[there], ~batch["remembered"][:, 1:][there]
 
 
 def sums(output: MemformerOutput, batch: Batch, teacher: Tensor | None = None) -> Sums:
-    """Losses of a forward.
+    """The losses of a forward.
 
     Args:
-        output: of `MemformerForCausalLM.forward` for laid out text.
-        batch: its arguments.
-        teacher: logits of the same labels, by the teacher; None: there is none.
+        output: the result of `MemformerForCausalLM.forward` for text with asides.
+        batch: the arguments of the forward.
+        teacher: the teacher's logits for the same labels; None: there is no teacher.
     """
     assert output.logits is not None
     targets, of_answers = predicted(batch)
@@ -147,22 +147,22 @@ def sums(output: MemformerOutput, batch: Batch, teacher: Tensor | None = None) -
 def budget_penalty(
     written: Float[Tensor, ""], share: float | None, budget: float
 ) -> Float[Tensor, ""]:
-    """Has the gradient of (share - budget)^2, and no meaning as a number.
+    """A loss whose gradient is that of (share - budget)^2; its value means nothing.
 
     Args:
-        written: share of the text that is written, which carries the gradient; what is summed over
-            micro-batches and processes is the share of all of it.
-        share: of the step before, in all processes; None: there was none.
-        budget: what it shall be.
+        written: share of the text that is written, with a gradient; the sum over micro-batches and
+            processes is the share of the whole text.
+        share: share that the step before wrote, in all processes; None: there was no step.
+        budget: the wanted share.
     """
     return BUDGET_WEIGHT * 2.0 * ((budget if share is None else share) - budget) * written
 
 
 def exact(output: MemformerOutput, batch: Batch) -> Bool[Tensor, " asides"]:
-    """For each aside, whether greedy decoding gives its answer, its end included.
+    """Whether greedy decoding gives the whole answer of each aside, with its end.
 
-    If every token of an answer is the likeliest after those before it, greedy decoding gives
-    them one after the other; no text need be generated.
+    If every token of an answer is the most likely one after the tokens before it, greedy decoding
+    gives these tokens one after the other, so no text has to be generated.
     """
     assert output.logits is not None
     targets, of_answers = predicted(batch)

@@ -29,14 +29,15 @@ from training.heads.kinds import MORE_KINDS
 
 FACTS = 6
 LEAST_DOCUMENTS = 5
-# a token counts as read if around it questions read on average this much of a token: the sum of
-# their read weights, mean over heads and layers
+# a token counts as read if the tokens around it received at least this read weight from questions:
+# the sum over reads, as a mean over heads, layers and these tokens
 LEAST_READ = 0.2
-# a token that everything reads, such as the first of a text, does not make its neighbours worth it
+# a higher read weight is cut to this: a token that everything reads, such as the first of a text,
+# must not make its neighbours worth writing
 MOST_READ = 3.0
-# book text that a record is strewn in, in segments: what is told fills a page or is far apart
+# segments of book text around a record: its sentences fill a page, or are far apart
 STREWN = (0.5, 2.5)
-# of 1e-4 to 1e-1, the penalty that carries over best from some kinds of facts to others
+# the penalty was chosen from 1e-4 to 1e-1: it carries over best to other kinds of facts
 PENALTY, STEPS, RATE = 1e-1, 300, 0.01
 
 
@@ -45,11 +46,11 @@ class Example:
     """One document, a token a row.
 
     Attributes:
-        inputs: of the lowest memory layer.
-        read: read weight received from the questions; as much as counts where it is worth writing
-            for another reason.
-        told: whether the token is known to be of what is told; used for the report alone.
-        plain: whether it is known to be of nothing that is asked about.
+        inputs: inputs of the lowest memory layer.
+        read: read weight that each token received from questions; `MOST_READ` for a token that is
+            worth writing for another reason.
+        told: whether a token is known to belong to a fact; used for the report alone.
+        plain: whether a token is known to belong to no fact.
     """
 
     inputs: Float[Tensor, "tokens hidden"]
@@ -105,7 +106,7 @@ def read(
 
 
 def observe(interview: Interview, document: people.Document) -> Example:
-    """Reads a document and its questions, and notes what was read."""
+    """Reads a document and its questions, and notes the read weight of each token."""
     model, chat = interview.model, interview.chat
     told = chat.facts(document)
     around = len(chat.book([0])) - 1
@@ -133,7 +134,7 @@ def observe(interview: Interview, document: people.Document) -> Example:
 
 
 def strew(asker: Asker, record: Record, book: Background, rng: random.Random) -> Example:
-    """What a record tells, here and there in book text; a conversation is left alone."""
+    """Reads a record whose sentences are strewn in book text; a conversation is left alone."""
     model, tokenizer = asker.model, asker.tokenizer
     if not isinstance(record.document, str):
         ids = list(tokenised(record, tokenizer, "chat").ids)
@@ -164,34 +165,34 @@ class Gate:
     """A fitted write gate.
 
     Attributes:
-        weight: of the lowest memory layer's input.
-        bias: with it, as much plain text passes as was asked for.
+        weight: the linear map of the lowest memory layer's input.
+        bias: lets as much plain text pass as the budget says.
     """
 
     weight: Float[Tensor, " hidden"]
     bias: Float[Tensor, ""]
 
     def opens(self, example: Example) -> Bool[Tensor, " tokens"]:
-        """Which tokens it lets through."""
+        """Which tokens the gate lets through."""
         return _around(example.inputs) @ self.weight + self.bias >= 0
 
 
 def _around(values: Float[Tensor, "tokens ..."]) -> Float[Tensor, "tokens ..."]:
-    """The mean over each token and its neighbours, as the memory takes it of its gates."""
+    """The mean over each token and its neighbours, as the memory averages its gates."""
     columns = values.view(len(values), -1).T
     pool = torch.nn.AvgPool1d(2 * GATE_REACH + 1, 1, GATE_REACH, count_include_pad=False)
     return pool(columns).T.view_as(values)
 
 
 def fit(sources: Sequence[Sequence[Example]], budget: float) -> Gate:
-    """Logistic regression of "read enough, or near what is" on the inputs.
+    """Logistic regression on the inputs: is a token read enough, or near a token that is?
 
     Args:
-        sources: what was observed; each source counts alike, however many tokens it has.
+        sources: the examples of each source; all sources count alike, whatever their size.
         budget: share of plain text that the gate shall let through.
 
     Raises:
-        ValueError: nothing was read, or no text is known to be plain.
+        ValueError: no token was read enough, or no token is known to be plain.
     """
     examples = [example for source in sources for example in source]
     inputs = torch.cat([_around(example.inputs) for example in examples])
@@ -218,16 +219,16 @@ def fit(sources: Sequence[Sequence[Example]], budget: float) -> Gate:
         optimizer.step()
     weight = weight.detach() / spread
     threshold = torch.quantile(inputs[plain] @ weight, 1 - budget)
-    # as sure of what is written as a gate that was never trained
+    # scaled so that open tokens have the logits of a gate that was never trained
     logits = inputs @ weight - threshold
     factor = OPEN / logits[target > 0].median().clamp_min(1e-3)
     return Gate(factor * weight, -factor * threshold)
 
 
 def shares(gate: Gate, examples: Sequence[Example]) -> dict[str, float]:
-    """How much of the facts, of the book text, and of what was read the gate lets through.
+    """The shares of facts, of book text, and of read tokens that the gate lets through.
 
-    A kind of text that none of the examples has is left out.
+    A kind of text that no example has is left out.
     """
     opens = torch.cat([gate.opens(example) for example in examples]).float()
     kinds = {
@@ -245,7 +246,7 @@ def train(
 
     Args:
         model: gets the gate.
-        sources: what was read; a fifth of each source is held out.
+        sources: the examples of each source; a fifth of each is held out.
         budget: share of plain text that the gate shall let through.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The read modes of every head: how far it reads along links, learned from lists in memory."""
+"""The read modes of every head: how much it reads along links, learned from lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THINGS = (
     "lamp chair mirror carpet clock sofa desk oven kettle broom rope spade helmet blanket bucket "
     "pillow violin candle basket ladder"
 ).split()
-# what is told: the first thing, each further thing, the question, how the answer begins
+# beginning of the list, words before each further thing, question, beginning of the answer
 WORDINGS = (
     ("{name} bought a", "and then a", "What did {name} buy right after the {thing}?", "bought a"),
     ("{name} sold the", "then the", "What did {name} sell next after the {thing}?", "sold the"),
@@ -31,13 +31,13 @@ STEPS, RATE = 60, 0.1
 
 @dataclass(frozen=True)
 class Example:
-    """A memory that holds a list, and questions about it.
+    """A memory that holds a list, and questions about the list.
 
     Attributes:
-        memory: one row.
+        memory: a memory of one row.
         ids: questions with answers, padded on the right.
-        mask: 0 at padding.
-        labels: -100 but at the answers.
+        mask: 0 at padding, else 1.
+        labels: the tokens of the answers; -100 elsewhere.
     """
 
     memory: MemoryState
@@ -47,7 +47,7 @@ class Example:
 
 
 def observe(model: MemformerForCausalLM, chat: Chat, seed: str) -> Example:
-    """One list in memory, with questions."""
+    """Reads one list into a memory, and makes questions about it."""
     draws = random.Random(seed)
     name, things = draws.choice(MORE_NAMES), draws.sample(THINGS, LENGTH)
     first, then, question, answer = draws.choice(WORDINGS)
@@ -72,7 +72,7 @@ def observe(model: MemformerForCausalLM, chat: Chat, seed: str) -> Example:
 
 
 def loss_of(model: MemformerForCausalLM, example: Example) -> Tensor:
-    """Cross-entropy of the answers, a token."""
+    """Mean cross entropy of the answers' tokens."""
     memory = example.memory.select([0] * len(example.ids))
     loss = model(
         example.ids, attention_mask=example.mask, labels=example.labels, memory=memory

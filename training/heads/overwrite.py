@@ -25,18 +25,17 @@ from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
 PEOPLE, KINDS_EACH = 4, 2  # in a document
 CHANGED, NEW = 3, 3  # facts of the later text
 PAGE = 150  # tokens of the book
-# how a change may begin
+# words before a changed fact
 LEADS = ("", "", "Now ", "By now ", "From today on ", "Since Monday ", "No longer so: ")
 STEPS, BATCH, RATE, GATE_RATE = 400, 16, 3e-3, 1e-2
-# pairs of tokens that match count so much more than others, as there are so few, and those of a
-# value that is told with other old text almost as much: most mistakes are with another person's
-# value of the same kind
+# weights in the loss: few pairs of tokens match, so they count more. Pairs of a told value with
+# other old text count almost as much, because most mistakes confuse two people's values of one kind
 MATCH_WEIGHT, TOLD_WEIGHT = 5.0, 4.0
-# in standard deviations of the inputs; without it, half of the values of kinds that were not
-# trained on keep most of their strength, with it hardly any
+# in standard deviations of the inputs; without noise, half of the replaced values of new kinds keep
+# most of their strength, with noise hardly any
 NOISE = 0.7
 SHARPNESS, THRESHOLD = 18.0, 0.6
-# of the values that were replaced, so many shall keep so much strength at most
+# this share of the replaced values shall keep this share of their strength at most
 MOST, LEFT = 0.9, 0.3
 
 
@@ -45,10 +44,10 @@ class Example:
     """Older and later text, a token a row.
 
     Attributes:
-        older: inputs of the lowest memory layer.
-        later: the same, of what is read afterwards.
-        tells: which later tokens are of a value that somebody tells.
-        pairs: which of them are of the same fact as which older value.
+        older: inputs of the lowest memory layer for the older text.
+        later: inputs of the lowest memory layer for the later text.
+        tells: whether a later token belongs to a told value.
+        pairs: whether a later and an older token belong to values of the same fact.
     """
 
     older: Float[Tensor, "older hidden"]
@@ -58,12 +57,12 @@ class Example:
 
     @property
     def replaced(self) -> Bool[Tensor, " older"]:
-        """Which older tokens are of a value that later text replaces."""
+        """Whether an older token belongs to a value that the later text replaces."""
         return self.pairs.any(0)
 
 
 def told(chat: Chat, facts: list[Fact], leads: list[str]) -> tuple[list[int], list[int]]:
-    """A turn that tells facts, and for each token which fact's value it is of, or -1."""
+    """A turn that tells facts, and for each token the number of the fact with its value, or -1."""
     ids: list[int] = []
     values: list[int] = []
     for number, (fact, lead) in enumerate(zip(facts, leads, strict=True)):
@@ -84,7 +83,7 @@ def observe(
     kinds: list[Kind],
     seed: str,
 ) -> list[Example]:
-    """One document of facts and a page, with three kinds of later text."""
+    """Reads a document of facts and a page, and three kinds of later text."""
     draws = random.Random(seed)
     some = draws.sample(kinds, 2 * KINDS_EACH)
     people = draws.sample(names, PEOPLE)
@@ -169,18 +168,18 @@ def read(
 
 
 def same(one: Fact, other: Fact) -> bool:
-    """Whether two facts say the same of the same person, whatever the value."""
+    """Whether two facts have the same person and kind, whatever their values."""
     return (one.name, one.kind) == (other.name, other.kind)
 
 
 def recent(x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens twice"]:
-    """What an address is made of: each token and the mean over those just before it."""
+    """The input of an address: each token, and the mean over the tokens just before it."""
     memory = MemoryPass(MemoryState.empty(1, 1, 1, 1), torch.ones(1, 1, len(x), dtype=torch.bool))
     return torch.cat([x, memory.recent(x[None])[0]], -1)
 
 
 def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
-    """What the later text leaves of the strength of each older token."""
+    """The share of its strength that each older token keeps after the later text."""
     texts = torch.nn.utils.rnn.pad_sequence([example.older, example.later], batch_first=True)
     real = torch.zeros(1, *texts.shape[:2], dtype=torch.bool)
     real[0, 0, : len(example.older)] = real[0, 1, : len(example.later)] = True
@@ -192,14 +191,14 @@ def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
 
 
 def train(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
-    """Trains heads in place on what was observed."""
+    """Trains heads in place on examples."""
     inputs = torch.cat([torch.cat([example.older, example.later]) for example in examples])
     mean, spread = inputs.mean(0), inputs.std(0)
     later = (torch.cat([example.later for example in examples]) - mean) / spread
     fit_gate(heads, later, torch.cat([example.tells for example in examples]))
     fit_address(heads, [scaled(one, mean, spread) for one in examples], seed)
     with torch.no_grad():
-        # from standardised inputs to those of the model
+        # turns maps of standardised inputs into maps of the model's inputs
         heads.address_weight.div_(spread.repeat(2))
         heads.address_bias.sub_(heads.address_weight @ mean.repeat(2))
         erase = heads.head("erase")
@@ -209,7 +208,7 @@ def train(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
 
 
 def scaled(example: Example, mean: Tensor, spread: Tensor) -> Example:
-    """The same with standardised inputs, each beside the mean of those just before it."""
+    """The example with standardised inputs, in the form that `recent` returns."""
     older, later = (recent((x - mean) / spread) for x in (example.older, example.later))
     return Example(older, later, example.tells, example.pairs)
 
@@ -217,7 +216,7 @@ def scaled(example: Example, mean: Tensor, spread: Tensor) -> Example:
 def fit_gate(
     heads: ReleaseHeads, inputs: Float[Tensor, "tokens hidden"], tells: Bool[Tensor, " tokens"]
 ) -> None:
-    """Logistic regression of "a value is told here"."""
+    """Logistic regression: does a token tell a value?"""
     erase = heads.head("erase")
     optimizer = torch.optim.AdamW([erase.gate_weight, erase.gate_bias], GATE_RATE)
     for _ in range(STEPS):
@@ -229,7 +228,7 @@ def fit_gate(
 
 
 def fit_address(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
-    """Logistic regression of "of the same fact" on pairs of tokens, through their addresses."""
+    """Logistic regression on pairs of addresses: do two tokens belong to the same fact?"""
     erase = heads.head("erase")
     draws, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -268,7 +267,7 @@ def fit_address(heads: ReleaseHeads, examples: list[Example], seed: int) -> None
 
 
 def set_threshold(heads: ReleaseHeads, examples: list[Example]) -> None:
-    """The highest threshold with which `MOST` of what is replaced keeps `LEFT` at most."""
+    """Sets the highest threshold with which `MOST` of the replaced values keep `LEFT` at most."""
     threshold = heads.head("erase").threshold
     low, high = -1.0, 1.0
     for _ in range(8):
@@ -282,7 +281,7 @@ def set_threshold(heads: ReleaseHeads, examples: list[Example]) -> None:
 
 
 def shares(heads: ReleaseHeads, examples: list[Example]) -> dict[str, float]:
-    """How much of what is replaced, and of what is not, loses more than half of its strength."""
+    """The shares of replaced and of other tokens that lose more than half of their strength."""
     with torch.no_grad():
         lost = torch.cat([kept(heads, example) for example in examples]) < 0.5
     replaced = torch.cat([example.replaced for example in examples])

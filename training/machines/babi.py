@@ -17,22 +17,22 @@ from training.machines.loop import Pace, learn
 from training.machines.settings import BabiConfig, MachineSection, TrainSection
 from training.machines.stories import SILENT, Story, Vocabulary, batches
 
-# one training story in so many is kept back, to choose by
+# one training story in so many is kept back, to choose the best weights by
 HELD_OUT = 20
 
 
 class Reader(nn.Module):
-    """A machine that is shown one sentence a step.
+    """A machine that sees one sentence a step.
 
-    A sentence is the sum of its words, each weighted by where it stands (S. Sukhbaatar et al. 2015,
-    section 4.1; the weights are learned, as in M. Henaff et al. 2017). A recurrent network in its
-    place hides the first words from an untrained machine, which then learns to guess.
+    A sentence is the sum of its words, each weighted by its place (S. Sukhbaatar et al. 2015,
+    section 4.1; the weights are learned, as in M. Henaff et al. 2017). A recurrent network
+    instead of the sum hides the first words from an untrained machine, which then learns to guess.
 
     Args:
-        vocabulary: how many words there are.
+        vocabulary: number of words.
         longest: words in the longest sentence.
         width: numbers that stand for a word, and for a sentence.
-        machine: which machine.
+        machine: name and options of the machine.
     """
 
     def __init__(self, vocabulary: int, longest: int, width: int, machine: MachineSection) -> None:
@@ -79,7 +79,7 @@ def train(
     config: BabiConfig,
     console: Console,
 ) -> tuple[list[list[float]], list[float]]:
-    """Trains in place, and leaves the weights that did best on the stories kept back.
+    """Trains in place; the reader gets the weights that were best on the stories kept back.
 
     Ctrl-C ends the training early.
 

@@ -48,6 +48,14 @@ def made_machine(section: MachineSection, **sizes: int) -> Any:
 
 
 def _made(known: dict[str, type], what: str, section: Any, **given: int) -> Any:
+    """An object of the class that a section names.
+
+    Args:
+        known: classes by name.
+        what: "task" or "machine", for messages.
+        section: has a name and options.
+        given: the arguments of the class that are no options.
+    """
     if section.name not in known:
         names = ", ".join(sorted(known))
         raise BadConfig(f"{what}.name is {section.name!r}; it must be one of {names}.")

@@ -75,8 +75,8 @@ class BabiConfig:
 
     Attributes:
         data: folder with the released files, en-10k.
-        machine: which machine, and its options.
-        words: numbers that stand for a word, and for a sentence.
+        machine: name and options of the machine.
+        words: width of a word's vector and of a sentence's.
         think: steps without input between a question and its answer.
         compile: compile the machine's step, which needs a C++ compiler; training takes two thirds
             of the time.
