@@ -105,7 +105,7 @@ def summed(kind: type[T], parts: Sequence[T], accelerator: Accelerator) -> T:
     total = torch.zeros(len(fields(kind)), device=accelerator.device)
     for part in parts:
         total += torch.stack([getattr(part, field.name).to(total) for field in fields(kind)])
-    return kind(*accelerator.reduce(total, "sum"))
+    return kind(*accelerator.reduce(total, "sum").cpu())
 
 
 def counts(batch: Batch) -> Counts:
