@@ -1,7 +1,7 @@
 """Training on top of memformer and eval; run from the checkout.
 
-A command that lacks a package says so in one sentence, whichever of its imports was the first to
-miss it; what is needed only later is asked for with `missing`.
+A command that lacks a package says so in one sentence, whichever import was the first to miss it.
+Commands check with `missing` for packages that they need only later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 from types import TracebackType
 
-# the folders of the checkout, whose modules no extra brings
+# folders of the checkout; no extra installs their modules
 OURS = ("eval", "memformer", "training")
 
 
@@ -29,7 +29,7 @@ def _sentence(package: str) -> str:
 def _in_a_sentence(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """What Python does with an exception that ends a command."""
+    """Handles an exception that ends a command: a missing package becomes one sentence."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or not name or name in OURS:
         sys.__excepthook__(kind, error, trace)
@@ -38,6 +38,6 @@ def _in_a_sentence(
     raise SystemExit(2)
 
 
-# what Python puts there while `python -m training.NAME` looks for NAME
+# true while `python -m training.NAME` looks for NAME
 if sys.argv[:1] == ["-m"]:
     sys.excepthook = _in_a_sentence

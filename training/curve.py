@@ -17,14 +17,14 @@ from training import missing
 
 
 def read_log(path: Path, begin: float = 0.0) -> list[dict[str, Any]]:
-    """The lines of a run's log, each with `seen`: tokens trained on by then.
+    """The lines of a run's log, each with `seen`: the tokens trained on so far.
 
     Args:
-        path: `log.jsonl` of a run; where it was resumed, what was done again counts once.
-        begin: tokens of the runs before it.
+        path: `log.jsonl` of a run; steps that were repeated after a resume count once.
+        begin: tokens of the runs before this one.
 
     Raises:
-        typer.BadParameter: it can't be read, or is no such log.
+        typer.BadParameter: the file can't be read, or is not the log of a run.
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -44,9 +44,9 @@ def read_log(path: Path, begin: float = 0.0) -> list[dict[str, Any]]:
 
 
 def lines_of(runs: Sequence[tuple[str, list[dict[str, Any]]]], ending: str) -> list[Line]:
-    """Every column of the logs that ends so, against tokens.
+    """The columns of the logs whose names end with `ending`, against tokens.
 
-    A column that is of a file has one line over all runs; another has one for each run.
+    A column about a file of data has one line over all runs; any other has a line for each run.
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for name, log in runs:

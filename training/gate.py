@@ -20,205 +20,19 @@ differentiated but the regression. Saves a checkpoint that `memformer` and `eval
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from jaxtyping import Bool, Float
-from memformer.memory.segment import GATE_REACH, OPEN
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
 
-from eval.corpora import people
 from eval.corpora.haystack import Haystack
 from eval.corpora.jsonl import BadRecord
-from eval.corpora.stories import SENTENCE_END, Background, strewn
-from eval.corpora.training_facts import KINDS, NAMES
-from eval.harness.asking import Asker
+from eval.corpora.stories import Background
 from eval.harness.interview import Interview
-from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import ThreadsOption, checked_book
-from eval.reporting.report import head
-from memformer import MemformerForCausalLM
-from training.data import records
-from training.data.records import Record
-from training.finetuning.documents import encoded, tokenised
-from training.heads.inputs import lowest_inputs
-from training.heads.kinds import MORE_KINDS
-from training.heads.parts import NewFolder, open_tokenizer, save
-
-BOOK = Path(__file__).parent / "data" / "garden.txt"
-FACTS = 6
-LEAST_DOCUMENTS = 5
-# a token counts as read if around it questions read on average this much of a token: the sum of
-# their read weights, mean over heads and layers
-LEAST_READ = 0.2
-# a token that everything reads, such as the first of a text, does not make its neighbours worth it
-MOST_READ = 3.0
-# book text that a record is strewn in, in segments: what is told fills a page or is far apart
-STREWN = (0.5, 2.5)
-# of 1e-4 to 1e-1, the penalty that carries over best from some kinds of facts to others
-PENALTY, STEPS, RATE = 1e-1, 300, 0.01
-
-
-@dataclass(frozen=True)
-class Example:
-    """One document, a token a row.
-
-    Attributes:
-        inputs: of the lowest memory layer.
-        read: read weight received from the questions; as much as counts where it is worth writing
-            for another reason.
-        told: whether the token is known to be of what is told; used for the report alone.
-        plain: whether it is known to be of nothing that is asked about.
-    """
-
-    inputs: Float[Tensor, "tokens hidden"]
-    read: Float[Tensor, " tokens"]
-    told: Bool[Tensor, " tokens"]
-    plain: Bool[Tensor, " tokens"]
-
-
-def observe(interview: Interview, document: people.Document) -> Example:
-    """Reads a document and its questions, and notes what was read."""
-    model, chat = interview.model, interview.chat
-    told = chat.facts(document)
-    around = len(chat.book([0])) - 1
-    room = model.memory_config.segment_tokens - len(told) - around
-    if room < 1:
-        raise ValueError(
-            f"{FACTS} facts take {len(told) + around} tokens of this tokenizer, and a segment has "
-            f"{model.memory_config.segment_tokens}; attach with a larger segment_tokens."
-        )
-    book = chat.book(interview.haystack.tokens(room, f"{interview.seed}/gate/{document.number}"))
-    asked = [
-        chat.question(fact, first=True) + chat.encode(f" {fact.value}.") for fact in document.asked
-    ]
-    ids = told + book
-    with torch.no_grad():
-        text = torch.tensor([ids], device=model.device)
-        memory = model.memorize(text, memory=model.init_memory(1, num_slots=None)).closed()
-        questions, mask = interview.padded(asked)
-        after = model(questions, attention_mask=mask, memory=memory.select([0] * len(asked))).memory
-    there = memory.occupied[0].nonzero()[:, 0]
-    received = (after.reads[:, there] - memory.reads[:, there]).sum(0)
-    read = torch.zeros(len(ids)).index_add(0, memory.written_at[0, there].cpu(), received.cpu())
-    known = torch.arange(len(ids)) < len(told)
-    return Example(_inputs(model, ids), read, known, ~known)
-
-
-def strew(asker: Asker, record: Record, book: Background, rng: random.Random) -> Example:
-    """What a record tells, here and there in book text; a conversation is left alone."""
-    model, tokenizer = asker.model, asker.tokenizer
-    if not isinstance(record.document, str):
-        ids = list(tokenised(record, tokenizer, "chat").ids)
-        told = torch.ones(len(ids), dtype=torch.bool)
-        return Example(_inputs(model, ids), MOST_READ * told, told, ~told)
-    statements = [part for part in SENTENCE_END.split(record.text.strip()) if part]
-    between = book.sentences(round(model.memory_config.segment_tokens * rng.uniform(*STREWN)), rng)
-    text, ends = strewn(statements, between, rng)
-    ids, ends_of = encoded(text, [(0, len(text))], tokenizer)
-    stops = torch.tensor(ends_of)
-    told = torch.zeros(len(stops), dtype=torch.bool)
-    for statement, end in zip(statements, ends, strict=True):
-        told |= (end - len(statement) < stops) & (stops <= end)
-    read = MOST_READ * told
-    return Example(_inputs(model, ids), read, told, _around(read) == 0)
-
-
-def _inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, "tokens hidden"]:
-    """The lowest memory layer's inputs, segment by segment."""
-    most = model.memory_config.segment_tokens
-    with torch.no_grad():
-        parts = [lowest_inputs(model, ids[at : at + most]) for at in range(0, len(ids), most)]
-    return torch.cat(parts).cpu()
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A fitted write gate.
-
-    Attributes:
-        weight: of the lowest memory layer's input.
-        bias: with it, as much plain text passes as was asked for.
-    """
-
-    weight: Float[Tensor, " hidden"]
-    bias: Float[Tensor, ""]
-
-    def opens(self, example: Example) -> Bool[Tensor, " tokens"]:
-        """Which tokens it lets through."""
-        return _around(example.inputs) @ self.weight + self.bias >= 0
-
-
-def _around(values: Float[Tensor, "tokens ..."]) -> Float[Tensor, "tokens ..."]:
-    """The mean over each token and its neighbours, as the memory takes it of its gates."""
-    columns = values.view(len(values), -1).T
-    pool = torch.nn.AvgPool1d(2 * GATE_REACH + 1, 1, GATE_REACH, count_include_pad=False)
-    return pool(columns).T.view_as(values)
-
-
-def fit(sources: Sequence[Sequence[Example]], budget: float) -> Gate:
-    """Logistic regression of "read enough, or near what is" on the inputs.
-
-    Args:
-        sources: what was observed; each source counts alike, however many tokens it has.
-        budget: share of plain text that the gate shall let through.
-
-    Raises:
-        ValueError: nothing was read, or no text is known to be plain.
-    """
-    examples = [example for source in sources for example in source]
-    inputs = torch.cat([_around(example.inputs) for example in examples])
-    read = torch.cat([_around(example.read.clamp(max=MOST_READ)) for example in examples])
-    target = (read > LEAST_READ).to(inputs.dtype)
-    plain = torch.cat([example.plain for example in examples])
-    if not target.any():
-        raise ValueError("The questions read nothing from memory; a gate can't learn from that.")
-    if not plain.any():
-        raise ValueError("There is no plain text among what was read; a gate needs some to close.")
-    sizes = torch.tensor([sum(len(example.read) for example in source) for source in sources])
-    share = (1 / sizes / len(sources)).repeat_interleave(sizes)
-    mean, spread = inputs.mean(0), inputs.std(0)
-    scaled = (inputs - mean) / spread
-    weight = torch.zeros(inputs.shape[1], requires_grad=True)
-    bias = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], RATE)
-    for _ in range(STEPS):
-        logits = scaled @ weight + bias
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, share)
-        loss = losses * len(target) + PENALTY * weight.square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    weight = weight.detach() / spread
-    threshold = torch.quantile(inputs[plain] @ weight, 1 - budget)
-    # as sure of what is written as a gate that was never trained
-    logits = inputs @ weight - threshold
-    factor = OPEN / logits[target > 0].median().clamp_min(1e-3)
-    return Gate(factor * weight, -factor * threshold)
-
-
-def shares(gate: Gate, examples: Sequence[Example]) -> dict[str, float]:
-    """How much of the facts, of the book text, and of what was read the gate lets through.
-
-    A kind of text that none of the examples has is left out.
-    """
-    opens = torch.cat([gate.opens(example) for example in examples]).float()
-    kinds = {
-        "facts": torch.cat([example.told for example in examples]),
-        "book": torch.cat([example.plain for example in examples]),
-        "read": torch.cat([example.read > LEAST_READ for example in examples]),
-    }
-    return {name: opens[which].mean().item() for name, which in kinds.items() if which.any()}
-
+from eval.reporting.options import ThreadsOption
+from training.heads import gate
+from training.heads.command import BOOK, Command, NewFolder, TrainingBook
+from training.heads.parts import open_tokenizer
 
 app = typer.Typer(add_completion=False)
 
@@ -232,64 +46,40 @@ def main(
     budget: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Share of plain text that is written.")
     ] = 0.05,
-    documents: Annotated[int, typer.Option(min=LEAST_DOCUMENTS, help="A fifth is held out.")] = 60,
+    documents: Annotated[
+        int, typer.Option(min=gate.LEAST_DOCUMENTS, help="A fifth is held out.")
+    ] = 60,
     data: Annotated[
         list[Path] | None, typer.Option(help="As many records of this file too; repeatable.")
     ] = None,
-    book: Annotated[
-        Path, typer.Option(help="Text file to train with.", callback=checked_book)
-    ] = BOOK,
+    book: TrainingBook = BOOK,
     seed: int = 5000,
     threads: ThreadsOption = None,
 ) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-    console = Console()
-    started = time.perf_counter()
+    files = data or []
     settings = {
         "budget": budget,
         "documents": documents,
-        "data": [file.name for file in data or []],
+        "data": [file.name for file in files],
         "book": book.name,
         "seed": seed,
-        "least_read": LEAST_READ,
+        "least_read": gate.LEAST_READ,
     }
-    report = head("training.gate", settings) | model_name(model)
-    drawn = people.make_documents(FACTS, FACTS * documents, seed, NAMES, [*KINDS, *MORE_KINDS])
+    command = Command("training.gate", settings, model, threads)
+    console = command.console
     try:
-        given = {file: list(islice(records.read(file), documents)) for file in data or []}
-        for file, found in given.items():
-            if len(found) < LEAST_DOCUMENTS:
-                raise ValueError(
-                    f"{file} has {len(found)} records; a gate needs {LEAST_DOCUMENTS} or more."
-                )
+        told = gate.records_of(files, documents)
         tokenizer = open_tokenizer(model)
         background = Background([book], lambda text: len(tokenizer(text).input_ids))
     except (BadRecord, ValueError) as error:
         console.print(str(error), soft_wrap=True)
         raise typer.Exit(2) from None
-    loaded, tokenizer = open_model(model)
+    loaded, tokenizer = command.open()
     interview = Interview(loaded, tokenizer, Haystack(tokenizer, book), seed)
-    rng = random.Random(seed)
-    sources = {
-        "people": [observe(interview, one) for one in track(drawn, "people", console=console)]
-    }
-    for file, told in given.items():
-        sources.setdefault(file.name, []).extend(
-            strew(interview, record, background, rng)
-            for record in track(told, file.name, console=console)
-        )
-    held_out = {name: found[: len(found) // 5] for name, found in sources.items()}
-    learned = {name: found[len(found) // 5 :] for name, found in sources.items()}
-    gate = fit(list(learned.values()), budget)
-    report["trained_on"] = {name: shares(gate, found) for name, found in learned.items()}
-    report["held_out"] = {name: shares(gate, found) for name, found in held_out.items()}
-    lowest = loaded.memory_layers[0]
-    with torch.no_grad():
-        lowest.write_gate_weight.copy_(gate.weight)
-        lowest.write_gate_bias.copy_(gate.bias)
-    save(out, loaded, tokenizer, report, started)
-    for name, kept in report["held_out"].items():
+    sources = gate.read(interview, documents, told, background, console)
+    figures = gate.train(loaded, sources, budget)
+    command.save(out, loaded, tokenizer, figures)
+    for name, kept in figures["held_out"].items():
         written = " and ".join(
             f"{kept[kind]:.1%} of the {kind}" for kind in ("facts", "book") if kind in kept
         )

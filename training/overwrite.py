@@ -17,264 +17,15 @@ head's own maps are differentiated. Saves a checkpoint.
 
 from __future__ import annotations
 
-import math
-import random
-import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from jaxtyping import Bool, Float
-from memformer.memory.segment import OPEN, MemoryPass
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
 
 from eval.corpora.haystack import Haystack
-from eval.corpora.people import Chat, Fact, Kind
-from eval.corpora.training_facts import KINDS, NAMES
-from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import ThreadsOption, checked_book
-from eval.reporting.report import head
-from memformer import MemformerForCausalLM, MemoryState
-from memformer.attach.heads import ReleaseHeads
-from memformer.memory.addressing import matches
-from training.gate import BOOK
-from training.heads.inputs import lowest_inputs
-from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
-from training.heads.parts import NewFolder, save, with_parts
-
-PEOPLE, KINDS_EACH = 4, 2  # in a document
-CHANGED, NEW = 3, 3  # facts of the later text
-PAGE = 150  # tokens of the book
-# how a change may begin
-LEADS = ("", "", "Now ", "By now ", "From today on ", "Since Monday ", "No longer so: ")
-STEPS, BATCH, RATE, GATE_RATE = 400, 16, 3e-3, 1e-2
-# pairs of tokens that match count so much more than others, as there are so few, and those of a
-# value that is told with other old text almost as much: most mistakes are with another person's
-# value of the same kind
-MATCH_WEIGHT, TOLD_WEIGHT = 5.0, 4.0
-# in standard deviations of the inputs; without it, half of the values of kinds that were not
-# trained on keep most of their strength, with it hardly any
-NOISE = 0.7
-SHARPNESS, THRESHOLD = 18.0, 0.6
-# of the values that were replaced, so many shall keep so much strength at most
-MOST, LEFT = 0.9, 0.3
-
-
-@dataclass(frozen=True)
-class Example:
-    """Older and later text, a token a row.
-
-    Attributes:
-        older: inputs of the lowest memory layer.
-        later: the same, of what is read afterwards.
-        tells: which later tokens are of a value that somebody tells.
-        pairs: which of them are of the same fact as which older value.
-    """
-
-    older: Float[Tensor, "older hidden"]
-    later: Float[Tensor, "later hidden"]
-    tells: Bool[Tensor, " later"]
-    pairs: Bool[Tensor, "later older"]
-
-    @property
-    def replaced(self) -> Bool[Tensor, " older"]:
-        """Which older tokens are of a value that later text replaces."""
-        return self.pairs.any(0)
-
-
-def told(chat: Chat, facts: list[Fact], leads: list[str]) -> tuple[list[int], list[int]]:
-    """A turn that tells facts, and for each token which fact's value it is of, or -1."""
-    ids: list[int] = []
-    values: list[int] = []
-    for number, (fact, lead) in enumerate(zip(facts, leads, strict=True)):
-        before = chat.encode((" " if number else "") + fact.begun(lead))
-        value = chat.encode(f" {fact.value}.")
-        ids += before + value
-        values += [-1] * len(before) + [number] * len(value)
-    turn = chat.told(ids)
-    start = next(at for at in range(len(turn)) if turn[at : at + len(ids)] == ids)
-    return turn, [-1] * start + values + [-1] * (len(turn) - start - len(values))
-
-
-def observe(
-    model: MemformerForCausalLM,
-    chat: Chat,
-    haystack: Haystack,
-    names: list[str],
-    kinds: list[Kind],
-    seed: str,
-) -> list[Example]:
-    """One document of facts and a page, with three kinds of later text."""
-    draws = random.Random(seed)
-    some = draws.sample(kinds, 2 * KINDS_EACH)
-    people = draws.sample(names, PEOPLE)
-    facts = [
-        Fact(name, kind, draws.choice(kind.values))
-        for name in people
-        for kind in draws.sample(some, KINDS_EACH)
-    ]
-    draws.shuffle(facts)
-    known = {(fact.name, fact.kind) for fact in facts}
-    free = [(name, kind) for name in people for kind in some if (name, kind) not in known]
-    changed = [
-        Fact(
-            fact.name,
-            fact.kind,
-            draws.choice([value for value in fact.kind.values if value != fact.value]),
-        )
-        for fact in draws.sample(facts, CHANGED)
-    ]
-    later = changed + [
-        Fact(name, kind, draws.choice(kind.values)) for name, kind in draws.sample(free, NEW)
-    ]
-    draws.shuffle(later)
-    page = chat.book(haystack.tokens(PAGE, f"{seed}/page"))
-    turn, old = told(chat, facts, [""] * len(facts))
-    update, new = told(chat, later, [draws.choice(LEADS) for _ in later])
-    asked = draws.choice(facts)
-    answer = chat.encode(f" {draws.choice(asked.kind.values)}.")
-    question = chat.question(asked, first=True) + answer
-    pages = chat.book(haystack.tokens(2 * PAGE, f"{seed}/pages"))
-    with torch.no_grad():
-        older = torch.cat([lowest_inputs(model, ids) for ids in (turn, page)])
-        texts = [lowest_inputs(model, ids) for ids in (update, question, pages)]
-    examples = []
-    for text, values in zip(texts, (new, [-1] * len(question), [-1] * len(pages)), strict=True):
-        pairs = torch.zeros(len(text), len(older), dtype=torch.bool)
-        for row, number in enumerate(values):
-            for column, other in enumerate(old):
-                pairs[row, column] = min(number, other) >= 0 and same(later[number], facts[other])
-        examples.append(Example(older, text, torch.tensor(values) >= 0, pairs))
-    return examples
-
-
-def same(one: Fact, other: Fact) -> bool:
-    """Whether two facts say the same of the same person, whatever the value."""
-    return (one.name, one.kind) == (other.name, other.kind)
-
-
-def recent(x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens twice"]:
-    """What an address is made of: each token and the mean over those just before it."""
-    memory = MemoryPass(MemoryState.empty(1, 1, 1, 1), torch.ones(1, 1, len(x), dtype=torch.bool))
-    return torch.cat([x, memory.recent(x[None])[0]], -1)
-
-
-def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
-    """What the later text leaves of the strength of each older token."""
-    texts = torch.nn.utils.rnn.pad_sequence([example.older, example.later], batch_first=True)
-    real = torch.zeros(1, *texts.shape[:2], dtype=torch.bool)
-    real[0, 0, : len(example.older)] = real[0, 1, : len(example.later)] = True
-    state = MemoryState.empty(1, 1, 1, 1, address_width=len(heads.address_bias))
-    memory = MemoryPass(state, real, (torch.tensor([0, 0]), torch.tensor([0, 1])))
-    memory.gate(texts.new_full(texts.shape[:2], OPEN))
-    heads(texts, memory)
-    return memory.retained[1][0, : len(example.older)]
-
-
-def train(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
-    """Trains heads in place on what was observed."""
-    inputs = torch.cat([torch.cat([example.older, example.later]) for example in examples])
-    mean, spread = inputs.mean(0), inputs.std(0)
-    later = (torch.cat([example.later for example in examples]) - mean) / spread
-    fit_gate(heads, later, torch.cat([example.tells for example in examples]))
-    fit_address(heads, [scaled(one, mean, spread) for one in examples], seed)
-    with torch.no_grad():
-        # from standardised inputs to those of the model
-        heads.address_weight.div_(spread.repeat(2))
-        heads.address_bias.sub_(heads.address_weight @ mean.repeat(2))
-        erase = heads.head("erase")
-        erase.gate_weight.div_(spread)
-        erase.gate_bias.sub_(erase.gate_weight @ mean)
-        set_threshold(heads, [example for example in examples if example.pairs.any()])
-
-
-def scaled(example: Example, mean: Tensor, spread: Tensor) -> Example:
-    """The same with standardised inputs, each beside the mean of those just before it."""
-    older, later = (recent((x - mean) / spread) for x in (example.older, example.later))
-    return Example(older, later, example.tells, example.pairs)
-
-
-def fit_gate(
-    heads: ReleaseHeads, inputs: Float[Tensor, "tokens hidden"], tells: Bool[Tensor, " tokens"]
-) -> None:
-    """Logistic regression of "a value is told here"."""
-    erase = heads.head("erase")
-    optimizer = torch.optim.AdamW([erase.gate_weight, erase.gate_bias], GATE_RATE)
-    for _ in range(STEPS):
-        logits = inputs @ erase.gate_weight + erase.gate_bias
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, tells.float())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def fit_address(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
-    """Logistic regression of "of the same fact" on pairs of tokens, through their addresses."""
-    erase = heads.head("erase")
-    draws, noise = random.Random(seed), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        erase.log_sharpness.fill_(math.log(SHARPNESS))
-        erase.threshold.fill_(THRESHOLD)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [heads.address_weight, heads.address_bias], "lr": RATE},
-            {"params": [erase.threshold], "lr": 5 * RATE},
-        ]
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-
-    def address(x: Tensor) -> Tensor:
-        blurred = x + NOISE * torch.randn(x.shape, generator=noise)
-        return torch.nn.functional.linear(blurred, heads.address_weight, heads.address_bias)
-
-    for _ in range(STEPS):
-        loss = torch.zeros(())
-        for one in draws.sample(examples, min(BATCH, len(examples))):
-            match = matches(
-                address(one.older),
-                address(one.later),
-                erase.log_sharpness[0].exp(),
-                erase.threshold[0],
-            )
-            weight = torch.where(one.tells, TOLD_WEIGHT, 1.0)[:, None].expand_as(match)
-            weight = torch.where(one.pairs, MATCH_WEIGHT, weight)
-            loss = loss + torch.nn.functional.binary_cross_entropy(
-                match, one.pairs.float(), weight, reduction="sum"
-            )
-        optimizer.zero_grad()
-        (loss / BATCH).backward()
-        optimizer.step()
-        schedule.step()
-
-
-def set_threshold(heads: ReleaseHeads, examples: list[Example]) -> None:
-    """The highest threshold with which `MOST` of what is replaced keeps `LEFT` at most."""
-    threshold = heads.head("erase").threshold
-    low, high = -1.0, 1.0
-    for _ in range(8):
-        threshold.fill_((low + high) / 2)
-        left = torch.cat([kept(heads, example)[example.replaced] for example in examples])
-        if (left <= LEFT).float().mean() >= MOST:
-            low = threshold.item()
-        else:
-            high = threshold.item()
-    threshold.fill_(low)
-
-
-def shares(heads: ReleaseHeads, examples: list[Example]) -> dict[str, float]:
-    """How much of what is replaced, and of what is not, loses more than half of its strength."""
-    with torch.no_grad():
-        lost = torch.cat([kept(heads, example) for example in examples]) < 0.5
-    replaced = torch.cat([example.replaced for example in examples])
-    return {
-        "replaced": lost[replaced].float().mean().item(),
-        "others": lost[~replaced].float().mean().item(),
-    }
-
+from eval.corpora.people import Chat
+from eval.reporting.options import ThreadsOption
+from training.heads import overwrite
+from training.heads.command import BOOK, Command, ModelOption, NewFolder, TrainingBook
 
 app = typer.Typer(add_completion=False)
 
@@ -282,53 +33,27 @@ app = typer.Typer(add_completion=False)
 @app.command(help=__doc__)
 def main(
     out: NewFolder,
-    model: Annotated[str | None, typer.Option(help="Default: the default model.")] = None,
+    model: ModelOption = None,
     documents: Annotated[int, typer.Option(min=5, help="Three examples each.")] = 200,
-    book: Annotated[
-        Path, typer.Option(help="Text file to train with.", callback=checked_book)
-    ] = BOOK,
+    book: TrainingBook = BOOK,
     seed: int = 6000,
     threads: ThreadsOption = None,
 ) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-    console = Console()
-    started = time.perf_counter()
-    report = head("training.overwrite", {"documents": documents, "book": book.name, "seed": seed})
-    report |= model_name(model)
-    loaded, tokenizer = open_model(model)
-    loaded = with_parts(loaded, erase=True)
-    heads = loaded.memory_layers[0].release
+    settings = {"documents": documents, "book": book.name, "seed": seed}
+    command = Command("training.overwrite", settings, model, threads)
+    loaded, tokenizer = command.open(erase=True)
+    heads = loaded.memory.table.release
     assert heads is not None
-    chat, haystack = Chat(tokenizer), Haystack(tokenizer, book)
-    # every fifth name and kind is kept for a look at how well it carries over
-    kinds, names = [*KINDS, *MORE_KINDS, *MANY_KINDS], [*NAMES, *MORE_NAMES]
-    parts = [
-        (
-            [name for at, name in enumerate(names) if (at % 5 == 0) == held_out],
-            [kind for at, kind in enumerate(kinds) if (at % 5 == 0) == held_out],
-            range(documents // 5) if held_out else range(documents // 5, documents),
-        )
-        for held_out in (False, True)
-    ]
-    trained_on, held_out = (
-        [
-            example
-            for number in track(numbers, "reading", console=console, transient=True)
-            for example in observe(
-                loaded, chat, haystack, some_names, some_kinds, f"{seed}/{number}"
-            )
-        ]
-        for some_names, some_kinds, numbers in parts
+    trained_on, held_out = overwrite.read(
+        loaded, Chat(tokenizer), Haystack(tokenizer, book), documents, seed, command.console
     )
-    train(heads, trained_on, seed)
-    report["trained_on"] = shares(heads, trained_on)
-    report["held_out"] = shares(heads, held_out)
-    save(out, loaded, tokenizer, report, started)
-    found = report["held_out"]
-    console.print(
-        f"held out: {found['replaced']:.1%} of the values that were replaced are let go, and "
-        f"{found['others']:.2%} of all other tokens; saved in {out}"
+    overwrite.train(heads, trained_on, seed)
+    shares = overwrite.shares(heads, held_out)
+    figures = {"trained_on": overwrite.shares(heads, trained_on), "held_out": shares}
+    command.save(out, loaded, tokenizer, figures)
+    command.console.print(
+        f"held out: {shares['replaced']:.1%} of the values that were replaced are let go, and "
+        f"{shares['others']:.2%} of all other tokens; saved in {out}"
     )
 
 

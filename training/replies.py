@@ -77,26 +77,26 @@ ALONE = (
     "What should I do this weekend?",
     "Goodbye, until tomorrow.",
 )
-PEOPLE, FACTS_EACH, FACTS_ASKED = 2, 3, 4  # of a conversation
-TURNS = 5  # ordinary requests of a conversation, said in it or asked afterwards
+PEOPLE, FACTS_EACH, FACTS_ASKED = 2, 3, 4  # numbers in a conversation
+TURNS = 5  # ordinary requests of a conversation, in it or after it
 LONGEST = 60  # tokens of a reply
 AT_ONCE = 40
-# greedy decoding of a small model goes round in circles without it
+# without it, greedy decoding of a small model repeats itself
 REPETITION_PENALTY = 1.1
 
 
 def requests() -> list[str]:
-    """All ordinary things that a user may say here."""
+    """All requests."""
     return [*ALONE, *(form.format(thing) for form, thing in itertools.product(ASKED, ABOUT))]
 
 
 def replies(model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[str]) -> list[str | None]:
-    """What a plain model says to each; None where it finds no end.
+    """The reply of a plain model to each request; None for a reply without an end.
 
     Args:
         model: a decoder of transformers, without memory.
-        tokenizer: its own, with a chat template.
-        asked: each is the first turn of a chat of its own.
+        tokenizer: the model's tokenizer, with a chat template.
+        asked: the requests; each begins a chat.
     """
     rows = [chat_ids(tokenizer, [{"role": "user", "content": one}], reply="")[0] for one in asked]
     width = max(len(row) for row in rows)
@@ -120,17 +120,17 @@ def replies(model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[str]) ->
 
 
 def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[Record]:
-    """Chats in which facts are told and other things are talked about; both are asked afterwards.
+    """Chats with facts and ordinary requests, and questions about both.
 
     Args:
-        said: replies to requests.
-        documents: how many.
+        said: the reply to each request.
+        documents: the number of chats.
         seed: draws everything.
     """
     rng = random.Random(seed)
     kinds, names = [*KINDS, *MORE_KINDS, *MANY_KINDS], [*NAMES, *MORE_NAMES]
     for number in range(documents):
-        # several about one person: who it is about must not be enough to find a fact
+        # several facts about one person: the person alone must not be enough to find a fact
         facts = [
             Fact(name, kind, rng.choice(kind.values))
             for name in rng.sample(names, PEOPLE)

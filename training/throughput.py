@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -29,11 +30,9 @@ from training.finetuning.settings import Model, Settings, Stage
 from training.finetuning.thaw import build, check_model
 from training.heads.parts import tokenizer_of
 
-app = typer.Typer(add_completion=False)
-
 
 def plain_loss(model: MemformerForCausalLM, ids: Tensor, window: int) -> Tensor:
-    """The backbone's own loss in windows, the last of which may be shorter."""
+    """The loss of the backbone alone, in windows; the last window may be shorter."""
     whole = ids[:, : ids.shape[1] // window * window].reshape(-1, window)
     parts = [part for part in (whole, ids[:, whole.numel() :]) if part.shape[1] > 1 and len(part)]
     losses = [model.backbone(part, labels=part).loss * part.numel() for part in parts]
@@ -41,7 +40,7 @@ def plain_loss(model: MemformerForCausalLM, ids: Tensor, window: int) -> Tensor:
 
 
 def speed(loss: Callable[[], Tensor], model: MemformerForCausalLM, repeats: int) -> float:
-    """Seconds of the fastest of some steps, after one that does not count."""
+    """Seconds of the fastest step; the first step does not count."""
     times = []
     for _ in range(repeats + 1):
         model.zero_grad()
@@ -51,6 +50,85 @@ def speed(loss: Callable[[], Tensor], model: MemformerForCausalLM, repeats: int)
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times[1:])
+
+
+def losses(
+    model: MemformerForCausalLM, ids: Tensor, segment_tokens: int, window: int
+) -> dict[str, Callable[[], Tensor]]:
+    """The three forwards that are compared, by name, on the same tokens."""
+    places = torch.arange(ids.shape[1], device=ids.device)[None] // segment_tokens
+
+    def parallel() -> Tensor:
+        return model(ids, segment_ids=places, labels=ids).loss
+
+    def loop() -> Tensor:
+        memory, found = None, []
+        for begin in range(0, ids.shape[1], segment_tokens):
+            part = ids[:, begin : begin + segment_tokens]
+            output = model(part, labels=part, memory=memory)
+            memory = output.memory
+            found.append(output.loss)
+        return torch.stack(found).mean()
+
+    def plain() -> Tensor:
+        return plain_loss(model, ids, window)
+
+    return {"parallel": parallel, "loop": loop, "plain": plain}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The speeds at one number of segments.
+
+    Attributes:
+        segments: segments of the document.
+        tokens: tokens of the document.
+        tokens_per_second: speed of each way of training.
+        parallel_over_loop: how many times as fast all segments at once are as one after the other.
+        parallel_over_plain: how many times as fast they are as the plain model.
+    """
+
+    segments: int
+    tokens: int
+    tokens_per_second: dict[str, float]
+    parallel_over_loop: float
+    parallel_over_plain: float
+
+
+def measured(
+    model: MemformerForCausalLM,
+    text: list[int],
+    segments: int,
+    segment_tokens: int,
+    window: int,
+    repeats: int,
+) -> Row:
+    """Measures the three ways of training on the beginning of a text."""
+    ids = torch.tensor([text[: segments * segment_tokens]], device=model.device)
+    seconds = {
+        name: speed(loss, model, repeats)
+        for name, loss in losses(model, ids, segment_tokens, window).items()
+    }
+    return Row(
+        segments,
+        ids.numel(),
+        {name: round(ids.numel() / value, 1) for name, value in seconds.items()},
+        round(seconds["loop"] / seconds["parallel"], 3),
+        round(seconds["plain"] / seconds["parallel"], 3),
+    )
+
+
+def table(rows: list[Row]) -> Table:
+    """The rows as they are printed."""
+    found = Table("segments", "tokens", "parallel", "loop", "plain", "x loop", "x plain")
+    for row in rows:
+        ratios = (row.parallel_over_loop, row.parallel_over_plain)
+        shown = (row.segments, row.tokens, *row.tokens_per_second.values(), *ratios)
+        found.add_row(*(str(value) for value in shown))
+    return found
+
+
+app = typer.Typer(add_completion=False)
 
 
 @app.command(help=__doc__)
@@ -84,50 +162,12 @@ def main(
         reason = " ".join(str(error).split())
         raise typer.BadParameter(f"the model can't be trained: {reason}") from None
     nn.Module.to(built, device)
-    rows: list[dict[str, Any]] = []
-    for count in counts:
-        ids = torch.tensor([text[: count * segment_tokens]], device=built.device)
-        places = torch.arange(ids.shape[1], device=ids.device)[None] // segment_tokens
-
-        def parallel(ids: Tensor = ids, places: Tensor = places) -> Tensor:
-            return built(ids, segment_ids=places, labels=ids).loss
-
-        def loop(ids: Tensor = ids) -> Tensor:
-            memory, losses = None, []
-            for begin in range(0, ids.shape[1], segment_tokens):
-                part = ids[:, begin : begin + segment_tokens]
-                output = built(part, labels=part, memory=memory)
-                memory = output.memory
-                losses.append(output.loss)
-            return torch.stack(losses).mean()
-
-        def plain(ids: Tensor = ids) -> Tensor:
-            return plain_loss(built, ids, window)
-
-        seconds = {
-            name: speed(loss, built, repeats)
-            for name, loss in (("parallel", parallel), ("loop", loop), ("plain", plain))
-        }
-        rates = {name: round(ids.numel() / value, 1) for name, value in seconds.items()}
-        rows.append(
-            {
-                "segments": count,
-                "tokens": ids.numel(),
-                "tokens_per_second": rates,
-                "parallel_over_loop": round(seconds["loop"] / seconds["parallel"], 3),
-                "parallel_over_plain": round(seconds["plain"] / seconds["parallel"], 3),
-            }
-        )
-    table = Table("segments", "tokens", "parallel", "loop", "plain", "x loop", "x plain")
-    for row in rows:
-        rates = row["tokens_per_second"]
-        ratios = (row["parallel_over_loop"], row["parallel_over_plain"])
-        shown = (row["segments"], row["tokens"], *rates.values(), *ratios)
-        table.add_row(*(str(value) for value in shown))
-    Console().print(table)
+    rows = [measured(built, text, count, segment_tokens, window, repeats) for count in counts]
+    Console().print(table(rows))
     if out is not None:
         options = {"segment_tokens": segment_tokens, "window": window, "repeats": repeats}
-        report = head("training.throughput", options | {"device": device}) | {"rows": rows}
+        report = head("training.throughput", options | {"device": device})
+        report["rows"] = [asdict(row) for row in rows]
         write_json(out.with_suffix(".json"), report)
 
 

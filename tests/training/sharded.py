@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import AdamW
 
 from memformer.attach.backbone import Backbone
-from training.finetune import Run
+from training.finetuning.loop import Run
 from training.finetuning.preparation import prepare
 from training.finetuning.settings import Settings
 from training.finetuning.thaw import build, grouped

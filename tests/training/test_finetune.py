@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 from memformer import MemformerForCausalLM
 from training import finetune
 from training.data.records import Question, Record, write
-from training.finetuning import preparation, resume
+from training.finetuning import loop, preparation, resume
+from training.finetuning import step as training_step
 from training.finetuning.launch import LaunchFailed, launch
 from training.finetuning.settings import TRAINED, Optim, Settings
 from training.finetuning.thaw import grouped, rate
@@ -127,16 +128,16 @@ def test_a_run_learns_and_leaves_a_checkpoint(place):
 
 def test_interrupted_and_resumed_is_as_if_it_had_not_been(place, monkeypatch):
     assert run(place, "whole").exit_code == 0
-    learn = finetune.Run.learn
+    learn = loop.Run.learn
 
     def interrupted(self):
         values = learn(self)
-        if self.step == 3:
+        if self.progress.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return values
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune.Run, "learn", interrupted)
+        patched.setattr(loop.Run, "learn", interrupted)
         stopped = run(place, "parts")
     assert stopped.exit_code == 0 and "stopped at step 3" in stopped.output
     assert not (place / "parts" / "model.safetensors").exists()
@@ -577,13 +578,13 @@ def test_patience_ends_a_run_that_gets_no_better(place):
 
 
 def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_the_weights(place, monkeypatch):
-    whole = finetune.sums
+    whole = training_step.sums
 
     def broken(output, batch, teacher=None):
         found = whole(output, batch, teacher)
         return dataclasses.replace(found, answers=found.answers * float("nan"))
 
-    monkeypatch.setattr(finetune, "sums", broken)
+    monkeypatch.setattr(training_step, "sums", broken)
     result = run(place, "broken", SHORT.format(2))
     assert result.exit_code == 2 and "no number any more at step 0" in flat(result.output)
 
@@ -601,15 +602,15 @@ def test_a_stream_goes_on_where_it_was(place, monkeypatch):
     (place / "rows").mkdir()
     shutil.copy(place / "train.jsonl", place / "rows" / "train.jsonl")
     assert run(place, "streamed", data).exit_code == 0
-    learn = finetune.Run.learn
+    learn = loop.Run.learn
 
     def interrupted(self):
         values = learn(self)
-        self.stopped = self.step == 5
+        self.stopped = self.progress.step == 5
         return values
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune.Run, "learn", interrupted)
+        patched.setattr(loop.Run, "learn", interrupted)
         assert run(place, "streamed-parts", data).exit_code == 0
     assert run(place, "streamed-parts", data, "--resume").exit_code == 0
     assert losses(place, "streamed-parts") == losses(place, "streamed")

@@ -21,9 +21,10 @@ from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.asking import Asker
 from eval.harness.interview import Interview
 from memformer import MemformerForCausalLM, MemoryConfig
-from training import gate
+from training import gate as gate_command
 from training.data.records import parse, write
-from training.gate import Example, fit, observe, shares, strew
+from training.heads import command, gate
+from training.heads.gate import Example, fit, observe, shares, strew
 from training.heads.kinds import MORE_KINDS
 
 
@@ -76,7 +77,7 @@ def test_no_kind_of_fact_is_trained_with_that_recall_is_measured_with():
     assert not measured & set(trained)
     assert len(set(trained)) == len(trained)
     assert not set(people.NAMES) & set(NAMES)
-    assert gate.BOOK.read_text() not in BOOK.read_text()
+    assert command.BOOK.read_text() not in BOOK.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_an_example_has_what_each_token_was_and_how_much_it_was_read(folder):
 def test_the_command_changes_the_gate_alone_and_saves_a_checkpoint(folder, tmp_path):
     out = tmp_path / "gated"
     arguments = [str(out), "--model", str(folder / "wide"), "--documents", "5", "--budget", "0.1"]
-    result = CliRunner().invoke(gate.app, arguments)
+    result = CliRunner().invoke(gate_command.app, arguments)
     assert result.exit_code == 0, result.output
     before = MemformerForCausalLM.from_pretrained(folder / "wide").memory.state_dict()
     model = MemformerForCausalLM.from_pretrained(out)
@@ -122,7 +123,7 @@ def test_the_command_changes_the_gate_alone_and_saves_a_checkpoint(folder, tmp_p
     assert abs(report["trained_on"]["people"]["book"] - 0.1) < 0.01
     text = torch.randint(3, 200, (1, 1800))
     assert 0 < model.memorize(text).occupied.sum() < 1800
-    again = CliRunner().invoke(gate.app, arguments)
+    again = CliRunner().invoke(gate_command.app, arguments)
     assert again.exit_code == 2
     said = unframed(again.output)
     assert "is not empty; name a new folder." in said
@@ -136,7 +137,7 @@ def test_training_data_teaches_the_gate_too(folder, tmp_path):
     story = parse({"document": text, "questions": questions}, "here")
     said = {"document": [{"role": "user", "content": text}], "questions": questions}
     bench = Asker(model, tokenizer)
-    book = Background([gate.BOOK], len)
+    book = Background([command.BOOK], len)
     example = strew(bench, story, book, random.Random(1))
     # one byte is one token here: the sentences of the story, and nothing else, are marked
     assert len(example.inputs) == len(example.told) > 450
@@ -150,17 +151,17 @@ def test_training_data_teaches_the_gate_too(folder, tmp_path):
     file, out = tmp_path / "data.jsonl", tmp_path / "gated"
     write(file, [story, parse(said, "here")] * 4)
     arguments = ["--model", str(folder / "wide"), "--documents", "5", "--data", str(file)]
-    result = CliRunner().invoke(gate.app, [str(out), *arguments])
+    result = CliRunner().invoke(gate_command.app, [str(out), *arguments])
     assert result.exit_code == 0, result.output
     report = json.loads((out / "gate.json").read_text())
     assert report["settings"]["data"] == ["data.jsonl"]
     assert report["held_out"].keys() == report["trained_on"].keys() == {"people", "data.jsonl"}
     assert report["held_out"]["data.jsonl"].keys() == {"facts", "book", "read"}
     write(file, [story])
-    result = CliRunner().invoke(gate.app, [str(tmp_path / "other"), *arguments])
+    result = CliRunner().invoke(gate_command.app, [str(tmp_path / "other"), *arguments])
     assert result.exit_code == 2 and "has 1 records" in unframed(result.output)
     file.write_text('{"document": "Ada"')
-    result = CliRunner().invoke(gate.app, [str(tmp_path / "other"), *arguments])
+    result = CliRunner().invoke(gate_command.app, [str(tmp_path / "other"), *arguments])
     assert result.exit_code == 2 and "data.jsonl, line 1" in unframed(result.output)
     assert not (tmp_path / "other").exists()
 
@@ -168,6 +169,6 @@ def test_training_data_teaches_the_gate_too(folder, tmp_path):
 def test_a_mistake_in_the_data_is_told_before_the_model_is_looked_for(tmp_path):
     data = tmp_path / "none.jsonl"
     arguments = [str(tmp_path / "new"), "--model", "nowhere/at-all", "--data", str(data)]
-    result = CliRunner().invoke(gate.app, arguments)
+    result = CliRunner().invoke(gate_command.app, arguments)
     assert result.exit_code == 2
     assert "none.jsonl can't be read" in unframed(result.output)

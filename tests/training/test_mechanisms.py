@@ -16,11 +16,12 @@ from eval.corpora.people import Chat, Fact
 from eval.corpora.training_facts import KINDS, NAMES
 from memformer import MemformerForCausalLM
 from memformer.attach.heads import ReleaseHeads
-from training import links, overwrite
+from training import links as links_command
+from training import overwrite as overwrite_command
+from training.heads import links, overwrite
 from training.heads.inputs import lowest_inputs
 from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
-from training.heads.parts import with_parts
-from training.overwrite import Example, kept, observe, same, shares, told
+from training.heads.overwrite import Example, kept, observe, same, shares, told
 
 HIDDEN = 48
 
@@ -109,13 +110,13 @@ def test_parts_are_added_without_touching_what_is_there(folder):
     model = MemformerForCausalLM.from_pretrained(folder / "memory").eval()
     weights = {name: weight.clone() for name, weight in model.memory.state_dict().items()}
     kernel = model.backbone.config._attn_implementation
-    more = with_parts(model, erase=True, links=True)
+    more = model.with_memory(erase=True, links=True)
     assert more.backbone.config._attn_implementation == kernel
     assert not more.training
     found = more.memory.state_dict()
     assert set(found) > set(weights)
     assert all(torch.equal(found[name], weight) for name, weight in weights.items())
-    assert set(with_parts(more, erase=False, links=False).memory.state_dict()) == set(weights)
+    assert set(more.with_memory(erase=False, links=False).memory.state_dict()) == set(weights)
 
 
 def test_no_name_kind_or_wording_is_trained_with_that_is_measured_with():
@@ -128,16 +129,19 @@ def test_no_name_kind_or_wording_is_trained_with_that_is_measured_with():
 
 
 @pytest.mark.parametrize(
-    ("module", "switch", "report"),
-    [(overwrite, "erase", "overwrite.json"), (links, "links", "links.json")],
+    ("command", "module", "switch", "report"),
+    [
+        (overwrite_command, overwrite, "erase", "overwrite.json"),
+        (links_command, links, "links", "links.json"),
+    ],
 )
 def test_the_commands_make_a_checkpoint_with_the_part(
-    module, switch, report, folder, tmp_path, monkeypatch
+    command, module, switch, report, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(module, "STEPS", 2)
     few = ["--documents", "5"] if module is overwrite else ["--held-out", "1"]
     arguments = [str(tmp_path / "out"), "--model", str(folder / "memory"), *few]
-    result = CliRunner().invoke(module.app, arguments)
+    result = CliRunner().invoke(command.app, arguments)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / report).read_text())
     assert found["settings"]["seed"] and found["seconds"] >= 0
@@ -149,7 +153,7 @@ def test_the_commands_make_a_checkpoint_with_the_part(
     if module is links:
         modes = torch.stack([layer.read_modes for layer in model.memory_layers])
         assert (modes != torch.tensor([0.0, 4.0, 0.0])).any()
-    again = CliRunner().invoke(module.app, arguments)
+    again = CliRunner().invoke(command.app, arguments)
     said = " ".join(again.output.replace("│", " ").split())
     assert again.exit_code == 2 and "is not empty; name a new folder." in said
 
@@ -157,14 +161,14 @@ def test_the_commands_make_a_checkpoint_with_the_part(
 def test_parts_can_be_switched_on_beside_one_another(tmp_path):
     """What one head has learned stays its own when the other is added."""
     model = MemformerForCausalLM.from_pretrained(save_tiny(tmp_path))
-    freeing = with_parts(model, free=True)
+    freeing = model.with_memory(free=True)
     torch.nn.init.normal_(freeing.memory.table.release.head("free").gate_weight)
     learned = freeing.memory.table.release.head("free").gate_weight.clone()
-    both = with_parts(freeing, erase=True, links=True)
+    both = freeing.with_memory(erase=True, links=True)
     release = both.memory.table.release
     assert set(release.heads) == {"erase", "free"}
     assert torch.equal(release.head("free").gate_weight, learned)
     assert not release.head("erase").gate_weight.any()
-    erasing = with_parts(both, free=False, write_budget=0.5)
+    erasing = both.with_memory(free=False, write_budget=0.5)
     assert set(erasing.memory.table.release.heads) == {"erase"}
     assert erasing.memory_config.write_budget == 0.5

@@ -20,6 +20,8 @@ from eval.peers.system import load, segments
 from tests.eval.toy import said, toy
 from tests.tiny import byte_tokenizer, save_tiny
 from training import peers
+from training.baselines import groups as baselines
+from training.baselines.loss import loss
 from training.data.records import parse
 from training.finetuning.documents import tokenised
 
@@ -161,7 +163,7 @@ def test_documents_side_by_side_are_read_as_alone(kind: Any, backbone: Any) -> N
     assert len(both[0].ids) != len(both[1].ids)
 
     def found(*documents: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        total = peers.loss(peer, documents, segment_tokens=16)
+        total = loss(peer, documents, segment_tokens=16)
         return total, torch.autograd.grad(total, peer.memory)[0]
 
     together, alone = found(*both), [found(one) for one in both]
@@ -185,7 +187,7 @@ def test_questions_are_asked_where_they_stand(backbone: Any) -> None:
             done.append(("asked", ids[0].tolist()))
             return super().logits(ids, memory, cache, at)
 
-    assert peers.loss(Watched(backbone, 2), [document], segment_tokens=16).requires_grad
+    assert loss(Watched(backbone, 2), [document], segment_tokens=16).requires_grad
     bounds = document.cut(16)
     expected: list[tuple[str, list[int]]] = []
     for begin, end in itertools.pairwise(bounds):
@@ -205,7 +207,7 @@ def test_a_document_is_read_up_to_a_question_and_at_first_to_early_ones() -> Non
     document = tokenised(parse(record(3), "here"), tokenizer, "plain")
     first, second = (aside.after for aside in document.asides)
     most = len(document.cut(first)) - 1
-    groups = peers.grouped([document, document], first, most)
+    groups = baselines.grouped([document, document], first, most)
     assert [[len(one.ids) for one in group] for group in groups] == [[first] * 2, [second] * 2]
     for share, ends in {
         0.0: {first},
@@ -213,18 +215,18 @@ def test_a_document_is_read_up_to_a_question_and_at_first_to_early_ones() -> Non
         0.25: {first, second},
         1.0: {first, second},
     }.items():
-        drawn = [peers.drawn(groups, 2, share, str(seed)) for seed in range(20)]
+        drawn = [baselines.drawn(groups, 2, share, str(seed)) for seed in range(20)]
         assert {len(one.ids) for some in drawn for one in some} == ends
         assert all(len({len(one.ids) for one in some}) == 1 for some in drawn)
-    assert [len(group) for group in peers.grouped([document], first, 1)] == [1]
+    assert [len(group) for group in baselines.grouped([document], first, 1)] == [1]
     with pytest.raises(typer.BadParameter, match="within --segments 1 of 2 tokens; raise"):
-        peers.grouped([document], 2, 1)
-    early = peers.beginning(document, first)
+        baselines.grouped([document], 2, 1)
+    early = baselines.beginning(document, first)
     assert early.ids == document.ids[:first]
     assert early.asides == document.asides[:1]
     chats = [{"role": "user", "content": f"I am in room {n}."} for n in range(3)]
     talk = tokenised(parse({"document": chats}, "here"), tokenizer, "plain")
-    assert peers.beginning(talk, talk.begins[1]).cut(1000) == [0, *talk.begins]
+    assert baselines.beginning(talk, talk.begins[1]).cut(1000) == [0, *talk.begins]
 
 
 def test_a_text_is_cut_as_in_training() -> None:

@@ -12,7 +12,9 @@ from frames import unframed
 from typer.testing import CliRunner
 
 from training import classic
-from training.classic import TEST, VALIDATION, ClassicConfig, Mistakes, Sizes, TaskSection
+from training.machines.build import build
+from training.machines.classic import TEST, VALIDATION, Mistakes, Sizes
+from training.machines.settings import ClassicConfig, TaskSection
 from training.machines.tasks import Copy
 from training.setup.config import BadConfig, read_config
 
@@ -41,7 +43,7 @@ def run(path, *overrides):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_can_be_read_and_says_how_to_run_it(path):
     config = read_config(ClassicConfig, path)
-    task, machine = classic.build(config)
+    task, machine = build(config)
     outputs, _ = machine(task.batch(2, config.task.largest, torch.Generator()).inputs)
     assert outputs.shape[-1] == task.output_size
     assert config.out == f"reports/classic/{path.stem}"

@@ -12,7 +12,9 @@ from frames import unframed
 from typer.testing import CliRunner
 
 from eval.corpora.stories import BadStory
-from training import babi
+from training import babi as command
+from training.machines import babi
+from training.machines.settings import BabiConfig
 from training.machines.stories import (
     ANSWER,
     NUM_TASKS,
@@ -141,14 +143,14 @@ def test_an_answer_is_right_if_all_its_words_are(tmp_path, monkeypatch):
 
 def test_the_config_can_be_read_and_says_how_to_run_it():
     path = Path(__file__).parents[2] / "configs" / "classic" / "babi_dnc.yaml"
-    config = read_config(babi.BabiConfig, path, ["data=en-10k"])
+    config = read_config(BabiConfig, path, ["data=en-10k"])
     assert babi.Reader(30, 9, config.words, config.machine).machine.slots
     assert config.out == "reports/classic/babi_dnc"
     assert f"python -m training.babi configs/classic/{path.name} data=" in path.read_text()
 
 
 def run(*arguments):
-    return CliRunner().invoke(babi.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(command.app, [str(argument) for argument in arguments])
 
 
 def test_the_command_trains_and_reports_every_task(tmp_path):

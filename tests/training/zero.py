@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper
 from rich.console import Console
 
-from training.finetune import Run
+from training.finetuning.loop import Run
 from training.finetuning.preparation import prepare
 from training.finetuning.settings import Settings
 from training.finetuning.thaw import build

@@ -32,10 +32,10 @@ app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
 
 def allowed(name: Path | str | None) -> Path | str | None:
-    """What may be trained on.
+    """The name of a set that may be trained on.
 
     Raises:
-        typer.BadParameter: it is LoCoMo.
+        typer.BadParameter: the set is LoCoMo.
     """
     if name is not None and re.search(r"locomo(?![a-z])", str(name), re.IGNORECASE):
         raise typer.BadParameter(
@@ -53,7 +53,7 @@ AtMost = Annotated[int | None, typer.Option(min=1, help="Take only the first so 
 
 
 def build(out: Path, records: Iterable[Record]) -> None:
-    """Writes the records and says how many there are; errors are one sentence and status 2."""
+    """Writes the records and prints their number; ends with one sentence and status 2 on errors."""
     questions = 0
 
     def counted() -> Iterator[Record]:

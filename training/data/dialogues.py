@@ -1,11 +1,11 @@
 """Conversations of several sessions in which a user tells about themselves, and is asked later.
 
-Made of Synthetic-Persona-Chat (Jandaghi et al. 2023, CC BY 4.0): dialogues of two speakers, and for
-each speaker a persona of a few sentences such as "I have two dogs.". The first speaker is the user
-here, the second the assistant. Several dialogues in a row are the sessions of one conversation. In
-each, the user says those sentences of their persona that a pattern turns into a question; it is
-asked at the end of a later session. As sessions are of different personas, a question is left out
-if the user said anything else that might answer it.
+The source is Synthetic-Persona-Chat (Jandaghi et al. 2023, CC BY 4.0): dialogues of two speakers,
+and for each speaker a persona of a few sentences such as "I have two dogs.". The first speaker
+becomes the user, the second the assistant. Several dialogues in a row are the sessions of one
+conversation. In each session the user says those sentences of their persona that a pattern turns
+into a question, and the question stands at the end of a later session. Sessions have different
+personas, so a question is left out if the user said anything else that might answer it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from eval.corpora.jsonl import BadRecord, items, rows
 from training.data.records import Record, parse
 
 SESSIONS = (3, 8)
-MOST_WORDS = 6  # of an answer
-# what may come before a sentence of the persona when it is said
+MOST_WORDS = 6  # longest answer
+# words before a sentence of the persona
 LEADS = ("", "", "", "By the way, ", "Just so you know, ", "Did I mention it? ", "Oh, and ")
 
 _TURN = re.compile(r"\W*User ([12])\W*: *(.*)")
@@ -37,8 +37,8 @@ _FAMILY = "father|mother|dad|mom|husband|wife|sister|brother|son|daughter|grandf
 _ACTIONS = "watch|eat|play|cook|bake|drink|ride|sing|read|listen to|work on|write|paint|grow|visit"
 _DOING = "watching|eating|playing|cooking|baking|drinking|riding|singing|reading|listening to"
 _WHAT = r"(?P<answer>(?!with\b|out\b|in\b|on\b).+)"
-# a sentence, with the answer in a group; the question, and what else would bear on it, with the
-# other groups filled in
+# a sentence, with the answer in a group; the question, and an expression for other sentences that
+# might answer it, both with the other groups filled in
 _PATTERNS = tuple(
     (re.compile(rf"(?:{sentence})\.?", re.IGNORECASE), question, topic)
     for sentence, question, topic in (
@@ -168,7 +168,7 @@ _PATTERNS = tuple(
         ),
     )
 )
-# an answer that goes on about something else
+# words that begin another clause, so that the answer would be too long
 _GOES_ON = re.compile(r"\b(?:i|but|who|which|that|because|when|while|as)\b", re.IGNORECASE)
 
 
@@ -177,8 +177,8 @@ class Dialogue:
     """One dialogue.
 
     Attributes:
-        persona: sentences that hold for the user.
-        turns: what user and assistant say in turn, beginning with the user, at least one of each.
+        persona: sentences that are true for the user.
+        turns: turns of user and assistant, beginning with the user, at least one of each.
     """
 
     persona: tuple[str, ...]
@@ -187,13 +187,13 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that the user says.
+    """A sentence of the user, with a question about it.
 
     Attributes:
-        sentence: as it is said.
-        question: what can be asked about it.
+        sentence: the sentence.
+        question: the question about the sentence.
         answer: a part of the sentence.
-        topic: whatever matches this might also answer the question.
+        topic: matches other sentences that might answer the question.
     """
 
     sentence: str
@@ -203,7 +203,7 @@ class Fact:
 
 
 def fact(sentence: str) -> Fact | None:
-    """What can be asked about a sentence of a persona, if it fits a pattern."""
+    """The fact in a sentence of a persona; None if the sentence fits no pattern."""
     sentence = re.sub(r"\bi\b", "I", " ".join(sentence.split()))
     for pattern, question, topic in _PATTERNS:
         found = pattern.fullmatch(sentence)
@@ -221,11 +221,11 @@ def fact(sentence: str) -> Fact | None:
 def dialogue(persona: Iterable[str], lines: Iterable[str]) -> Dialogue | None:
     """A dialogue from lines such as "User 1: Hi!".
 
-    It begins with the first speaker, the user, and ends with the second; what is said before and
-    after is left out, as are lines of no speaker. Several lines of one speaker are joined.
+    The dialogue begins with the first speaker, the user, and ends with the second; turns before and
+    after are left out, as are lines without a speaker. Several lines of one speaker are joined.
 
     Returns:
-        None if nothing is left, or if it was never finished: "My name is [name]."
+        None if no turn is left, or if a turn has a blank, as in "My name is [name]."
     """
     turns: list[str] = []
     for line in lines:
@@ -266,9 +266,9 @@ def conversations(
     """Conversations of several dialogues each, with questions about facts of earlier ones.
 
     Args:
-        dialogues: to choose from.
-        documents: how many conversations to make.
-        seed: draws the dialogues, where facts are said, and when they are asked.
+        dialogues: the dialogues to choose from.
+        documents: the number of conversations.
+        seed: draws the dialogues, the places of facts, and the places of questions.
         sessions: least and most dialogues of one conversation.
 
     Raises:
@@ -284,8 +284,8 @@ def conversations(
     made = 0
     while made < documents:
         messages: list[tuple[str, str]] = []
-        told: list[tuple[int, int, Fact]] = []  # session, message, what is said there
-        ends = []  # messages up to the end of each session
+        told: list[tuple[int, int, Fact]] = []  # session, message, and the fact that is told there
+        ends = []  # number of messages up to the end of each session
         for session, (one, facts) in enumerate(rng.sample(pool, rng.randint(*sessions))):
             turns = list(one.turns)
             for known in facts:

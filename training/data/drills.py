@@ -1,8 +1,8 @@
 """Drills: many small facts of the same form, and facts that change, where the newest counts.
 
-`keys` makes lists of facts, asked at the end. `updates` makes conversations in which what was told
-is told anew, asked in between and at the end. Some questions are about what was never told, or not
-yet; the answer is then `UNKNOWN`. None of the words are those of `eval.corpora.people`.
+`keys` makes lists of facts with questions at the end. `updates` makes conversations in which facts
+get new values, with questions in between and at the end. Some questions are about facts that were
+not told so far; their answer is `UNKNOWN`. No word is one of `eval.corpora.people`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Drill:
     """A form of fact.
 
     Attributes:
-        told: how it is told first, with {key} and {value}.
-        again: how it is told when the value changes.
+        told: the sentence that tells the fact first, with {key} and {value}.
+        again: the sentence that tells a new value.
         asked: the question, with {key}.
-        keys: what facts of this form can be about.
+        keys: the subjects that facts of this form can have.
         value: draws a value.
     """
 
@@ -117,7 +117,7 @@ DRILLS = (
     ),
 )
 REPLIES = ("Noted.", "All right.", "I will remember that.", "Thank you, I have it.", "Understood.")
-# what a fact is about: its form and its key
+# the subject of a fact: its form and its key
 About = tuple[Drill, str]
 
 
@@ -125,7 +125,7 @@ def keys(documents: int, seed: int = 0, facts: tuple[int, int] = (4, 48)) -> Ite
     """Lists of facts, each told once, with questions at the end.
 
     Args:
-        documents: how many to make.
+        documents: the number of documents.
         seed: draws everything.
         facts: least and most facts of one document.
     """
@@ -147,7 +147,7 @@ def updates(documents: int, seed: int = 0, facts: tuple[int, int] = (3, 24)) -> 
     """Conversations in which facts are told and told anew, with questions all along.
 
     Args:
-        documents: how many to make.
+        documents: the number of conversations.
         seed: draws everything.
         facts: least and most facts of one conversation; each is told up to four times.
     """
@@ -173,7 +173,7 @@ def updates(documents: int, seed: int = 0, facts: tuple[int, int] = (3, 24)) -> 
             messages.append({"role": "user", "content": " ".join(said)})
             messages.append({"role": "assistant", "content": rng.choice(REPLIES)})
             length += sum(len(message["content"]) for message in messages[-2:])
-            # as many at the end as all along
+            # half of the questions stand at the end
             for _ in range(rng.randint(0, 1) if order else QUESTIONS // 2):
                 pool = changed if changed and rng.random() < 0.5 else known
                 about = rng.choice([one for one in known if one in pool])
@@ -186,7 +186,7 @@ def updates(documents: int, seed: int = 0, facts: tuple[int, int] = (3, 24)) -> 
 
 
 def _subjects(count: int, rng: random.Random) -> list[About]:
-    """So many different ones, of some of the forms; half of the keys of a form are never used."""
+    """Draws different subjects of some forms; half of the keys of a form are never used."""
     forms = rng.sample(DRILLS, rng.randint(1, len(DRILLS)))
     pools = [[(form, key) for key in rng.sample(form.keys, len(form.keys) // 2)] for form in forms]
     chosen: list[About] = []
@@ -196,6 +196,7 @@ def _subjects(count: int, rng: random.Random) -> list[About]:
 
 
 def _value(about: About, before: str | None, rng: random.Random) -> str:
+    """A value that differs from the one before it and from the key."""
     drill, key = about
     while (value := drill.value(rng)) in (before, key):
         pass
@@ -203,7 +204,7 @@ def _value(about: About, before: str | None, rng: random.Random) -> str:
 
 
 def _unknown(about: About, known: dict[About, str], rng: random.Random) -> About:
-    """Of the same form, and not told so far."""
+    """A subject of the same form that was not told so far."""
     drill, _ = about
     return drill, rng.choice([key for key in drill.keys if (drill, key) not in known])
 

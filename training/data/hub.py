@@ -1,8 +1,8 @@
 """Training data from the Hugging Face hub, read with the `datasets` library (the `train` extra).
 
-`SETS` has what is known by name. These sets have one row a question; rows next to each other that
-are about the same document become one record. A copy in a folder, laid out as on the hub, is read
-in the same way.
+`SETS` lists the sets that are known by name. These sets have one row a question; neighbouring rows
+about the same document become one record. A copy in a folder, laid out as on the hub, is read in
+the same way.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ PERSONAS = "google/Synthetic-Persona-Chat"
 
 
 class BadSet(ValueError):
-    """A set that is not known, or can't be read; the message says which and why."""
+    """A set that is not known, or can't be read; the message names the set and the reason."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One row.
+    """One row of a set.
 
     Attributes:
         about: names the document; rows with the same name become one record.
         text: the document, or a part of it.
-        question: as it is asked.
-        answer: the first, if there are several.
+        question: the question.
+        answer: the answer; the first, if there are several.
     """
 
     about: str
@@ -48,10 +48,10 @@ class HubSet:
     """A set on the hub.
 
     Attributes:
-        asked: makes a question of a row; takes the row's place too, for messages.
-        config: which part of the set, if it has several.
-        split: what to train with.
-        clean: what is done to the text of a document.
+        asked: makes a question of a row; also takes the row's place, for messages.
+        config: the part of the set, if it has several.
+        split: the split to train with.
+        clean: cleans the text of a document.
     """
 
     asked: Callable[[Row, str], Asked]
@@ -124,7 +124,7 @@ def _first(answers: list[str], place: str) -> str:
 
 
 def _without_tags(text: str) -> str:
-    """Film scripts in NarrativeQA are web pages."""
+    """Removes the tags of film scripts in NarrativeQA, which are web pages."""
     return tidy(re.sub(r"<[^<>]{1,300}>", "", text))
 
 
@@ -132,8 +132,8 @@ def _turns(text: str) -> str:
     return "\n".join(filter(None, map(spoken, text.splitlines())))
 
 
-# licences as the sets state them: narrativeqa and qmsum-cleaned Apache-2.0, squad and hotpot_qa
-# CC BY-SA 4.0; the other two state none, bAbI is CC BY 3.0 and QuALITY CC BY 4.0
+# licences that the sets state: narrativeqa and qmsum-cleaned Apache-2.0, squad and hotpot_qa
+# CC BY-SA 4.0; the other two sets state none, but bAbI is CC BY 3.0 and QuALITY CC BY 4.0
 SETS = {
     "RMT-team/babilong-train-5k-samples": HubSet(_babilong, "4k", "qa1", str.strip),
     "deepmind/narrativeqa": HubSet(_narrativeqa, clean=_without_tags),
@@ -151,12 +151,12 @@ def hub(
 
     Args:
         name: one of `SETS`.
-        config: which part of it, instead of the one named there.
-        split: which split, instead of the one named there.
-        source: folder with a copy, to be read instead of the hub.
+        config: the part of the set; None: the part that `SETS` names.
+        split: the split; None: the split that `SETS` names.
+        source: folder with a copy, which is read instead of the hub.
 
     Raises:
-        BadSet: it is not known, or can't be read.
+        BadSet: the set is not known, or can't be read.
         BadRecord: a row is of another form.
     """
     if name not in SETS:
@@ -186,10 +186,10 @@ def hub_dialogues(split: str = "train", source: Path | None = None) -> Iterator[
 
     Args:
         split: "train", "validation" or "test".
-        source: folder with a copy, to be read instead of the hub.
+        source: folder with a copy, which is read instead of the hub.
 
     Raises:
-        BadSet: it can't be read.
+        BadSet: the set can't be read.
         BadRecord: a row is of another form.
     """
     for place, row in _rows(PERSONAS, None, split, source):
@@ -203,20 +203,20 @@ def hub_dialogues(split: str = "train", source: Path | None = None) -> Iterator[
 def _rows(
     name: str, config: str | None, split: str, source: Path | None
 ) -> Iterator[tuple[str, Row]]:
-    """Place and content of every row, one at a time as they arrive."""
+    """Place and content of every row, as the rows arrive."""
     try:
         import datasets
         from huggingface_hub.utils import logging
     except ImportError as error:
         raise BadSet(missing("datasets") or str(error)) from None
-    # it would report every attempt to reach the hub
+    # the library would report every attempt to reach the hub
     logging.set_verbosity_error()
     try:
         path = name if source is None else str(source)
         loaded = datasets.load_dataset(path, config, split=split, streaming=True)
         for number, row in enumerate(loaded, 1):
             yield f"{name}, {split}, row {number}", row
-    except Exception as error:  # datasets has no class of its own for what can go wrong
+    except Exception as error:  # datasets raises errors of any class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         where = "the Hugging Face hub" if source is None else str(source)
         raise BadSet(f"{name} can't be read from {where}: {reason}.") from None

@@ -1,9 +1,9 @@
 """Stories of people who carry things from room to room, made up in the words of bAbI.
 
-They are of the world of its tasks 1 to 3 (J. Weston et al. 2015, arXiv:1502.05698): somebody goes
-to a room, takes something there, carries it about and leaves it. The answers are worked out from
-what was told. They stand in for a training file that is not at hand (task 3 is too large for many
-copies of the set), and a story can be as long as is wanted.
+The stories belong to the world of bAbI's tasks 1 to 3 (J. Weston et al. 2015, arXiv:1502.05698):
+somebody goes to a room, takes something there, carries it about and leaves it. The answers follow
+from the statements. The stories replace a training file that is missing (many copies of the set
+lack task 3, which is large), and they can have any length.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from eval.corpora.stories import Asked, Story
 PEOPLE = ("Daniel", "John", "Mary", "Sandra")
 ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 THINGS = ("apple", "football", "milk")
-# all that the release has; those of its generator are fewer
+# all words of the release; its generator has fewer
 GO = ("journeyed", "moved", "travelled", "went", "went back")
 GET = ("got", "grabbed", "picked up", "took")
 DROP = ("discarded", "dropped", "left", "put down")
-# how likely each is where it is possible: two thirds of the statements are of somebody who goes, as
-# in the training stories of task 2
+# relative frequency of going, taking and leaving where possible: in two thirds of the statements
+# somebody goes, as in the training stories of task 2
 WEIGHTS = (5, 12, 3)
 THERE = 0.4  # share of the sentences about a thing that end in "there"
 STATEMENTS = (8, 80)
@@ -31,12 +31,12 @@ EARLIER = 0.25  # share of the questions of task 3 that are not about the last m
 
 
 class Told:
-    """What can be known from the statements so far.
+    """The state of the world as the statements so far tell it.
 
     Attributes:
-        place: of each person; only those who were seen to go somewhere.
-        carried: who has a thing.
-        ways: the rooms in which each thing has been, None where that can't be known.
+        place: the room of each person who went somewhere.
+        carried: the person who has a thing.
+        ways: the rooms in which each thing has been; None for a room that was not told.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def _where_is_something(told: Told, rng: random.Random) -> tuple[str, str] | Non
 
 
 def _where_was_it_before(told: Told, rng: random.Random) -> tuple[str, str] | None:
-    """The room before one in which the thing has been, by its last way there."""
+    """Asks for the room before another one, on the last way of the thing to that room."""
     last: list[tuple[str, str, str]] = []
     earlier: list[tuple[str, str, str]] = []
     for thing, way in sorted(told.ways.items()):
@@ -110,8 +110,8 @@ def journey(task: str, rng: random.Random, statements: tuple[int, int] = STATEME
 
     Args:
         task: "qa1", "qa2" or "qa3".
-        rng: draws all.
-        statements: the least and the most of them.
+        rng: draws everything.
+        statements: least and most statements.
     """
     while True:
         count = rng.randint(*statements)
@@ -128,7 +128,7 @@ def _journey(
     places: set[int],
 ) -> Story:
     told = Told()
-    # where all really are, which a reader learns only bit by bit
+    # the true places, which the statements tell bit by bit
     place = {one: rng.choice(ROOMS) for one in PEOPLE + THINGS}
     statements: list[str] = []
     asked: dict[tuple[str, str], Asked] = {}

@@ -1,7 +1,7 @@
-"""Questions about long documents, from local copies of four public sets; see
-`eval.corpora.long_documents`.
+"""Questions about long documents, from local copies of four public sets.
 
-Each function yields one record a document. All questions are asked at its end.
+Each function yields one record a document, with all questions at its end.
+`eval.corpora.long_documents` reads the sets.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from training.data.records import Record, parse
 def squality(path: Path) -> Iterator[Record]:
     """SQuALITY: stories, each with questions that take a paragraph to answer.
 
-    Of the reference answers the shortest is taken: all were accepted, and the longer ones tell
-    more than was asked.
+    The shortest reference answer is taken: all were accepted, and the longer ones tell more than
+    was asked.
 
     Raises:
         BadRecord: a row is of another form.
@@ -28,9 +28,9 @@ def squality(path: Path) -> Iterator[Record]:
 
 
 def quality(path: Path) -> Iterator[Record]:
-    """QuALITY: stories with multiple choice; the question lists its options, the answer is one.
+    """QuALITY: stories with multiple choice; the question lists the options, one is the answer.
 
-    Stories that are in SQuALITY too are left out: it may test with them.
+    Stories that are also in SQuALITY are left out, because SQuALITY may test with them.
 
     Raises:
         BadRecord: a row is of another form.
@@ -55,7 +55,7 @@ def nq(
 ) -> Iterator[Record]:
     """Natural Questions: passages of Wikipedia in random order; some are asked about.
 
-    Of several answers the first is taken. See `eval.corpora.long_documents.nq`.
+    The first of several answers is taken. See `eval.corpora.long_documents.nq`.
 
     Raises:
         BadRecord: a row is of another form, or there are too few passages.

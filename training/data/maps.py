@@ -1,8 +1,8 @@
 """Maps of rooms, made up in the words of bAbI's task 4: which room is north of which?
 
-The released task has few stories, most of them also test stories (J. Weston et al. 2015,
-arXiv:1502.05698), so that little is left to train with. These have more rooms, and are never one of
-its two statements each.
+The released task has few stories, and most of them are also test stories (J. Weston et al. 2015,
+arXiv:1502.05698), so that few are left to train with. A story of the release has two statements;
+these stories have more rooms, so that no story is one of the release.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def room_map(rng: random.Random) -> Story:
     """One story: how some rooms lie, then questions about rooms that were told to be neighbours.
 
     Args:
-        rng: draws all.
+        rng: draws everything.
     """
     rooms = rng.sample(ROOMS, rng.randint(*STATEMENTS) + 1)
     cells = {rooms[0]: (0, 0)}

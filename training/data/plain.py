@@ -1,4 +1,4 @@
-"""Plain text as documents without questions: what a general stage of training reads."""
+"""Plain text as documents without questions, for a general stage of training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def passages(
 
     Args:
         books: text files, gzipped where their name ends in `.gz`; paragraphs are lines.
-        documents: how many.
+        documents: the number of passages.
         words: shortest and longest passage; each draws its own length.
-        seed: of book, place and length.
+        seed: draws books, places and lengths.
 
     Raises:
         FileNotFoundError, ValueError: a book is missing or empty.

@@ -1,7 +1,7 @@
-"""What all training data is turned into: documents with questions, one JSON object a line.
+"""Writes training data: documents with questions, one JSON object a line.
 
-`eval.corpora.records` says what a record holds and reads files of them; this file writes them.
-Builders in this folder write such files, `training.finetune` reads them; neither knows the other.
+`eval.corpora.records` defines a record and reads files of records. Builders in this folder write
+such files and `training.finetune` reads them; neither knows the other.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["Question", "Record", "parse", "read", "write"]
 
 
 def write(path: Path, records: Iterable[Record]) -> int:
-    """Writes a JSONL file, gzipped where its name ends in `.gz`; whole, or not at all.
+    """Writes a whole JSONL file or none; gzipped if its name ends in `.gz`.
 
     Returns:
-        How many records it holds.
+        The number of records in the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
     try:
         with beside.open("wb") as plain, ExitStack() as opened:
-            # neither time nor name in it: the same records are the same bytes
+            # without time and name in the header, the same records give the same bytes
             file = (
                 opened.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))
                 if path.suffix == ".gz"
@@ -45,6 +45,7 @@ def write(path: Path, records: Iterable[Record]) -> int:
 
 
 def _plain(record: Record) -> dict[str, Any]:
+    """The record as JSON."""
     document: Any = record.document
     if not isinstance(document, str):
         document = [{"role": role, "content": content} for role, content in document]

@@ -25,7 +25,7 @@ def attend(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """As transformers' `sdpa`, in float32 whatever autocast says; the result is as the values."""
+    """Does the same as transformers' `sdpa`, in float32; the result has the dtype of the values."""
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
@@ -36,7 +36,7 @@ def attend(
 
 
 def in_float32(backbone: PreTrainedModel) -> None:
-    """Lets a backbone that attends with `sdpa` do so in float32; any other is left alone."""
+    """Switches a backbone from `sdpa` to attention in float32; leaves any other backbone alone."""
     if backbone.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attend)
         AttentionMaskInterface.register(NAME, sdpa_mask)

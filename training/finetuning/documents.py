@@ -1,8 +1,8 @@
-"""From records to what the model reads: tokens, segments, asides, labels.
+"""Turns records into the model's input: tokens, segments, asides, labels.
 
-A document is tokenised once (`Document`), cut into segments when a batch is made, since stages of
-a curriculum differ in how long a segment is, and laid out with its questions where they are asked
-(`memformer.asides`). Everything here is the same on every run and every rank.
+A document is tokenised once (`Document`). It is cut into segments when a batch is made, since the
+stages of a curriculum have segments of different lengths. Then it is laid out with its questions at
+their places (`memformer.asides`). The results are the same in every run and every process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from memformer.asides import IGNORED_LABEL
 from memformer.template import ACKNOWLEDGEMENT, chat_ids, control_ids, text_ids
 from training.data.records import Record
 
-# how a document and its questions are written. "chat": as ChatSession does. "plain": without roles
+# formats of a document and its questions. "chat": the format of ChatSession. "plain": without roles
 STYLES = ("plain", "chat")
 QUESTION, ANSWER = "Question: {}\nAnswer:", " {}"
 # a character for private use, which no chat template has
 NOWHERE = "\ue000"
-# segment ids of asides, out of the way of those of the document
+# segment ids of asides begin here, above all segment ids of documents
 ASIDE = 1_000_000
 
 
@@ -34,9 +34,9 @@ class Aside:
     """A question and its answer.
 
     Attributes:
-        after: so many tokens of the document come before it.
-        ids: of question and answer.
-        answer: so many of them, at the end, are the answer's, its end-of-text token with them.
+        after: number of tokens of the document before the question.
+        ids: tokens of question and answer.
+        answer: number of tokens of the answer, which come last; its end-of-text token counts.
     """
 
     after: int
@@ -49,11 +49,11 @@ class Document:
     """A record as tokens.
 
     Attributes:
-        id: of the record.
-        ids: of the document.
-        ends: after how many tokens a sentence ends.
-        begins: after how many tokens a new exchange of a conversation begins.
-        asides: its questions, in order.
+        id: the id of the record.
+        ids: tokens of the document.
+        ends: numbers of tokens after which a sentence ends.
+        begins: numbers of tokens after which a new exchange of a conversation begins.
+        asides: the questions, in order.
     """
 
     id: str
@@ -63,10 +63,10 @@ class Document:
     asides: tuple[Aside, ...]
 
     def cut(self, segment_tokens: int) -> list[int]:
-        """Where segments begin, and where the last one ends.
+        """The beginnings of the segments, and the end of the last segment.
 
-        A segment has `segment_tokens` at most. It ends where a sentence does, if one ends in its
-        second half, and where an exchange does.
+        A segment has `segment_tokens` at most. It ends where an exchange ends, or where a sentence
+        in its second half ends.
         """
         bounds = [0]
         for stop in (*self.begins, len(self.ids)):
@@ -85,7 +85,7 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
 
     Args:
         record: a document with questions.
-        tokenizer: a fast one, as tokens are matched with characters; with an end-of-text token.
+        tokenizer: a fast tokenizer with an end-of-text token; tokens are matched with characters.
         style: one of `STYLES`.
     """
     ids: list[int] = []
@@ -109,7 +109,7 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
                 asked = waiting.pop(0)
                 reached = begin + asked.after - seen
                 after = first + sum(stop < reached for stop in stops) + 1
-                # what is asked at the end of an exchange comes after its closing marks too
+                # a question at the end of an exchange also comes after the closing marks
                 if asked.after == seen + len(content) and content is contents[-1]:
                     after = first + len(stops)
                 asides.append(_aside(asked.question, asked.answer, after, tokenizer, style))
@@ -120,12 +120,12 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
 def encoded(
     text: str, spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a text, and the characters before the end of each.
+    """Token ids of a text, and the number of characters before the end of each token.
 
     Args:
-        text: with the control tokens that a template writes.
-        spans: where somebody speaks: what looks like a control token there is text.
-        tokenizer: a fast one.
+        text: has the control tokens that a template writes.
+        spans: the parts that somebody says; a control token in them is text.
+        tokenizer: a fast tokenizer.
     """
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     control = control_ids(tokenizer)
@@ -133,7 +133,7 @@ def encoded(
     stops: list[int] = []
     for token, (start, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
         word = text[start:stop]
-        # some control tokens take the spaces beside them along
+        # some control tokens include the spaces beside them
         left, right = stop - len(word.lstrip()), start + len(word.rstrip())
         inside = token in control and any(begin <= left and right <= end for begin, end in spans)
         new = text_ids(tokenizer, text[start:stop]) if inside else [token]
@@ -142,12 +142,12 @@ def encoded(
     return ids, stops
 
 
-# a text, the contents of the document in it, and where each of them stands
+# a text, the contents of the document in it, and the span of each content
 Piece = tuple[str, list[str], list[tuple[int, int]]]
 
 
 def _pieces(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) -> list[Piece]:
-    """What is written down at once."""
+    """The parts of a document that are tokenised together."""
     if isinstance(record.document, str):
         if style == "plain":
             return [(record.document, [record.document], [(0, len(record.document))])]
@@ -178,7 +178,7 @@ def _exchange(
             said.append({"role": "assistant", "content": ACKNOWLEDGEMENT})
         return str(tokenizer.decode(chat_ids(tokenizer, said)[0]))
 
-    # the marks around contents are those around something that no mark contains
+    # the template's marks are the text around a character that no mark contains
     marks = written([NOWHERE] * len(contents)).split(NOWHERE)
     text, spans, end = written(contents), [], 0
     is_same = len(marks) == len(contents) + 1
@@ -187,7 +187,7 @@ def _exchange(
         kept = content if text.startswith(content, begin) else content.strip()
         end = begin + len(kept)
         is_same = is_same and text[begin:end] == kept
-        # a beginning counts spaces that the template left out
+        # the span also counts spaces that the template left out
         left_out = len(content) - len(content.lstrip()) if kept != content else 0
         spans.append((begin - left_out, end))
     if not is_same or text[end:] != marks[-1]:
@@ -213,7 +213,7 @@ def _aside(
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch; see `MemformerForCausalLM.forward` for what each list means."""
+    """One row of a batch; `MemformerForCausalLM.forward` explains each list."""
 
     ids: list[int]
     segment_ids: list[int]
@@ -229,8 +229,9 @@ def laid_out(
     Args:
         document: as tokens.
         segment_tokens: longest segment.
-        answers: whether answers are to be predicted.
-        text: whether the document is, from its second segment on: the first has no memory.
+        answers: whether answers are predicted.
+        text: whether the document is predicted, from its second segment on; the first segment has
+            no memory.
     """
     bounds = document.cut(segment_tokens)
     row = Row([], [], [], [])
@@ -253,7 +254,7 @@ def laid_out(
 
 
 def windowed(document: Document, window: int, between: Sequence[int]) -> list[Row]:
-    """A row a question, with as much of the document before it as fits: nothing is remembered.
+    """One row for each question, with as much of the document before it as fits; no memory.
 
     Args:
         document: as tokens.

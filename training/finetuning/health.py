@@ -1,23 +1,23 @@
-"""Whether a memory is alive while it is trained: what is logged, and when to warn."""
+"""The state of a memory in training: the logged values, and warnings about them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-# of the tokens read, and of the weight of a question's reads
+# bounds of the share of written tokens, of the weight of reads, and of their spread
 DEAD, FULL, BLIND, DIFFUSE = 0.002, 0.998, 0.01, 0.95
 
 
 @dataclass(frozen=True)
 class Health:
-    """Means over the last steps.
+    """Means of the logged values over the last steps.
 
     Attributes:
         written: share of the text that the write gate lets through.
-        slots: occupied at the end of a document.
-        evidence: how much questions read from memory, in [0, 1]; None: nothing was asked.
-        entropy: how widely their reads are spread, in nats; None: nothing was asked.
+        slots: occupied slots at the end of a document.
+        evidence: how much questions read from memory, in [0, 1]; None: there was no question.
+        entropy: how widely the reads are spread, in nats; None: there was no question.
     """
 
     written: float
@@ -26,7 +26,7 @@ class Health:
     entropy: float | None
 
     def warnings(self, budget: float | None) -> list[str]:
-        """What is wrong, a sentence each."""
+        """The problems of the memory, a sentence each."""
         found = []
         if self.written < DEAD:
             found.append(

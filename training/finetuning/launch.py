@@ -1,8 +1,8 @@
-"""Starts a command in several processes, so that a failure is one sentence, and the last one.
+"""Starts a command in several processes; a failure is one sentence, printed last.
 
-accelerate's launcher and torchrun end with a traceback of their own where a process ends with an
-error, below whatever that process had to say. Here each process hands its sentence over to the
-process that started it, which prints it once all have ended.
+accelerate's launcher and torchrun print a traceback of their own below the error of a process. Here
+a process hands its sentence over to the process that started it, which prints the sentence after
+all processes have ended.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from yaml import YAMLError
 
 from training.setup.config import BadConfig
 
-# the environment variable that names the file in which a process leaves its sentence
+# environment variable with the file that a process writes its sentence to
 HANDOVER = "MEMFORMER_LAUNCH_HANDOVER"
-# every process has one of these devices
+# with these, every process has a device
 DEVICE_EACH = (DistributedType.MULTI_GPU, DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 class LaunchFailed(RuntimeError):
-    """A process that was started has failed; the message says why.
+    """A process that was started has failed; the message gives the reason.
 
     Attributes:
-        status: what to exit with.
+        status: the exit status for the command.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -56,7 +56,7 @@ def hand_over(sentence: str) -> bool:
         with open(place, "x", encoding="utf-8") as file:
             file.write(sentence)
     except FileExistsError:
-        pass  # the first process that failed says why
+        pass  # the first process that failed gives the reason
     return True
 
 
@@ -64,9 +64,9 @@ def launch(config: Path, module: str, arguments: Sequence[str]) -> None:
     """Runs a module as a command in the processes that an accelerate config asks for.
 
     Args:
-        config: YAML, as `accelerate config` writes it.
-        module: such as `training.finetune`; calls `hand_over` with its errors.
-        arguments: of the command.
+        config: YAML file, as `accelerate config` writes it.
+        module: a module such as `training.finetune`, which calls `hand_over` with its errors.
+        arguments: arguments of the command.
 
     Raises:
         BadConfig: the config can't be used here.
@@ -74,9 +74,9 @@ def launch(config: Path, module: str, arguments: Sequence[str]) -> None:
     """
     settings = _checked(config)
     command = ["-m", module, *arguments]
-    # what the launchers tell of a failed process, its sentence tells better
+    # the sentence of a failed process replaces the messages of the launchers
     logging.disable(logging.ERROR)
-    # a process of its own group is sent these by its launcher, any other one from here
+    # a launcher passes signals on to processes in groups of their own; others get them from here
     previous = {
         number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM)
     }
@@ -85,7 +85,7 @@ def launch(config: Path, module: str, arguments: Sequence[str]) -> None:
         os.environ[HANDOVER] = str(said)
         try:
             if settings.use_cpu and settings.num_processes > 1:
-                # accelerate starts one process on CPUs, whatever it is told
+                # accelerate starts one process on CPUs, whatever the config says
                 os.environ["ACCELERATE_USE_CPU"] = "true"
                 os.environ["ACCELERATE_MIXED_PRECISION"] = str(settings.mixed_precision)
                 many = f"--nproc-per-node={settings.num_processes}"
@@ -120,7 +120,7 @@ def _checked(config: Path) -> Any:
     """The accelerate config in a file.
 
     Raises:
-        BadConfig: it can't be read, or asks for devices that this machine does not have.
+        BadConfig: the file can't be read, or asks for devices that this machine does not have.
     """
     try:
         settings = load_config_from_file(str(config))
@@ -137,14 +137,14 @@ def _checked(config: Path) -> Any:
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
-    # the terminal has sent Ctrl-C to the whole group
+    """Passes SIGTERM on to the processes; the terminal sends Ctrl-C to all of them by itself."""
     if number == signal.SIGTERM:
         for child in psutil.Process().children():
             child.send_signal(number)
 
 
 def _status(error: CalledProcessError | ChildFailedError) -> int:
-    """What a shell would call the status of a process."""
+    """The exit status of a process, as a shell counts it."""
     status = (
         error.returncode
         if isinstance(error, CalledProcessError)

@@ -1,10 +1,13 @@
-"""What fine-tuning minimises, and what it counts: losses and exact matches of one forward."""
+"""The losses and the exact matches of one forward, and their sums over batches and processes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -16,12 +19,12 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the tokens of a batch, to be divided by counts over all processes.
+    """Losses of a batch, summed over tokens; counts over all processes divide them.
 
     Attributes:
         answers: cross entropy of the answers' tokens, in nats.
         text: cross entropy of the document's tokens.
-        teacher: Kullback-Leibler divergence from the teacher's predictions of those tokens.
+        teacher: Kullback-Leibler divergence from the teacher's predictions of the document.
     """
 
     answers: Float[Tensor, ""]
@@ -29,20 +32,102 @@ class Sums:
     teacher: Float[Tensor, ""]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of tokens of a batch, or of a step.
+
+    Attributes:
+        answers: tokens of answers that are predicted.
+        text: tokens of documents that are predicted.
+        tokens: tokens that are read.
+    """
+
+    answers: Tensor
+    text: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a batch, or over a step, without gradients.
+
+    Attributes:
+        answers: cross entropy of the answers' tokens, in nats.
+        text: cross entropy of the document's tokens.
+        teacher: Kullback-Leibler divergence from the teacher.
+        written: share of the text that is written, summed over rows.
+        slots: occupied slots.
+        evidence: how much each question reads from memory, summed over questions.
+        entropy: how widely the reads of each question are spread, in nats.
+        rows: documents.
+        asides: questions that read from memory.
+    """
+
+    answers: Tensor
+    text: Tensor
+    teacher: Tensor
+    written: Tensor
+    slots: Tensor
+    evidence: Tensor
+    entropy: Tensor
+    rows: Tensor
+    asides: Tensor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Sums over a batch, or over a source, that is measured.
+
+    Attributes:
+        right: questions with an exact answer.
+        asked: questions.
+        loss: cross entropy of the answers; of the text, where nothing is asked.
+        tokens: tokens that `loss` is summed over.
+    """
+
+    right: Tensor
+    asked: Tensor
+    loss: Tensor
+    tokens: Tensor
+
+
+T = TypeVar("T", Counts, Totals, Scored)
+
+
+def summed(kind: type[T], parts: Sequence[T], accelerator: Accelerator) -> T:
+    """Sums over the batches of all processes, in float32 and reduced as one tensor.
+
+    Args:
+        kind: the class of the parts.
+        parts: the sums of each batch of this process; may be empty.
+        accelerator: knows the other processes.
+    """
+    total = torch.zeros(len(fields(kind)), device=accelerator.device)
+    for part in parts:
+        total += torch.stack([getattr(part, field.name).to(total) for field in fields(kind)])
+    return kind(*accelerator.reduce(total, "sum").cpu())
+
+
+def counts(batch: Batch) -> Counts:
+    """The numbers of tokens of a batch."""
+    _, of_answers = predicted(batch)
+    return Counts(of_answers.sum(), (~of_answers).sum(), batch["attention_mask"].sum())
+
+
 def predicted(batch: Batch) -> tuple[Int[Tensor, " labels"], Bool[Tensor, " labels"]]:
-    """The labels of a batch in the order of the logits, and which of them are of answers."""
+    """The labels of a batch in the order of the logits, and whether each belongs to an answer."""
     labels = batch["labels"][:, 1:]
     there = labels != IGNORED_LABEL
     return labels[there], ~batch["remembered"][:, 1:][there]
 
 
 def sums(output: MemformerOutput, batch: Batch, teacher: Tensor | None = None) -> Sums:
-    """Losses of a forward.
+    """The losses of a forward.
 
     Args:
-        output: of `MemformerForCausalLM.forward` for laid out text.
-        batch: its arguments.
-        teacher: logits of the same labels, by the teacher; None: there is none.
+        output: the result of `MemformerForCausalLM.forward` for text with asides.
+        batch: the arguments of the forward.
+        teacher: the teacher's logits for the same labels; None: there is no teacher.
     """
     assert output.logits is not None
     targets, of_answers = predicted(batch)
@@ -62,22 +147,22 @@ def sums(output: MemformerOutput, batch: Batch, teacher: Tensor | None = None) -
 def budget_penalty(
     written: Float[Tensor, ""], share: float | None, budget: float
 ) -> Float[Tensor, ""]:
-    """Has the gradient of (share - budget)^2, and no meaning as a number.
+    """A loss whose gradient is that of (share - budget)^2; its value means nothing.
 
     Args:
-        written: share of the text that is written, which carries the gradient; what is summed over
-            micro-batches and processes is the share of all of it.
-        share: of the step before, in all processes; None: there was none.
-        budget: what it shall be.
+        written: share of the text that is written, with a gradient; the sum over micro-batches and
+            processes is the share of the whole text.
+        share: share that the step before wrote, in all processes; None: there was no step.
+        budget: the wanted share.
     """
     return BUDGET_WEIGHT * 2.0 * ((budget if share is None else share) - budget) * written
 
 
 def exact(output: MemformerOutput, batch: Batch) -> Bool[Tensor, " asides"]:
-    """For each aside, whether greedy decoding gives its answer, its end included.
+    """Whether greedy decoding gives the whole answer of each aside, with its end.
 
-    If every token of an answer is the likeliest after those before it, greedy decoding gives
-    them one after the other; no text need be generated.
+    If every token of an answer is the most likely one after the tokens before it, greedy decoding
+    gives these tokens one after the other, so no text has to be generated.
     """
     assert output.logits is not None
     targets, of_answers = predicted(batch)

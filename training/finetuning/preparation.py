@@ -1,7 +1,7 @@
-"""What a run checks and reads before its model is opened, so that a mistake is told at once.
+"""Checks options and reads data before the model is opened, so that mistakes are found at once.
 
-First the options, then the folder that is written, then the data files, then the model's config,
-then the tokens. Opening and calibrating a model takes longer than all of it together.
+The order is: options, folder to write to, data files, config of the model, tokens. Opening and
+calibrating a model takes longer than all of these together.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from training.setup.places import check_folder
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run needs but its model.
+    """Everything that a run needs, except its model.
 
     Attributes:
-        settings: checked.
-        tokenizer: of the model.
+        settings: the checked settings.
+        tokenizer: the tokenizer of the model.
         pools: the documents to train on, a pool a source.
-        measured: those to measure with.
+        measured: the documents to measure with, a pool a source.
     """
 
     settings: Settings
@@ -44,10 +44,10 @@ class Prepared:
 
 
 def check(settings: Settings) -> None:
-    """Refuses values that no run can have; looks at no file.
+    """Refuses settings that no run can have; reads no file.
 
     Raises:
-        BadConfig: there is such a value.
+        BadConfig: a value is out of range, or values contradict each other.
     """
     check_options(settings)
     optim, validation = settings.optim, settings.validation
@@ -104,13 +104,14 @@ def prepare(
     """Checks the folder and the data of a run, and reads and tokenises the data.
 
     Args:
-        settings: of a run; `check` let them pass.
-        accelerator: knows how many processes there are.
-        tell: called with a line about each source.
+        settings: settings that passed `check`.
+        accelerator: knows the number of processes.
+        tell: is called with a line about each source.
         resumed: whether the run goes on where it stopped.
 
     Raises:
-        BadConfig, BadPlace, BadRecord, BadCheckpoint: something can't be used.
+        BadConfig, BadPlace, BadRecord, BadCheckpoint: settings, folder, data or checkpoint can't be
+            used.
         OSError, ValueError: there is no such model.
     """
     _check_processes(settings, accelerator)
@@ -150,10 +151,10 @@ def _asks(records: Sequence[Record]) -> bool:
 
 
 def weights(settings: Settings, stage: Stage) -> list[float]:
-    """How often each source is drawn in a stage.
+    """The weight of each source in a stage: how often it is drawn.
 
     Raises:
-        BadConfig: not as many as there are sources, or none of them drawn.
+        BadConfig: there is not one weight for each source, or all weights are 0.
     """
     found = stage.weights or [source.weight for source in settings.data]
     if len(found) != len(settings.data) or min(found) < 0 or not sum(found):

@@ -1,9 +1,8 @@
-"""Checkpoints of a run in progress: weights and optimizer, whole or not at all, without pickle.
+"""Files of a run in progress: weights and optimizer, written whole or not at all, no pickle.
 
-A run keeps `checkpoints/STEP` folders with two safetensors files and one JSON file. Everything
-else that a run needs to go on exactly as if it had never stopped is a function of the step: data,
-learning rate and random numbers (`sources.py`, `finetune.py`); a document's memory lives no longer
-than its step.
+A run keeps `checkpoints/STEP` folders with two safetensors files and one JSON file. All else that a
+resumed run needs is a function of the step: data, learning rate and random numbers (`sources.py`,
+`step.py`). The memory of a document lives no longer than its step.
 """
 
 from __future__ import annotations
@@ -32,39 +31,39 @@ from memformer.memory.file import write_atomically
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 ENGINE = "engine"
-# in the folder of a run
+# folder of the checkpoints, in the folder of a run
 CHECKPOINTS = "checkpoints"
-# whole tensors on the first process, however they are sharded
+# the first process gets whole tensors, however they are sharded
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 BEST = "best.safetensors"
 SEPARATOR = "|"
 
 
 class BadCheckpoint(ValueError):
-    """A checkpoint of a run that can't be used; the message says why."""
+    """A checkpoint that can't be used; the message gives the reason."""
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights, whole, on the CPU of the first process."""
+    """All weights as whole tensors, on the CPU of the first process."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def save_best(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Writes the weights that did best so far."""
+    """Writes the best weights so far."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: weight.contiguous() for name, weight in weights.items()}
     write_atomically(folder / BEST, lambda beside: save_file(whole, beside))
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:
-    """The weights that did best."""
+    """Reads the best weights."""
     found: dict[str, Tensor] = load_file(folder / BEST)
     return found
 
 
 def trained(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Of all weights, those that are trained."""
+    """The trained weights among all weights."""
     wanted = {name for name, weight in model.named_parameters() if weight.requires_grad}
     wanted = {name.removeprefix("module.") for name in wanted}
     return {name: weight for name, weight in weights.items() if name in wanted}
@@ -81,17 +80,18 @@ def save(
     keep: int = 2,
     engine: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes `folder/STEP`, in one step of the file system; all processes take part.
+    """Writes `folder/STEP`, whole or not at all; all processes take part.
 
     Args:
-        folder: of all checkpoints of the run.
-        step: number of steps done.
-        model: as it is trained, sharded or not.
-        optimizer: of `model`.
-        state: whatever else, as JSON.
+        folder: the folder of all checkpoints of the run.
+        step: number of steps that are done.
+        model: the model in training, sharded or not.
+        optimizer: the optimizer of `model`.
+        state: the rest of the run's state, as JSON.
         main: whether this process writes.
-        keep: so many, the newest, are kept.
-        engine: writes weights and optimizer into a folder instead: DeepSpeed's own checkpoint.
+        keep: number of checkpoints to keep, the newest ones.
+        engine: writes weights and optimizer into a folder: DeepSpeed's own checkpoint. None: they
+            are written here.
     """
     target = folder / f"{step:06d}"
     beside = folder / f".{target.name}.part"
@@ -120,7 +120,7 @@ def save(
 
 
 def _gather(folder: Path, model: nn.Module, optimizer: Optimizer, main: bool) -> dict[str, Any]:
-    """Writes weights and optimizer, whole, by the first process; returns what is JSON of them."""
+    """Writes whole weights and optimizer state in the first process; returns the groups as JSON."""
     weights = trained(cast(dict[str, Tensor], get_model_state_dict(model, options=WHOLE)), model)
     found = cast(dict[str, Any], get_optimizer_state_dict(model, optimizer, options=WHOLE))
     if not main:
@@ -144,15 +144,15 @@ def _is_json(value: Any) -> bool:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps that there are checkpoints of, in order."""
+    """The steps with a checkpoint, in order."""
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if (path / STATE).is_file())
 
 
 def read_state(folder: Path, step: int) -> dict[str, Any]:
-    """What `save` was given as state, and `step`.
+    """The state of a checkpoint, as given to `save`, with its `step`.
 
     Raises:
-        BadCheckpoint: it can't be read.
+        BadCheckpoint: the file can't be read.
     """
     path = folder / f"{step:06d}" / STATE
     try:
@@ -163,14 +163,14 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
 
 
 def newest(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was given to `save` as state, and `step`, of the newest checkpoint.
+    """The state of the newest checkpoint, as given to `save`, with its `step`.
 
     Args:
-        folder: of all checkpoints of the run.
-        settings: of the run that goes on; those in the checkpoint must be the same.
+        folder: the folder of all checkpoints of the run.
+        settings: settings of the run that goes on; the checkpoint must have the same.
 
     Raises:
-        BadCheckpoint: there is none, it is of other settings, or can't be read.
+        BadCheckpoint: there is none, its settings differ, or it can't be read.
     """
     kept = steps(folder)
     if not kept:
@@ -186,10 +186,10 @@ def newest(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
-    """Puts weights and optimizer back as they were.
+    """Puts weights and optimizer state of a checkpoint back.
 
     Raises:
-        BadCheckpoint: damaged, or of another model.
+        BadCheckpoint: the checkpoint is damaged, or of another model.
     """
     place = folder / f"{step:06d}"
     try:

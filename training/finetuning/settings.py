@@ -1,4 +1,4 @@
-"""What a run of `training.finetune` can be told, section by section."""
+"""The settings of a run of `training.finetune`, section by section."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ TRAINED = ("memory", "lora", "all")
 
 @dataclass
 class Model:
-    """What is trained.
+    """The model that is trained.
 
     Attributes:
         name: a plain decoder, which gets a memory, or a memformer checkpoint.
-        memory: fields of `MemoryConfig`; of a checkpoint, those that shall change.
+        memory: fields of `MemoryConfig`; for a checkpoint, the fields to change.
     """
 
     name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,9 +31,9 @@ class Lora:
     """LoRA on linear maps of the backbone's layers, from the lowest memory layer up.
 
     Attributes:
-        rank: of each.
-        alpha: scale, over rank.
-        targets: "attention" for those of attention modules, "all" for all of them.
+        rank: rank of each adapter.
+        alpha: the adapters are scaled by alpha / rank.
+        targets: "attention" for the linear maps of attention modules, "all" for all of them.
     """
 
     rank: int = 16
@@ -46,10 +46,11 @@ class Stage:
     """One stage of the curriculum.
 
     Attributes:
-        steps: how many.
+        steps: number of steps.
         segments: longest document; every batch draws a length from 1 to this.
         segment_tokens: longest segment.
-        weights: of the sources in their order, 0 for those that wait; None: their own.
+        weights: weight of each source in order, 0 for a source that waits; None: the weights of
+            the sources.
     """
 
     steps: int = MISSING
@@ -60,21 +61,21 @@ class Stage:
 
 @dataclass
 class Optim:
-    """How it is trained: AdamW, with a rate that rises, stays, and falls at the end.
+    """The optimizer: AdamW, with a learning rate that rises, stays, and falls at the end.
 
     Attributes:
-        memory_lr: of the memory path's projections.
-        gate_lr: of its scalars and gates, which have no weight decay.
-        backbone_lr: of LoRA, or of the backbone itself.
-        weight_decay: of the projections and of the backbone.
-        warmup: steps until the rate is reached.
-        decay: share of all steps in which it falls to nothing again.
+        memory_lr: learning rate of the memory path's projections.
+        gate_lr: learning rate of its scalars and gates, which have no weight decay.
+        backbone_lr: learning rate of LoRA, or of the backbone itself.
+        weight_decay: weight decay of the projections and of the backbone.
+        warmup: steps until the rates are reached.
+        decay: share of all steps in which the rates fall to nothing again.
         clip: greatest norm of the gradient.
-        documents: in a step, over all processes.
-        at_once: documents in one forward of one process; None: all that it has.
-        chunks: parts of a document that the gradient does not go across.
-        text_weight: of the loss on text, where a source learns it.
-        teacher_weight: of the divergence from the teacher, where a source has one.
+        documents: documents in a step, over all processes.
+        at_once: documents in one forward of one process; None: all of the process.
+        chunks: parts of a document that the gradient does not cross.
+        text_weight: weight of the loss on text, where a source learns text.
+        teacher_weight: weight of the divergence from the teacher, where a source has a teacher.
         checkpointing: compute activations twice instead of keeping them.
     """
 
@@ -95,14 +96,14 @@ class Optim:
 
 @dataclass
 class Validation:
-    """What is measured while training: best longer documents than those trained on.
+    """Measurements while training, best on longer documents than those trained on.
 
     Attributes:
         sources: held-out documents.
         every: steps between measurements.
         segment_tokens: longest segment.
         at_once: documents in one forward.
-        by: what the best weights are chosen by: "exact" matches of answers, or "loss".
+        by: the score that the best weights are chosen by: "exact" matches of answers, or "loss".
         patience: measurements without a better score until training ends; None: never.
     """
 
@@ -116,24 +117,24 @@ class Validation:
 
 @dataclass
 class Settings:
-    """A run; see the sections.
+    """All settings of a run; most are in sections.
 
     Attributes:
         out: folder of the checkpoint.
         trained: "memory" leaves the backbone as it is, "lora" adds an adapter, "all" trains it.
-        model: what is trained.
-        lora: how large the adapter is.
-        data: what it is trained on.
+        model: the model that is trained.
+        lora: the size of the adapter.
+        data: the sources to train on.
         stages: the curriculum.
-        optim: how it is trained.
-        validation: what is measured meanwhile.
-        window: answer from so many tokens before the question instead of from memory: trains the
+        optim: the optimizer.
+        validation: measurements while training.
+        window: answer from so many tokens before the question instead of from memory; trains the
             backbone alone, to compare with.
-        seed: of data and adapter.
+        seed: draws documents and the adapter's first weights.
         report_every: steps between lines of the log.
         save_every: steps between checkpoints to resume from.
-        save_dtype: of the weights in `out`: "float32" or "bfloat16".
-        tensorboard: also log for tensorboard.
+        save_dtype: dtype of the weights in `out`: "float32" or "bfloat16".
+        tensorboard: also write a log for tensorboard.
     """
 
     out: str = MISSING

@@ -1,8 +1,8 @@
-"""Where batches come from: sources of documents, drawn from as a function of the step alone.
+"""Sources of documents; the documents of a batch are a function of the step alone.
 
-Step `n` of a run draws the same documents however often the run was interrupted and on however
-many machines it goes: nothing but the number of the step says where in the data it is. Only a
-source that streams has a position of its own, which a checkpoint keeps.
+Step `n` of a run draws the same documents after any interruption and on any number of machines,
+because the number of the step alone decides. Only a source that streams has a position, which a
+checkpoint keeps.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Source:
 
     Attributes:
         path: a JSONL file of `training.data.records`.
-        dataset: instead of it, any dataset of that form that `datasets.load_dataset` finds.
-        subset: of the dataset.
-        split: of the dataset.
-        streaming: read the dataset from the beginning on, never all of it at once.
-        style: how it is written down; see `training.finetuning.documents.STYLES`.
+        dataset: instead of `path`, a dataset of that form that `datasets.load_dataset` finds.
+        subset: subset of the dataset.
+        split: split of the dataset.
+        streaming: read the dataset row by row, never all of it at once.
+        style: the format of documents and questions; see `training.finetuning.documents.STYLES`.
         weight: share of the batches, relative to the other sources.
         text: also learn to predict the document, from its second segment on.
-        teacher: learn that from what the backbone predicts with everything in its window.
+        teacher: learn the document from the backbone's predictions, which see the whole text.
         limit: use only so many documents.
     """
 
@@ -52,16 +52,16 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name of the source in messages."""
         return self.path or self.dataset
 
 
 def records(source: Source) -> list[Record]:
-    """The records of a source that `check` let pass; of one that streams, none.
+    """The records of a source that passed `check`; none if the source streams.
 
     Raises:
-        BadConfig: it can't be loaded, or holds nothing.
-        BadRecord: something in it is no record, or there is nothing to learn from it.
+        BadConfig: the source can't be loaded, or is empty.
+        BadRecord: a row is no record, or there is nothing to learn from a record.
     """
     if source.streaming:
         return []
@@ -92,7 +92,7 @@ def check(source: Source) -> None:
     """Refuses options that no source can have.
 
     Raises:
-        BadConfig: neither file nor dataset, or both, or a value out of range.
+        BadConfig: the source has neither file nor dataset, or both, or a value is out of range.
     """
     if bool(source.path) == bool(source.dataset):
         raise BadConfig(
@@ -130,9 +130,9 @@ class Pool:
     """The documents of one source, as tokens.
 
     Attributes:
-        source: where they are from.
-        documents: all of them; of a stream, none.
-        stream: of a source that streams.
+        source: the source of the documents.
+        documents: all documents; empty if the source streams.
+        stream: the stream of a source that streams.
     """
 
     source: Source
@@ -141,7 +141,7 @@ class Pool:
     _sizes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def sizes(self, segment_tokens: int) -> list[tuple[int, int]]:
-        """(segments, number) of every document there is something to learn from, shortest first."""
+        """(segments, number) of every document that teaches something, shortest first."""
         if segment_tokens not in self._sizes:
             sizes = (
                 (len(document.cut(segment_tokens)) - 1, number)
@@ -153,10 +153,10 @@ class Pool:
         return self._sizes[segment_tokens]
 
     def check_taught(self, segment_tokens: int) -> None:
-        """Refuses documents from which no memory can learn.
+        """Refuses a source from which no memory can learn.
 
         Raises:
-            BadConfig: there are no others.
+            BadConfig: no document has a question or a second segment.
         """
         if self.stream is None and not self.sizes(segment_tokens):
             raise BadConfig(
@@ -165,10 +165,10 @@ class Pool:
             )
 
     def check(self, segments: int, segment_tokens: int) -> int:
-        """How many documents are too long for a stage.
+        """The number of documents that are too long for a stage.
 
         Raises:
-            BadConfig: all are, or there is nothing to learn from them.
+            BadConfig: all documents are too long, or teach nothing.
         """
         self.check_taught(segment_tokens)
         sizes = self.sizes(segment_tokens)
@@ -183,14 +183,14 @@ class Pool:
     def draw(
         self, count: int, segments: int, segment_tokens: int, rng: random.Random
     ) -> list[Document]:
-        """Documents of about one length, which is drawn from 1 to `segments` segments."""
+        """Draws a length from 1 to `segments` segments, then documents of about that length."""
         if self.stream is not None:
             return [self.stream.next(segments, segment_tokens) for _ in range(count)]
         sizes = [entry for entry in self.sizes(segment_tokens) if entry[0] <= segments]
         wanted = rng.randint(1, segments)
         nearest = min((abs(size - wanted), size) for size, _ in sizes)[1]
         alike = [number for size, number in sizes if size == nearest]
-        if len(alike) < count:  # too few to make a batch of: those around them too
+        if len(alike) < count:  # too few for a batch: also take documents of nearby lengths
             around = sorted(sizes, key=lambda entry: (abs(entry[0] - nearest), entry))
             alike = [number for _, number in around[: 4 * count]]
         chosen = rng.sample(alike, count) if len(alike) >= count else rng.choices(alike, k=count)
@@ -198,12 +198,12 @@ class Pool:
 
 
 def _teaches(document: Document, segments: int) -> bool:
-    """Whether memory has a part in it: the first segment has nothing to read."""
+    """Whether memory can help: the first segment has nothing to read from it."""
     return bool(document.asides) or segments > 1
 
 
 class Stream:
-    """A dataset that is read on and on; at its end it begins again."""
+    """Reads a dataset row by row; begins again at its end."""
 
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase) -> None:
         self.source = source
@@ -211,17 +211,17 @@ class Stream:
         self._begin()
 
     def _begin(self) -> None:
-        # opened anew: one that was resumed would begin where it was resumed
+        # a dataset that was resumed would begin where it was resumed
         self.dataset = _dataset(self.source)
         self.rows: Iterator[Mapping[str, Any]] = iter(self.dataset)
         self.taken = 0
 
     def next(self, segments: int, segment_tokens: int) -> Document:
-        """The next document that is not too long and that there is something to learn from.
+        """The next document that is not too long and teaches something.
 
         Raises:
             BadRecord: a row is no record.
-            BadConfig: all documents are too long.
+            BadConfig: no document is short enough and teaches something.
         """
         skipped = begun = 0
         while begun < 2:
@@ -241,11 +241,11 @@ class Stream:
         )
 
     def state(self) -> dict[str, Any]:
-        """Where it is, as JSON."""
+        """The position in the dataset, as JSON."""
         return {"taken": self.taken, "dataset": self.dataset.state_dict()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state` was."""
+        """Goes on at a position that `state` returned."""
         self.taken = int(state["taken"])
         self.dataset.load_state_dict(state["dataset"])
         self.rows = iter(self.dataset)
@@ -257,13 +257,13 @@ def pool(
     tokenizer: PreTrainedTokenizerBase,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Pool:
-    """The documents of a source as tokens; a source that streams is opened.
+    """The documents of a source as tokens; opens a source that streams.
 
     Args:
-        source: where the records are from.
-        found: what `records` returned.
-        tokenizer: of the model.
-        tell: called with a line that says how many there are.
+        source: the source of the records.
+        found: the result of `records`.
+        tokenizer: the tokenizer of the model.
+        tell: is called with a line that gives the number of documents.
 
     Raises:
         BadConfig: a stream can't be opened.
@@ -282,15 +282,15 @@ def batch(
     segment_tokens: int,
     seed: str,
 ) -> tuple[Pool, list[Document]]:
-    """The documents of one step: all of one source.
+    """The documents of one step, all from one source.
 
     Args:
         pools: the sources.
-        weights: how often each is drawn, relative to the others.
-        count: so many documents.
-        segments: none longer than this.
-        segment_tokens: tokens a segment.
-        seed: of this step.
+        weights: how often each source is drawn, relative to the others.
+        count: number of documents.
+        segments: most segments of a document.
+        segment_tokens: longest segment.
+        seed: the seed of this step.
     """
     rng = random.Random(seed)
     pool = rng.choices(pools, weights)[0]

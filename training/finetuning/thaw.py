@@ -1,4 +1,4 @@
-"""The model of a run, with what is to be trained thawed, and how fast each part of it learns."""
+"""The model of a run with its trained parts thawed, and the learning rate of each part."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
 from memformer.attach.backbone import Backbone, family_of
 from memformer.checkpoint.decoders import load_config
 from training.finetuning.settings import TARGETS, TRAINED, Lora, Optim, Settings
-from training.heads.parts import with_parts
 from training.setup.config import BadConfig
 
-# the rest of the memory path: how sharply, how far back and when to read, what to write
+# parts of the memory path that are projections; the other parts are scalars and gates
 PROJECTIONS = ("correction", "release")
-# of a memory: decides the shape of its weights, or was measured when it was attached
+# fields of a memory that decide the shape of its weights, or were measured when it was attached
 FIXED = {"memory_layers", "projection_rank", "null_offset"}
 
 
 def check_options(settings: Settings) -> None:
-    """Refuses what no model can be trained with.
+    """Refuses settings that no model can be trained with.
 
     Raises:
-        BadConfig: a value that is out of range.
+        BadConfig: a value is out of range.
     """
     if settings.trained not in TRAINED:
         raise BadConfig(f"trained must be one of {', '.join(TRAINED)}; got {settings.trained!r}.")
@@ -40,10 +39,10 @@ def check_options(settings: Settings) -> None:
 
 
 def check_model(settings: Settings) -> PreTrainedConfig:
-    """The config of the model that is to be trained; its weights are not looked at.
+    """Checks the config of the model; reads no weights.
 
     Raises:
-        BadConfig: the model can't be trained in this way.
+        BadConfig: the model can't be trained with these settings.
         OSError, ValueError: there is no such model.
     """
     config = load_config(settings.model.name)
@@ -76,10 +75,10 @@ def check_model(settings: Settings) -> PreTrainedConfig:
 
 
 def _memory(memory: MemoryConfig, settings: Settings) -> MemoryConfig:
-    """A memory's config with what the run changes.
+    """The config of a memory with the changes of the run.
 
     Raises:
-        BadConfig: an unknown field, or a value out of range.
+        BadConfig: a field is unknown, or a value is out of range.
     """
     try:
         return MemoryConfig.from_dict(memory.to_dict() | settings.model.memory)
@@ -88,20 +87,20 @@ def _memory(memory: MemoryConfig, settings: Settings) -> MemoryConfig:
 
 
 def build(settings: Settings) -> MemformerForCausalLM:
-    """The model, with what is to be trained thawed.
+    """The model, with its trained parts thawed.
 
     Args:
-        settings: of a run that `check_options` and `check_model` let pass.
+        settings: settings that passed `check_options` and `check_model`.
 
     Raises:
-        OSError, ValueError: it can't be loaded.
+        OSError, ValueError: the model can't be loaded.
     """
     place, changes = settings.model.name, settings.model.memory
     attached = isinstance(load_config(place), MemformerConfig)
     memory = None if attached else _memory(MemoryConfig(), settings)
     model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
     if attached and changes:
-        model = with_parts(model, **changes)
+        model = model.with_memory(**changes)
     if settings.window is not None:
         model.memory.requires_grad_(False)
     torch.manual_seed(settings.seed)
@@ -112,10 +111,9 @@ def build(settings: Settings) -> MemformerForCausalLM:
             settings.trained == "all" or (settings.trained == "lora" and "lora_" in name)
         )
     if model.memory_config.write_budget is None:
-        # nothing says how much to write: what the gate was when attached, or made by training.gate
-        lowest = model.memory_layers[0]
-        lowest.write_gate_weight.requires_grad_(False)
-        lowest.write_gate_bias.requires_grad_(False)
+        # without a budget, the gate stays as attached, or as training.gate made it
+        model.memory.table.write_gate_weight.requires_grad_(False)
+        model.memory.table.write_gate_bias.requires_grad_(False)
     if settings.optim.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
@@ -163,7 +161,7 @@ def grouped(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
 
 
 def rate(step: int, total: int, optim: Optim) -> float:
-    """Factor of the learning rates at a step, from 0 on."""
+    """The factor of the learning rates at a step; steps count from 0."""
     rising = min(1.0, (step + 1) / max(1, optim.warmup))
     falling = (total - step) / max(1.0, optim.decay * total)
     return min(rising, falling, 1.0)

@@ -4,10 +4,10 @@
     trainer = Trainer(model, args, train_dataset=pool.documents, data_collator=collator,
                       callbacks=[HealthCallback()])
 
-with `remove_unused_columns=False` and `prediction_loss_only=True` in its arguments. Memory and
-segments are inside the model, so the Trainer's own loop, accumulation and launchers serve as they
-are. `pool` is what `training.finetuning.sources.pool` returns; `training.finetuning.thaw.grouped`
-makes parameter groups for `optimizers=`.
+with `remove_unused_columns=False` and `prediction_loss_only=True` in its arguments. The model
+handles memory and segments, so the Trainer's loop, accumulation and launchers work unchanged.
+`training.finetuning.sources.pool` makes `pool`, and `training.finetuning.thaw.grouped` makes
+parameter groups for `optimizers=`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Collator:
     """Documents with their questions as one batch.
 
     Args:
-        tokenizer: for its padding token.
+        tokenizer: has the padding token.
         segment_tokens: longest segment.
-        text: also learn the document, from its second segment on.
+        text: also learn to predict the document, from its second segment on.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Collator:
         self.text = text
 
     def __call__(self, documents: Sequence[Document]) -> dict[str, Tensor]:
-        """Arguments of `MemformerForCausalLM.forward`, labels among them."""
+        """The arguments of `MemformerForCausalLM.forward`, with labels."""
         rows = [laid_out(document, self.segment_tokens, text=self.text) for document in documents]
         return collate(rows, self.padding)
 
 
 class HealthCallback(TrainerCallback):
-    """Adds to the Trainer's logs what is written and read, and warns; see `health.py`."""
+    """Adds the values of `health.py` to the Trainer's logs, and its warnings."""
 
     def __init__(self) -> None:
         self._seen: list[dict[str, float]] = []
@@ -67,7 +67,7 @@ class HealthCallback(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Begins to look at what the model returns."""
+        """Begins to watch the model's outputs."""
         assert model is not None
         self._budget = getattr(model, "memory_config").write_budget  # noqa: B009 - not nn.Module's
         self._handle = model.register_forward_hook(self._look)
@@ -93,7 +93,7 @@ class HealthCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Puts means since the last log into this one."""
+        """Adds the means since the last log to this one."""
         if logs is None or not self._seen:
             return
         found: dict[str, Any] = {}
@@ -106,12 +106,12 @@ class HealthCallback(TrainerCallback):
         )
         if warnings := health.warnings(self._budget):
             found["warnings"] = warnings
-        # the history has its own copy of what callbacks are shown
+        # the history has its own copy of the logs
         for place in (logs, state.log_history[-1]):
             place |= found
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stops looking."""
+        """Stops watching."""
         self._handle.remove()

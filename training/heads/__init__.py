@@ -1,1 +1,1 @@
-"""What the commands that train one head of a memory share."""
+"""Training of one head of a memory: the write gate, the erase head, the read modes."""

@@ -1,4 +1,4 @@
-"""What the heads of the lowest memory layer see: its input, for text read with a model."""
+"""The input of the lowest memory layer, which its heads see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memformer.attach.backbone import Backbone
 
 
 def lowest_inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, "tokens hidden"]:
-    """What the lowest memory layer sees of a text; no layer above is run."""
+    """The input of the lowest memory layer for a text; no layer above it runs."""
     lowest = model.memory_layers[0].layer
     text = torch.tensor([ids], device=model.device)
     return Backbone.of(model.backbone).attention_inputs(text, last=lowest)[-1][0].float()

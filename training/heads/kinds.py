@@ -1,8 +1,7 @@
 """People and kinds of facts to train with, beside those of `eval.corpora.training_facts`.
 
-None is in `eval.corpora.people`, which tests use.
-
-A head that is trained on few kinds learns these kinds; on many, it learns what they have in common.
+No name and no kind is in `eval.corpora.people`, which tests use. A head that is trained on few
+kinds learns these kinds; a head that is trained on many learns their common features.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ _VALUES = {
     "mood": "happy sad tired angry calm bored proud nervous lonely curious",
     "thing": "hammer ladder blanket bucket pillow kettle broom rope spade helmet",
 }
-# statement, question, which values
+# statement, question, name of the values
 _MORE = """
 The boss of {name} is; Who is the boss of {name}?; person
 The doctor of {name} is called; What is the doctor of {name} called?; person

@@ -1,4 +1,4 @@
-"""What training asks of a machine, and the machine without a memory to compare with."""
+"""The interface of a machine, and the machine without a memory to compare with."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Machine(Protocol):
     """A module whose state is passed in and returned."""
 
     def __call__(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """All steps of a batch."""
+        """Runs all steps of a batch."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
+        """The trained weights."""
         ...
 
 
@@ -27,26 +27,26 @@ class MemoryMachine(Machine, Protocol):
     slots: int
 
     def start(self, batch: int) -> Any:
-        """The state before anything was seen."""
+        """The state before the first step."""
         ...
 
     def step(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One step of a batch."""
+        """Runs one step of a batch."""
         ...
 
     def weights(self, state: Any) -> tuple[Tensor, Tensor]:
-        """Where the last step read and wrote."""
+        """The read weights and the write weights of the last step."""
         ...
 
 
 class LSTM(nn.Module):
-    """The baseline: all it remembers is its own state.
+    """The baseline, which remembers nothing but its own state.
 
     Args:
         input_size: numbers in one input.
         output_size: numbers in one output.
-        hidden: size of the state; chosen so that it has as many parameters as the machine beside
-            it.
+        hidden: size of the state; chosen to give as many parameters as the machine that is compared
+            with.
     """
 
     def __init__(self, input_size: int, output_size: int, *, hidden: int = 100) -> None:
@@ -57,6 +57,6 @@ class LSTM(nn.Module):
     def forward(
         self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """All steps of a batch of sequences; pass the state on to continue them."""
+        """Runs all steps of a batch of sequences; pass the state on to continue them."""
         hidden, state = self.lstm(inputs, state)
         return self.output(hidden), state

@@ -1,4 +1,4 @@
-"""What a machine sees of the bAbI tasks: a sentence a step, words as numbers, batches."""
+"""The bAbI tasks as a machine sees them: a sentence a step, words as numbers, batches."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from eval.corpora import stories as babi
 from eval.corpora.stories import BadStory
 
 NUM_TASKS = 20
-# the words of steps on which nothing is read: time to look things up, and to give one answer word
+# words of steps without a sentence: time to look things up, and time for one word of an answer
 THINK, ANSWER = "<think>", "<answer>"
-SILENT = -100  # nothing is asked at this step
+SILENT = -100  # target of a step without an answer
 
 
 class Story(NamedTuple):
     """One story as steps, a sentence each.
 
     Attributes:
-        sentences: words of each step; a question is followed by steps of `THINK`, then by a step
-            of `ANSWER` for each word of its answer.
-        answers: at a step of `ANSWER` the word that is right, else None.
+        sentences: words of each step; after a question come steps of `THINK`, then a step of
+            `ANSWER` for each word of its answer.
+        answers: the right word at a step of `ANSWER`, else None.
     """
 
     sentences: list[list[str]]
@@ -41,8 +41,8 @@ def read_stories(path: Path, think: int) -> list[Story]:
         think: steps between a question and its answer.
 
     Raises:
-        BadStory: it can't be read, a line is neither a sentence nor a question, or nothing is
-            asked.
+        BadStory: the file can't be read, a line is neither a sentence nor a question, or there is
+            no question.
     """
     return [_in_steps(story, think) for story in babi.read_stories(path)]
 
@@ -76,7 +76,7 @@ def read_tasks(folder: Path, part: str, think: int) -> list[list[Story]]:
         think: steps between a question and its answer.
 
     Raises:
-        BadStory: a task has no file, or more than one, or an unreadable one.
+        BadStory: a task has no file, more than one, or a file that can't be read.
     """
     tasks = []
     for task in range(1, NUM_TASKS + 1):
@@ -92,17 +92,17 @@ def read_tasks(folder: Path, part: str, think: int) -> list[list[Story]]:
 
 
 class Encoded(NamedTuple):
-    """Stories as numbers, padded to the longest: word 0 and target `SILENT` are nothing."""
+    """Stories as numbers, padded to the longest with word 0 and target `SILENT`."""
 
     words: Int[Tensor, "stories steps words"]
     targets: Int[Tensor, "stories steps"]
 
 
 class Vocabulary:
-    """All words of the training stories; others can't be read.
+    """All words of the training stories; other words can't be read.
 
     Args:
-        stories: where the words come from.
+        stories: have the words.
     """
 
     def __init__(self, stories: Sequence[Story]) -> None:
@@ -144,7 +144,7 @@ class Vocabulary:
 
 
 def batches(stories: Sequence[Story], size: int, generator: Generator) -> list[list[int]]:
-    """All stories once, in batches of about equal length and random order."""
+    """Every story once, in batches of about equal length and in random order."""
     noise = torch.rand(len(stories), generator=generator)
     lengths = torch.tensor([float(len(story.answers)) for story in stories])
     order = (lengths + noise).argsort().tolist()

@@ -1,7 +1,7 @@
-"""Algorithmic tasks for machines with a memory: made up anew for every batch.
+"""Algorithmic tasks for machines with a memory; every batch has new sequences.
 
-A task makes sequences of a given size (how long, how many items); training draws sizes from a range
-and tests ask for larger ones. All sequences of a batch have one length, so nothing is padded.
+A task makes sequences of a given size (length, or number of items). Training draws sizes from a
+range, and tests take larger ones. All sequences of a batch have one length, so nothing is padded.
 Sources: A. Graves et al. 2014 (copy, repeat copy, associative recall, priority sort), A. Graves et
 al. 2016 (graph traversal), A. Santoro et al. 2016 (few-shot classification).
 """
@@ -18,13 +18,13 @@ from torch import Generator, Tensor, nn
 
 
 class Batch(NamedTuple):
-    """Sequences with what should come out at their last steps.
+    """Sequences with the right outputs of their last steps.
 
     Attributes:
-        inputs: what the machine sees; a step is one token, or for `After` a segment of them.
-        targets: what it should put out at the last `answers` steps, zeros and ones.
-        nth: counts the answers, from 0, where the place in a sequence says less: errors are
-            reported for each number apart.
+        inputs: inputs of the machine; a step is one token, or for `After` a segment of tokens.
+        targets: right outputs at the last `answers` steps, zeros and ones.
+        nth: number of each answer, from 0; errors are reported by number. None: the number is the
+            place in the sequence.
     """
 
     inputs: Float[Tensor, "batch steps *tokens input"]
@@ -33,13 +33,13 @@ class Batch(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """How outputs are held against targets.
+    """Compares outputs with targets.
 
     Attributes:
-        part: what an answer consists of, each right or wrong.
-        loss: of outputs and targets; what training makes small.
-        wrong: of outputs and targets; which parts of each answer are wrong.
-        chances: of outputs; how likely each number of an answer is taken to be a one.
+        part: name of the parts of an answer, each of which is right or wrong.
+        loss: the loss of outputs and targets.
+        wrong: takes outputs and targets; marks the wrong parts of each answer.
+        chances: takes outputs; gives the probability of a one for each number of an answer.
     """
 
     part: str
@@ -55,7 +55,7 @@ BITS = Scoring(
     wrong=lambda outputs, targets: (outputs > 0) != (targets > 0.5),
     chances=torch.sigmoid,
 )
-# an answer is one of several, marked by a one, and right or wrong as a whole
+# an answer is a choice, marked by a one, and right or wrong as a whole
 CHOICE = Scoring(
     part="answer",
     loss=lambda outputs, targets: -(outputs.log_softmax(-1) * targets).sum(-1).mean(),
@@ -65,14 +65,14 @@ CHOICE = Scoring(
 
 
 class Task(Protocol):
-    """What `training.classic` asks of a task."""
+    """The interface of a task."""
 
     scoring: Scoring
     input_size: int
     output_size: int
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
-        """So many sequences of the given size."""
+        """Makes `count` sequences of a size."""
         ...
 
 
@@ -81,7 +81,7 @@ def _bits(*shape: int, generator: Generator) -> Tensor:
 
 
 class Copy:
-    """Put out the vectors that were shown, in order. Size: how many vectors.
+    """Put out the vectors that were shown, in order. Size: number of vectors.
 
     Args:
         width: bits in a vector.
@@ -103,12 +103,12 @@ class Copy:
 
 
 class RepeatCopy:
-    """Put out the vectors that were shown several times over, then a mark. Size: how often.
+    """Put out the vectors that were shown, several times, then a mark. Size: number of times.
 
     Args:
         width: bits in a vector.
         items: most vectors that are shown.
-        scale: how often is shown to the machine as a fraction of this.
+        scale: the machine sees the number of times divided by this.
     """
 
     scoring = BITS
@@ -118,7 +118,7 @@ class RepeatCopy:
         self.input_size, self.output_size = width + 1, width + 1
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
-        """The vectors, how often, then silence in which to answer."""
+        """The vectors, the number of times, then silence in which to answer."""
         items = int(torch.randint(1, self.items + 1, (), generator=generator))
         shown = _bits(count, items, self.width, generator=generator)
         answers = items * size + 1
@@ -146,7 +146,7 @@ class AssociativeRecall:
         self.input_size, self.output_size = width + 2, width
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
-        """Each item behind a mark; the question behind another, and the same at its end."""
+        """Each item after a mark; the question after another mark, which also ends it."""
         if size < 2:
             raise ValueError(f"associative recall needs at least 2 items; got {size}.")
         items = _bits(count, size, self.vectors, self.width, generator=generator)
@@ -169,7 +169,7 @@ class PrioritySort:
 
     Args:
         width: bits in a vector.
-        share: how many of them are to be put out, as a share; 16 of 20 in the paper.
+        share: share of the vectors to put out; 16 of 20 in the paper.
     """
 
     scoring = BITS
@@ -194,8 +194,8 @@ class PrioritySort:
 class After:
     """A segment of vectors, then each of them again: put out the one that came after it.
 
-    Nothing came after the last: zeros. For machines that take a segment in one step, where each
-    token is alone with the memory. Size: vectors.
+    The answer for the last vector is zeros. The task is for machines that take a segment in one
+    step, where tokens see the memory but not each other. Size: vectors.
 
     Args:
         width: bits in a vector.
@@ -220,13 +220,13 @@ class After:
 
 
 class Graph:
-    """The edges of a random graph, then a walk: name each node that it comes to. Size: nodes.
+    """The edges of a random graph, then a walk: name each node on the walk. Size: nodes.
 
-    A node is one of so many names, and has two edges, with different labels, to random nodes. A
-    step of the walk shows a label, the first step also the node where it begins.
+    A node has a name, and two edges with different labels to random nodes. A step of the walk shows
+    a label; the first step also shows the node where the walk begins.
 
     Args:
-        names: of nodes; a graph has some of them.
+        names: number of names for nodes; a graph has some of them.
         labels: kinds of edges.
         walk: steps.
     """
@@ -235,11 +235,11 @@ class Graph:
 
     def __init__(self, names: int = 12, labels: int = 3, walk: int = 4) -> None:
         self.names, self.labels, self.walk = names, labels, walk
-        # from, label, to; and a mark on the walk
+        # first node, label, second node, and a mark on the walk
         self.input_size, self.output_size = 2 * names + labels + 1, names
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
-        """All edges in random order, then the walk; each step is to be answered at once."""
+        """All edges in random order, then the walk; each step of the walk is answered at once."""
         names, labels, edges = self.names, self.labels, 2 * size
         if size > names:
             raise ValueError(f"a graph with {names} names has at most {names} nodes; got {size}.")
@@ -268,23 +268,23 @@ class Graph:
 
 
 class Glyphs:
-    """Few-shot classification: which of several classes never seen before is each drawing of?
+    """Few-shot classification: label each drawing with one of several new classes.
 
-    A step shows a drawing, to be labelled at once, and the one before it with its label. The first
-    of a class can only be guessed; each later one is asked with one more known, as in Santoro et
-    al. 2016, where the label comes without its drawing. A class is a line through a few random
-    points, each drawing moves, turns and bends it. Every sequence has classes of its own, whose
-    labels mean nothing beyond it: what was learned about them is in the memory, not in the weights.
-    Size: drawings of each class.
+    A step shows a drawing, to be labelled at once, and the drawing before it with its label. The
+    label of a class's first drawing can only be guessed; each later drawing has one more known
+    example. In Santoro et al. 2016 the label comes without its drawing. A class is a line through a
+    few random points; each drawing moves, turns and bends the line. Every sequence has new classes
+    and labels, so knowledge about them is in the memory, not in the weights. Size: drawings of each
+    class.
 
     Args:
-        classes: in one sequence.
+        classes: number of classes in a sequence.
         pixels: side of a drawing.
     """
 
     scoring = CHOICE
     POINTS = 4
-    # of the points of a drawing against those of its class, as shares of the picture
+    # how far a drawing's points lie from those of its class, as shares of the picture
     BEND, SHIFT, TURN = 0.05, 0.04, 0.25
     # half the breadth of a line
     INK = 0.06
@@ -294,7 +294,7 @@ class Glyphs:
         self.input_size, self.output_size = 2 * pixels**2 + classes, classes
 
     def batch(self, count: int, size: int, generator: Generator) -> Batch:
-        """All drawings in random order; each answer is counted among those of its class."""
+        """All drawings in random order; answers are numbered within their class."""
         classes = self.classes
         lines = 0.15 + 0.7 * torch.rand(count, classes, self.POINTS, 2, generator=generator)
         labels = torch.rand(count, size * classes, generator=generator).argsort(-1) % classes

@@ -1,4 +1,4 @@
-"""Draws where a machine reads and writes over the steps of one sequence."""
+"""A picture of the read weights and the write weights of a machine over one sequence."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from training.machines.tasks import Batch, Scoring
 
 
 def draw_weights(path: Path, machine: MemoryMachine, batch: Batch, scoring: Scoring) -> None:
-    """One column a step: inputs, answers, write weights and read weights of the first sequence."""
+    """Draws inputs, answers, write and read weights of the first sequence, a column a step."""
     state, reads, writes, answers = machine.start(1), [], [], []
     with torch.no_grad():
         for step in batch.inputs[:1].unbind(1):
             answer, state = machine.step(step, state)
-            # a step is one token, or a segment of them
+            # a step is one token, or a segment of tokens
             tokens = 1 if step.dim() == 2 else step.shape[1]
             read, written = (one[0].unflatten(0, (tokens, -1)) for one in machine.weights(state))
             reads.append(read.sum(1))

@@ -1,1 +1,1 @@
-"""Before a command computes anything: its config and the places it writes to."""
+"""Checks before a command computes anything: its config, and the places that it writes to."""

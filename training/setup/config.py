@@ -1,7 +1,7 @@
 """Reading a config: a YAML file and overrides, into a typed dataclass.
 
-A key that isn't known, a value of the wrong type and a missing file are one sentence each, with the
-place and, where a name was misspelt, the nearest one.
+An unknown key, a value of the wrong type and a missing file give one sentence each, which names the
+place and, for a misspelt key, the nearest key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class BadConfig(ValueError):
-    """A config that can't be used; the message says where and why."""
+    """A config that can't be used; the message gives the place and the reason."""
 
 
 def read_config(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
@@ -28,11 +28,11 @@ def read_config(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
     Args:
         kind: a dataclass; nested dataclasses are sections.
-        path: the file. What it leaves out takes the dataclass's default.
+        path: the file. Keys that it leaves out take the defaults of the dataclass.
         overrides: KEY=VALUE each, with dots between section and key.
 
     Raises:
-        BadConfig: unreadable, or something in it is unknown, missing or of the wrong type.
+        BadConfig: the file can't be read, or a key is unknown, missing or of the wrong type.
     """
     try:
         loaded = OmegaConf.load(path)
@@ -67,7 +67,7 @@ def _merged(config: Any, change: Any, place: str) -> Any:
 
 def _check_keys(config: Any, change: Any, place: str, section: str) -> None:
     for key in change:
-        # "in" would deny a key that still lacks its value
+        # "in" is false for a key without a value
         if key not in list(config):
             near = difflib.get_close_matches(str(key), [str(name) for name in config], 1, 0.0)
             hint = f" Did you mean {section}{near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""Where a command writes, looked at before anything is computed."""
+"""The places that a command writes to, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 class BadPlace(ValueError):
-    """A place that can't be written; the message says why."""
+    """A place that can't be written; the message gives the reason."""
 
 
 def check_folder(out: Path, advice: str) -> None:
-    """Refuses a folder that holds something already, or that can't be written.
+    """Refuses a folder that is not empty, or that can't be written.
 
     Args:
         out: the folder; need not exist.
-        advice: what to do where it is not empty.
+        advice: how to go on where the folder is not empty.
 
     Raises:
-        BadPlace: it can't be used.
+        BadPlace: the folder can't be used.
     """
     if out.is_file():
         raise BadPlace(f"{out} is a file, and a folder is needed; name another.")
@@ -28,10 +28,10 @@ def check_folder(out: Path, advice: str) -> None:
 
 
 def check_file(out: Path) -> None:
-    """Refuses a file that can't be written; one that is there is overwritten.
+    """Refuses a file that can't be written; an old file will be overwritten.
 
     Raises:
-        BadPlace: it can't be used.
+        BadPlace: the file can't be used.
     """
     if out.is_dir():
         raise BadPlace(f"{out} is a folder, and a file is needed; name a file in it.")

@@ -1,0 +1,1 @@
+"""Training of the peers that memformer is compared with, on the same data."""
