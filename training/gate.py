@@ -32,7 +32,7 @@ from eval.harness.interview import Interview
 from eval.reporting.options import ThreadsOption
 from training.heads import gate
 from training.heads.command import BOOK, Command, NewFolder, TrainingBook
-from training.heads.parts import open_tokenizer
+from training.setup.tokenizer import open_tokenizer
 
 app = typer.Typer(add_completion=False)
 

@@ -28,7 +28,7 @@ from eval.reporting.report import head, write_json
 from memformer import MemformerForCausalLM
 from training.finetuning.settings import Model, Settings, Stage
 from training.finetuning.thaw import build, check_model
-from training.heads.parts import tokenizer_of
+from training.setup.tokenizer import tokenizer_of
 
 
 def plain_loss(model: MemformerForCausalLM, ids: Tensor, window: int) -> Tensor:

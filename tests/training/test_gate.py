@@ -117,7 +117,7 @@ def test_the_command_changes_the_gate_alone_and_saves_a_checkpoint(folder, tmp_p
     changed = {
         name for name, value in model.memory.state_dict().items() if not value.equal(before[name])
     }
-    assert changed == {"0.write_gate_weight", "0.write_gate_bias"}
+    assert changed == {"table.write_gate_weight", "table.write_gate_bias"}
     report = json.loads((out / "gate.json").read_text())
     assert report["settings"]["budget"] == 0.1
     assert abs(report["trained_on"]["people"]["book"] - 0.1) < 0.01

@@ -24,8 +24,8 @@ from training.data.records import read
 from training.finetuning import resume
 from training.finetuning.attention import in_float32
 from training.finetuning.documents import Document, tokenised
-from training.heads.parts import open_tokenizer
 from training.setup.places import BadPlace, check_folder
+from training.setup.tokenizer import open_tokenizer
 
 WARMUP = 0.05  # share of the steps in which the rate rises
 FALL = 0.2  # share of the steps in which it falls to nothing again

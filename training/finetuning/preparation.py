@@ -21,9 +21,9 @@ from training.finetuning import resume, sources
 from training.finetuning.settings import Settings, Stage
 from training.finetuning.sources import Pool
 from training.finetuning.thaw import check_model, check_options
-from training.heads.parts import tokenizer_of
 from training.setup.config import BadConfig
 from training.setup.places import check_folder
+from training.setup.tokenizer import tokenizer_of
 
 
 @dataclass(frozen=True)

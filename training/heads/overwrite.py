@@ -188,7 +188,8 @@ def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
     state = MemoryState.empty(1, 1, 1, 1, address_width=len(heads.address_bias))
     chunk = Chunk.after(state, real, (torch.tensor([0, 0]), torch.tensor([0, 1])))
     writes = gate(state, chunk, texts.new_full(texts.shape[:2], OPEN), None, Rules())
-    writes = let_go(state, chunk, writes, *heads(texts, chunk), Rules().least_age)
+    addresses, releases = heads(texts, chunk)
+    writes = let_go(state, chunk, writes, addresses, releases, Rules().least_age)
     return writes.retained[1][0, : len(example.older)]
 
 
