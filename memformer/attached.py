@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from memformer import fingerprint
+from memformer import fingerprints
 from memformer.attach import calibrate
 from memformer.attach.backbone import Backbone
 from memformer.attach.heads import ADDRESS_WIDTH
@@ -196,16 +196,16 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
 
     @property
     def architecture(self) -> str:
-        """What decides the shape and the meaning of slots, weights aside."""
-        return fingerprint.architecture(self._family[0], self.memory_config)
+        """The shape and the meaning of slots in words, weights aside."""
+        return fingerprints.architecture(self._family[0], self.memory_config)
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What a memory must have in common with the model that reads it."""
+        """The properties that a memory and the model that reads it must share."""
         return {
             "architecture": self.architecture,
             "backbone": self._family[0].fingerprint(),
-            "memory": fingerprint.digest(self.memory, self.backbone),
+            "memory": fingerprints.digest(self.memory, self.backbone),
         }
 
     @property
@@ -229,10 +229,9 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         """Refuses a memory that another model wrote.
 
         Args:
-            memory: to be read by this model.
-            source: where it was kept, as "in FILE" or "of user NAME"; only then weights are
-                compared too, since a memory may be carried through a training run that changes
-                them.
+            memory: the memory that this model is to read.
+            source: the place of the memory, as "in FILE" or "of user NAME". Weights are compared
+                only if it is given, since a training run changes them while it carries a memory.
 
         Raises:
             IncompatibleMemory: the sentence lists each difference.
@@ -242,8 +241,8 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         whose = f"The memory {source}".strip()
         mine = self.fingerprint if source else {"architecture": self.architecture}
         mine = mine | {"name": self.backbone_name or "unnamed"}
-        fingerprint.check_fits(memory, mine, whose)
-        fingerprint.check_shapes(memory, self._family[0], self.memory_config, whose)
+        fingerprints.check_fits(memory, mine, whose)
+        fingerprints.check_shapes(memory, self._family[0], self.memory_config, whose)
         vocabulary = self.config.text_config.vocab_size
         if source and bool((memory.token >= vocabulary).any()):
             raise ValueError(
@@ -257,10 +256,10 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             )
 
     def adopt_memory(self, memory: MemoryState, *, source: str) -> MemoryState:
-        """A memory from a file, checked, and as this model computes: on its device, in its dtype.
+        """A memory from a file, checked, on this model's device and in its dtype.
 
         Args:
-            memory: as it was loaded.
+            memory: the memory as it was loaded.
             source: the file.
 
         Raises:
@@ -302,7 +301,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         Args:
             save_directory: made if it does not exist.
             state_dict: weights gathered elsewhere (FSDP); the model's own if None.
-            **kwargs: of `save_checkpoint`.
+            **kwargs: options of `save_checkpoint`.
         """
         self.config.architectures = [type(self).__name__]
         save_checkpoint(

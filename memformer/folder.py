@@ -59,7 +59,7 @@ class StoreFolder:
         self.root = root
 
     def memories(self) -> list[Stored]:
-        """The memories in the folder, by user; see `MemoryStore.memories`."""
+        """The memories in the folder, by user; files that are no memory are left out."""
         stored = []
         for path in self.root.glob(f"*{SUFFIX}"):
             try:

@@ -42,8 +42,8 @@ class MemformerOutput(CausalLMOutputWithPast):
 
     Attributes:
         memory: the memory after this call.
-        written: of a document with asides: share that the write gate let through; the gradient of
-            the gate passes straight through.
+        written: with `segment_ids`: the share of tokens that the write gate let through; the
+            gradient of the gate passes straight through.
         evidence: for every aside, how much its tokens read from memory, in [0, 1], mean over heads
             and layers. Carries no gradient.
         entropy: for every aside, how widely its reads are spread over the slots, in nats. Carries

@@ -88,7 +88,7 @@ classic.controller classic.addressing classic.links classic.sparse classic.searc
 classic.ntm classic.dnc classic.sam classic.segment classic
 attach attach.backbone attach.mixing attach.calibrate attach.heads attach.layers attach.names
 checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
-checks fingerprint cache engine asides generation attached model
+checks fingerprints cache engine asides generation attached model
 turns folder store reading chat
 cli.output cli.application cli.inputs cli.demo cli.documents cli.conversation cli.commands cli.talk
 cli.memories cli __main__

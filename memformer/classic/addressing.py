@@ -2,7 +2,6 @@
 
 `memory/addressing.py` has the equations that the memory of a language model uses too, and the rules
 for all of them: "..." stands for any leading axes, and the work is in float32 or better.
-Next: `step.py`, the DNC on one screen.
 
 Sources: A. Graves et al. 2016 (DNC, Methods); A. Graves et al. 2014 (NTM, section 3.3);
 R. Csordas and J. Schmidhuber 2019 (masks, sharpness).

@@ -1,8 +1,8 @@
 """`MemoryState`: everything that a memory remembers, as one explicit value.
 
 A state is passed in and returned; modules keep none of it. Its tensors are never changed in place,
-so copies may share them. This file is long because the methods of one public value stand together.
-How text gets into a memory: `memory_pass.py`. The file format: `file.py`.
+so copies may share them. `reset` and `forget` alone change a state itself: they put other tensors
+in the place of its own. This file is long because the methods of one public value stand together.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class MemoryState:
             documents=(),
         )
 
-    # ---- what is in it -------------------------------------------------------------------
+    # ---- contents ------------------------------------------------------------------------
 
     @property
     def columns(self) -> dict[str, Tensor]:
@@ -194,12 +194,12 @@ class MemoryState:
         return int(((self.turn == turn) & self.occupied & (self.strength > 0)).sum())
 
     def document(self, checksum: str) -> ReadDocument | None:
-        """The document with this checksum, as far as it was read; None where nothing is left."""
+        """The document with this checksum, as far as it was read; None where no slot is left."""
         known = (read for read in self.documents if read.checksum == checksum)
         return next((read for read in known if self.kept_of(read.turn)), None)
 
     def with_document(self, read: ReadDocument) -> MemoryState:
-        """The same memory that knows of a document; of those it knew, what is left is kept."""
+        """The same memory that knows a document too; documents without a slot are left out."""
         others = (one for one in self.documents if one.checksum != read.checksum)
         left = tuple(one for one in others if self.kept_of(one.turn))
         return self.replaced(documents=(*left, read))
@@ -355,7 +355,7 @@ class MemoryState:
         return self.replaced(documents=left)
 
     def _become(self, other: MemoryState) -> None:
-        """Takes the fields of another state: `reset` and `forget` alone are called for that."""
+        """Takes the fields of another state, for `reset` and `forget`."""
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, vars(other)[field.name])
 
@@ -419,8 +419,8 @@ class MemoryState:
         """Takes the open segment back out, to be encoded anew with what follows.
 
         Returns:
-            The memory as it was when the segment began, and the token ids and turns of what was
-            taken out, in order, padded at the end with -1.
+            The memory as it was when the segment began, and the token ids and turns of the tokens
+            that were taken out, in order, padded at the end with -1.
         """
         is_open = self.is_open
         width = int(is_open.sum(-1).max()) if is_open.numel() else 0
@@ -453,12 +453,12 @@ class MemoryState:
         """Writes the memory to one safetensors file, whole or not at all.
 
         Args:
-            path: where it goes.
-            user: whose it is, kept in the header: no other user can be given the file.
+            path: the file.
+            user: the owner, kept in the header: no other user can be given the file.
 
         Raises:
-            ValueError: it holds what no memory can hold, such as NaN; an older file stays as it
-                was.
+            ValueError: the memory holds numbers that no memory can hold, such as NaN; an older
+                file stays as it was.
             OSError: the folder can't be written; an older file stays as it was.
         """
         save_parts(path, self._parts(), user)
@@ -473,7 +473,7 @@ class MemoryState:
             path: the file.
             model: the model that will read it; the memory is checked against it, moved to its
                 device and converted to its dtype.
-            user: whose memory it has to be; None: anybody's.
+            user: the owner that the file must name; None: any.
 
         Raises:
             FileNotFoundError: no such file.
