@@ -77,8 +77,7 @@ def test_facts_are_found_behind_a_long_text_because_heads_read_together(model, t
     memory = model.memorize(ids, memory=memory)
     recalled = {}
     for focus in (model.memory_config.focus, 0.0):
-        for layer in model.memory_layers:
-            layer.focus = focus
+        view = model.with_memory(focus=focus)
         recalled[focus] = 0
         for question, begun, value in ASKED:
             asked = chat_ids(
@@ -86,10 +85,8 @@ def test_facts_are_found_behind_a_long_text_because_heads_read_together(model, t
             )
             begin = len(tokenizer(" " + value, add_special_tokens=False).input_ids)
             with torch.no_grad():
-                likeliest = model(asked, memory=memory).logits[0, :-1].argmax(-1)
+                likeliest = view(asked, memory=memory).logits[0, :-1].argmax(-1)
             recalled[focus] += torch.equal(likeliest[-begin:], asked[0, -begin:])
-    for layer in model.memory_layers:
-        layer.focus = model.memory_config.focus
     assert recalled[model.memory_config.focus] >= 3 and recalled[0.0] < max(recalled.values())
 
 
