@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from memformer import fingerprints
 from memformer.attach import calibrate
@@ -48,6 +48,8 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: MemformerConfig, backbone: PreTrainedModel | None = None) -> None:
         if backbone is None:
+            from transformers import AutoModelForCausalLM  # imports this file, if at the top
+
             backbone = AutoModelForCausalLM.from_config(config.text_config)
         # the config of the whole must not overrule the kernel that the backbone was loaded with
         kernel = backbone.config._attn_implementation
@@ -88,7 +90,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         """The same model and weights with mechanisms of its memory switched.
 
         A view: both models share the backbone and all weights that both have, so that training one
-        trains the other. A mechanism that is switched on for the first time starts untrained.
+        trains the other. A mechanism that this model does not have starts untrained.
 
         Args:
             gate: False: every token is written, whatever the write gate says. Not kept in a
@@ -97,13 +99,16 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             **changes: fields of `MemoryConfig`, such as `focus=0.0`, `links=True`, `erase=False`.
 
         Raises:
-            ValueError: a field that does not exist, or one that can't be changed.
+            ValueError: a field that can't be changed, or a model whose `forward` was replaced.
         """
         if wrong := sorted(changes.keys() & set(FIXED)):
             raise ValueError(f"with_memory can't change {wrong[0]}; use from_backbone for that.")
+        if "forward" in vars(self):
+            raise ValueError("Make views before accelerate or torch.compile replaces forward.")
         settings = MemoryConfig.from_dict(dataclasses.asdict(self.memory_config) | changes)
         view = copy.copy(self)
-        view._modules = dict(self._modules)
+        # modules and hooks of its own
+        vars(view).update({k: copy.copy(v) for k, v in vars(self).items() if isinstance(v, dict)})
         view.config = copy.copy(self.config)
         view._set_memory_config(settings)
         view.memory = MemoryPath(self._family[0], settings).to(self.device).adopt(self.memory)
@@ -308,7 +313,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             save_directory,
             self.config,
             self.backbone,
-            state_dict or self.state_dict(),
+            state_dict or (self.state_dict() if kwargs.get("is_main_process", True) else {}),
             self.generation_config,
             **kwargs,
         )

@@ -35,21 +35,12 @@ class MemoryConfig:
         key_positions: `"passage"` keeps the order of tokens inside passages in the stored keys,
             `"none"` stores keys without any position. No effect on backbones without rotary
             positions.
-        passage_tokens: number of written tokens in a row that form a passage, in which the keys
-            keep their order: a few sentences. Tokens that the write gate keeps out do not count,
-            neither here nor in ages, so they leave a memory as it is.
         read_distance: distance in tokens from every query to the memory: to every slot with
             `"none"`, to the end of each stored passage with `"passage"`.
         focus: how firmly the heads of a layer read the same passages; 0: each head on its own.
             Without focus, heads miss the wanted passage in a long text.
-        gate_reach: number of tokens on either side of a token over which its write gate is
-            averaged: the words around a token decide too whether it is written.
         erase: after training (`training.overwrite`), new text weakens the text that it replaces.
         free: after training, new text weakens text that is no longer needed.
-        address_reach: number of tokens in the address of a slot, its own token and the tokens just
-            before it: a short sentence.
-        least_age: a token weakens only slots that were seen at least so many tokens before it, and
-            so none of its own sentence.
         links: after training, heads also read the slots written just before and just after the
             slots that they match.
         write_budget: share of the text that the write gate shall let through in training, where a
@@ -57,6 +48,15 @@ class MemoryConfig:
             gate as it is.
         null_offset: number added to the calibrated null logit of every head; with a higher number,
             heads read less.
+        passage_tokens: number of written tokens in a row that form a passage, in which the keys
+            keep their order: a few sentences. Tokens that the write gate keeps out do not count,
+            neither here nor in ages, so they leave a memory as it is.
+        gate_reach: number of tokens on either side of a token over which its write gate is
+            averaged: the words around a token decide too whether it is written.
+        address_reach: number of tokens in the address of a slot, its own token and the tokens just
+            before it: a short sentence.
+        least_age: a token weakens only slots that were seen at least so many tokens before it, and
+            so none of its own sentence.
 
     Raises:
         ValueError: a value out of range; the sentence names the field.
@@ -67,17 +67,17 @@ class MemoryConfig:
     memory_layers: str | float | tuple[int, ...] = "auto"
     projection_rank: int | None = 8
     key_positions: str = "passage"
-    passage_tokens: int = 64
     read_distance: int = 100
     focus: float = 8.0
-    gate_reach: int = 8
     erase: bool = False
     free: bool = False
-    address_reach: int = 6
-    least_age: int = 16
     links: bool = False
     write_budget: float | None = None
     null_offset: float = 0.0
+    passage_tokens: int = 64
+    gate_reach: int = 8
+    address_reach: int = 6
+    least_age: int = 16
 
     def __post_init__(self) -> None:
         for field, least, optional in (

@@ -5,6 +5,7 @@ Each method either works, or raises an error whose sentence says what to do inst
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,10 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+# names of memory weights in version 0.1.0, which `from_pretrained` converts
+_EARLIER = re.compile(r"memory\.\d+\.")
 
 
 class _Block:
@@ -143,8 +148,15 @@ class Conventions:
         transformers' Trainer calls this when it resumes a run or goes back to its best model.
 
         Raises:
-            ValueError: the checkpoint leaves trained weights out, which would stay as they are.
+            ValueError: the checkpoint leaves trained weights out, which would stay as they are, or
+                its weights have earlier names.
         """
+        if first := next((name for name in state_dict if _EARLIER.match(name)), None):
+            raise ValueError(
+                f"These weights have names of an earlier memformer, such as {first}; open their "
+                "folder with MemformerForCausalLM.from_pretrained, which converts them. A run that "
+                "the earlier memformer began can't be resumed with this one."
+            )
         mixin: Any = super()
         trained = {name for name, one in self._model.named_parameters() if one.requires_grad}
         memory = {name for name in self._model.state_dict() if name.startswith("memory.")}

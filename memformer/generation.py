@@ -119,7 +119,7 @@ def generate(
         cache = MemoryCache(readable, int(first_column.min()), first_column)
         carried = {"past_key_values": cache}
     mixin: Any = GenerationMixin
-    result: Any = mixin.generate(model, prompt.ids, **arguments, **carried)
+    result: Any = mixin.generate(model, prompt.ids, **(arguments | carried))
     structured = not isinstance(result, Tensor)
     if not (return_memory or structured):
         return result, None

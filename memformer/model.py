@@ -199,19 +199,20 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         ids = self._token_ids(input_ids, past_key_values, kwargs)
         carried = past_key_values.memory if past_key_values is not None else memory
         real = self.check_input(ids, attention_mask, carried)
-        known = self.init_memory(len(real)) if memory is None else memory.closed()
         items = kwargs.pop("num_items_in_batch", None)
         cache = past_key_values if segment_ids is None else None
         if cache is None and use_cache and labels is None and segment_ids is None:
-            cache = MemoryCache(begin_turn(known, real)[0])
+            cache = MemoryCache(begin_turn(self._known(memory, ids), real)[0])
         engine = self.engine()
         if segment_ids is not None:
+            known = self._known(memory, ids)
             found = forward_document(
                 engine, ids, real, segment_ids, remembered, labels, known, chunks
             )
         elif cache is not None:
             found = self._forward_cached(engine, ids, real, cache, logits_to_keep, kwargs)
         else:
+            known = self._known(memory, ids)
             kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
             found = self._forward_plain(
                 engine, ids, real, known, segments_per_chunk, logits_to_keep, kwargs
@@ -242,6 +243,10 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
                 "Pass memory= instead, and generate makes the cache itself."
             )
         return ids
+
+    def _known(self, memory: MemoryState | None, ids: Int[Tensor, "batch tokens"]) -> MemoryState:
+        """The memory before a new segment begins."""
+        return self.init_memory(len(ids)) if memory is None else memory.closed()
 
     def _forward_cached(
         self,
@@ -416,7 +421,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         if not bool(real.any(-1).all()):
             row = int((~real.any(-1)).nonzero()[0])
             raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
-        known = self.init_memory(len(ids)) if memory is None else memory.closed()
+        known = self._known(memory, ids)
         return generation.Prompt(ids, real, known, limit, float(reply_limit)), config
 
     @torch.no_grad()

@@ -39,7 +39,9 @@ def compare(name: str, now: object, then: object) -> None:
             assert now["bits"] == then["bits"], name
 
 
-@pytest.mark.parametrize("case", ["attached", "families", pytest.param("trained", marks=real)])
+@pytest.mark.parametrize(
+    "case", ["attached", "adapted", "families", pytest.param("trained", marks=real)]
+)
 def test_every_figure_is_the_stored_one(case):
     now, then = unchanged.figures(case), STORED["cases"][case]
     assert now.keys() == then.keys()

@@ -166,6 +166,23 @@ def training_step(
     return out
 
 
+def adapted() -> dict[str, Any]:
+    """The tiny model with a LoRA adapter that is trained, below the memory layers too."""
+    from peft import LoraConfig, get_peft_model
+
+    model = MemformerForCausalLM.from_pretrained(ATTACHED)
+    wanted = LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"])
+    wrapped = get_peft_model(model.backbone, wanted)
+    model.backbone = wrapped
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+    ids = random_ids(2, 75, seed=1)
+    return training_step(model, *laid_out(ids, torch.ones_like(ids)))
+
+
 def families() -> dict[str, Any]:
     """Three more families as they are attached: learned positions, caps and windows, head norms."""
     out: dict[str, Any] = {}
@@ -211,7 +228,7 @@ def trained() -> dict[str, Any]:
 
 
 def figures(case: str) -> dict[str, Any]:
-    """All figures of one case: "attached", "families" or "trained"."""
+    """All figures of one case: "attached", "adapted", "families" or "trained"."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     return {name: figure(value) for name, value in globals()[case]().items()}
@@ -248,7 +265,7 @@ def make_attached() -> None:
 
 
 if __name__ == "__main__":
-    cases = {case: figures(case) for case in ("attached", "families", "trained")}
+    cases = {case: figures(case) for case in ("attached", "adapted", "families", "trained")}
     opened = contents(MemoryState.load(ATTACHED / "memory_3.safetensors"))
     file = {part: figure(value) for part, value in opened.items()}
     print(json.dumps({"processor": processor(), "cases": cases, "file": file}, indent=1))

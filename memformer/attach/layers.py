@@ -89,13 +89,26 @@ class MemoryLayer(nn.Module):
         self.links = config.links
 
     def forward(
-        self, attention: nn.Module, x: Float[Tensor, "entries tokens hidden"], memory: MemoryPass
+        self,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        memory: MemoryPass,
+        table: TableHeads | None = None,
     ) -> tuple[Tensor, Tensor] | None:
-        """Writes keys and values of the tokens, then reads the memory for each token."""
+        """Writes keys and values of the tokens, then reads the memory for each token.
+
+        Args:
+            attention: the attention module.
+            x: its input.
+            memory: carries the memory of this call.
+            table: the heads that decide about slots, at the lowest memory layer.
+        """
         backbone = self._backbone[0]
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
         if memory.writes:
+            if table is not None:
+                memory.decide(*table(x, memory.chunk))
             positions = x.new_zeros(1, 1, dtype=torch.long)
             if self.key_positions == "passage":
                 positions = memory.positions()
@@ -164,9 +177,7 @@ class MemoryPath(nn.Module):
             The read; None where there was nothing to read.
         """
         index = self.index_of[number]
-        if memory.writes and index == 0:
-            memory.decide(*self.table(x, memory.chunk))
-        read = self.layers[index](attention, x, memory)
+        read = self.layers[index](attention, x, memory, self.table if index == 0 else None)
         return None if read is None else Read(*read)
 
 

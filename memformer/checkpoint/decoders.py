@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -131,6 +130,9 @@ def open_decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
     options = SAFE | options
     if "gguf_file" in options:
         del options["use_safetensors"]
+    # not at the top: importing it teaches transformers a class that imports this file
+    from transformers import AutoModelForCausalLM
+
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
     except torch.OutOfMemoryError:
