@@ -35,9 +35,10 @@ from eval.corpora.haystack import Haystack
 from eval.corpora.people import KINDS, Fact, Kind, make_documents
 from eval.harness.interview import Interview
 from eval.harness.metrics import first_words, wilson_interval
+from eval.reporting.app import make_app
 from eval.reporting.extras import PICTURE, require
 from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption, use_threads
 from eval.reporting.report import head, write_json
 
 FACTS = 6
@@ -291,10 +292,6 @@ def plot(path: Path, title: str, cells: Sequence[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=110)
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     model: ModelArgument = None,
     parts: Annotated[str, typer.Option(help="Which parts; a list.")] = ",".join(PARTS),
@@ -308,8 +305,7 @@ def main(
     wanted = parts.split(",")
     if unknown := [part for part in wanted if part not in PARTS]:
         raise typer.BadParameter(f"--parts knows {', '.join(PARTS)}; got {unknown[0]!r}.")
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     console = Console()
     loaded, tokenizer = open_model(model)
     for part in wanted:
@@ -335,6 +331,8 @@ def main(
     plot(out.with_name(out.name + ".png"), f"{report['model']}: mechanisms off and on", cells)
     console.print(table(cells))
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

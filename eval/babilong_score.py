@@ -21,6 +21,7 @@ from rich.table import Table
 
 from eval.babilong.metric import HEADLINE, LABELS, LEFT_OUT, score
 from eval.babilong.samples import LENGTHS
+from eval.reporting.app import make_app
 
 COLUMNS = ("target", "output", "question")
 
@@ -82,10 +83,6 @@ def mean(found: dict[tuple[str, str], float], tasks: Sequence[str], length: str)
     return None if None in mine else sum(one for one in mine if one is not None) / len(mine)
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     tasks: Annotated[str, typer.Option("--mean", help="Which tasks; a list.")] = ",".join(HEADLINE),
@@ -109,6 +106,8 @@ def main(
 def _shown(share: float | None) -> str:
     return "" if share is None else f"{share:.2f}"
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -35,9 +35,10 @@ from eval.corpora.training_facts import NAMES as DEVELOPMENT_NAMES
 from eval.harness.asking import progress_bar
 from eval.harness.metrics import contains, normal, wilson_interval
 from eval.harness.unknown import INSTRUCTION, says_unknown
+from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, require
 from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import DtypeOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.options import DtypeOption, ModelArgument, OutOption, ThreadsOption, use_threads
 from eval.reporting.page import Page, publish
 from eval.reporting.report import head, write_json
 
@@ -173,10 +174,6 @@ def _floats(text: str, option: str) -> list[float]:
         raise typer.BadParameter(f"{text!r} is no list of numbers.", param_hint=option) from None
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 @torch.inference_mode()
 def main(
     model: ModelArgument = None,
@@ -193,8 +190,7 @@ def main(
     threads: ThreadsOption = None,
 ) -> None:
     require("the report", PAGE)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     limits, scales = _floats(reply_limits, "--reply-limits"), _floats(penalties, "--penalties")
     if not all(0 <= limit <= 1 for limit in limits):
         raise typer.BadParameter(f"--reply-limits takes numbers from 0 to 1; got {reply_limits!r}.")
@@ -229,6 +225,8 @@ def main(
             write_json(out.with_name(f"{out.name}.json"), report)
     publish(out, page(report), report)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

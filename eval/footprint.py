@@ -26,6 +26,7 @@ from memformer.template import chat_ids, frame, text_pieces
 
 from eval.corpora.book import read_book
 from eval.corpora.haystack import Haystack
+from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, require
 from eval.reporting.opening import model_name, open_model
 from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
@@ -118,10 +119,6 @@ def page(report: dict[str, Any]) -> Page:
     )
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     model: ModelArgument = None,
     megabytes: Annotated[int, typer.Option(min=1, help="Of the document.")] = 50,
@@ -158,6 +155,8 @@ def main(
     write_json(out.with_name(f"{out.name}.json"), report)
     publish(out, page(report), report)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -25,9 +25,10 @@ from rich.progress import track
 from torch import Tensor
 
 from eval.corpora.haystack import Haystack
+from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, require
 from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption
+from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption, use_threads
 from eval.reporting.page import Page, publish
 from eval.reporting.report import head, write_json
 
@@ -62,10 +63,6 @@ def page(report: dict[str, Any]) -> Page:
     )
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 @torch.no_grad()
 def main(
     model: ModelArgument = None,
@@ -76,8 +73,7 @@ def main(
     threads: ThreadsOption = None,
 ) -> None:
     require("the report", PAGE)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     report = head("eval.forgetting", model_name(model) | {"tokens": tokens, "window": window})
     loaded, tokenizer = open_model(model)
     if window > (most := loaded.memory_config.segment_tokens):
@@ -104,6 +100,8 @@ def main(
     write_json(out.with_name(f"{out.name}.json"), report)
     publish(out, page(report), report)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -22,6 +22,7 @@ import typer
 from eval.harness.looks import looks, words
 from eval.harness.roster import TRAINED, parse
 from eval.harness.summary import bootstrap
+from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, PICTURE, require
 from eval.reporting.options import OutOption
 from eval.reporting.page import grid, write_page
@@ -280,10 +281,6 @@ def _height(benchmarks: Sequence[Sequence[Line]]) -> int:
     return sum(1 + len(lines) for lines in benchmarks)
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     reports: Annotated[list[Path], typer.Argument(help="OUT.json of benchmarks.")],
     ours: Annotated[str, typer.Option(help="Which system is the memory.")] = "memformer",
@@ -308,6 +305,8 @@ def main(
     write_page(out, "With a memory and without", text, [picture])
     typer.echo(text)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

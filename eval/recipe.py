@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-import torch
 import typer
 from memformer import MemformerForCausalLM, MemoryConfig
 from rich.console import Console
@@ -22,13 +21,11 @@ from eval.corpora.haystack import Haystack
 from eval.corpora.people import make_documents
 from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.interview import Interview, right
+from eval.reporting.app import make_app
 from eval.reporting.opening import open_model
-from eval.reporting.options import ThreadsOption, numbers
-
-app = typer.Typer(add_completion=False)
+from eval.reporting.options import ThreadsOption, numbers, use_threads
 
 
-@app.command(help=__doc__)
 def main(
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings such as focus=0,null_offset=1.")
@@ -40,8 +37,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Draws the documents.")] = 1000,
     threads: ThreadsOption = None,
 ) -> None:
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     places = numbers(distances, 0, "--distances")
     configs = {setting: parse(setting) for setting in ["", *(settings or [])]}
     documents = make_documents(facts, cases, seed, NAMES, KINDS)
@@ -86,6 +82,8 @@ def parse(setting: str) -> MemoryConfig:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -30,9 +30,17 @@ from rich.console import Console
 
 from eval.corpora.book import book_name
 from eval.corpora.haystack import Haystack
+from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, PICTURE, require
 from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import BookOption, ModelArgument, OutOption, ThreadsOption, numbers
+from eval.reporting.options import (
+    BookOption,
+    ModelArgument,
+    OutOption,
+    ThreadsOption,
+    numbers,
+    use_threads,
+)
 from eval.reporting.page import Page, publish
 from eval.reporting.plots import Panel, cell_lines, draw
 from eval.reporting.report import head, write_json
@@ -60,8 +68,7 @@ class Cell:
 
 def measure(cell: Cell) -> Entry:
     """Runs one cell in this process, which must be fresh."""
-    if cell.threads:
-        torch.set_num_threads(cell.threads)
+    use_threads(cell.threads)
     model, tokenizer = open_model(cell.model)
     haystack = Haystack(tokenizer, cell.book)
     text = haystack.tokens(cell.length)
@@ -194,10 +201,6 @@ def plot(path: Path, report: Entry) -> None:
     draw(path, _title(report), panels)
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     model: ModelArgument = None,
     lengths: Annotated[
@@ -216,8 +219,7 @@ def main(
 ) -> None:
     require("the report", PAGE, PICTURE)
     all_lengths = sorted(numbers(lengths, 1, "--lengths"))
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     console = Console(stderr=True)
     settings = {
         "lengths": all_lengths,
@@ -248,6 +250,8 @@ def main(
     plot(picture, report)
     publish(out, page(report), report, [picture])
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -25,8 +25,9 @@ from memformer.classic import DNC, SAM, detached
 from rich.console import Console
 from rich.table import Table
 
+from eval.reporting.app import make_app
 from eval.reporting.extras import PICTURE, require
-from eval.reporting.options import OutOption, ThreadsOption, numbers
+from eval.reporting.options import OutOption, ThreadsOption, numbers, use_threads
 from eval.reporting.plots import Panel, cell_lines, draw
 from eval.reporting.report import head, write_json
 from eval.reporting.resident import in_fresh_process, peak, release, reset_peak, resident
@@ -59,8 +60,7 @@ class Cost:
 
 def measure(cell: Cell) -> dict[str, Any]:
     """Runs one cell in this process, which must be fresh."""
-    if cell.threads:
-        torch.set_num_threads(cell.threads)
+    use_threads(cell.threads)
     torch.manual_seed(cell.seed)
     words = torch.randn(1, cell.slots, WIDTH)
     inputs = torch.randn(1, STEPS, INPUT)
@@ -131,10 +131,6 @@ def plot(path: Path, cells: Sequence[dict[str, Any]]) -> None:
     draw(path, "One training step against the size of the memory", panels)
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     slots: Annotated[str, typer.Option(help="Slots; a list.")] = "1000,10000,100000,1000000",
     linked_max: Annotated[int, typer.Option(min=0, help="Most slots of the DNC.")] = 1000,
@@ -151,8 +147,7 @@ def main(
     require("the report", PICTURE)
     require("SAM's search", "faiss")
     counts = sorted(numbers(slots, 1, "--slots"))
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     limits = {SAM_ROW: counts[-1], LINKED: linked_max, DENSE: dense_max}
     settings = {
         "slots": counts,
@@ -182,6 +177,8 @@ def main(
     plot(out.with_name(out.name + ".png"), cells)
     console.print(table(cells, counts))
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

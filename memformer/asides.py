@@ -115,7 +115,7 @@ class _Reading:
         self, part: Segments, state: MemoryState, turn: Int[Tensor, " batch"]
     ) -> MemoryState:
         """Reads segments of the document into memory; each segment is closed at its end."""
-        memory_pass = self.engine.begin_pass(state, part.real, part.sequences)
+        memory_pass = self.engine.begin_pass(part, state)
         self.predict(part, memory_pass, self.targets)
         self.written.append(memory_pass.written)
         turns = turn[:, None, None].expand_as(part.ids)
@@ -130,7 +130,7 @@ class _Reading:
     ) -> None:
         """Reads asides; each aside reads the memory of the place where it stands."""
         part = Segments(asides.ids, asides.real & due[..., None], asides.column)
-        memory_pass = self.engine.begin_pass(state, part.real, part.sequences, until, writes=False)
+        memory_pass = self.engine.begin_pass(part, state, until=until, writes=False)
         self.predict(part, memory_pass, self.targets)
         for number in range(len(part)):
             read = memory_pass.read_mass(number, state.token.shape[1])[due[:, number]]
@@ -170,7 +170,7 @@ class _Reading:
         until = state.num_seen[:, None]
         token = torch.zeros_like(until)[..., None]
         part = Segments(token, torch.ones_like(token, dtype=torch.bool), token)
-        memory_pass = self.engine.begin_pass(state, part.real, part.sequences, until, writes=False)
+        memory_pass = self.engine.begin_pass(part, state, until=until, writes=False)
         self.predict(part, memory_pass, torch.full_like(until, IGNORED_LABEL))
 
     def in_order(self) -> Float[Tensor, "labels vocabulary"]:

@@ -86,14 +86,16 @@ class Engine:
 
     def begin_pass(
         self,
+        part: Segments,
         state: MemoryState,
-        real: Bool[Tensor, "batch segments tokens"],
-        sequences: tuple[Int[Tensor, " entries"], Int[Tensor, " entries"]] | None = None,
+        *,
         until: Int[Tensor, "batch segments"] | None = None,
-        **options: Any,
+        writes: bool = True,
+        limit: Float[Tensor, "batch segments tokens"] | None = None,
     ) -> MemoryPass:
-        """A pass with the text that follows a memory; the options are options of `MemoryPass`."""
-        return MemoryPass(state, Chunk.after(state, real, sequences, until), self.rules, **options)
+        """A pass with segments that follow a memory; for the options, see `Chunk`, `MemoryPass`."""
+        chunk = Chunk.after(state, part.real, part.sequences, until)
+        return MemoryPass(state, chunk, self.rules, writes=writes, limit=limit)
 
     def call(self, memory: MemoryPass, *, is_last: bool = False, **arguments: Any) -> Any:
         """Calls the backbone; returns its output, or None where the upper layers are skipped."""
@@ -145,7 +147,7 @@ class Engine:
             window = (slice(None), slice(begin, end), slice(part.ids.shape[2]))
             part_limits = None if limits is None else limits[window]
             if bool(part.real.any()):
-                memory_pass = self._pass(part, state, limit=part_limits)
+                memory_pass = self.begin_pass(part, state, limit=part_limits)
                 self.call(memory_pass, is_last=True, **self._inputs(part))
                 state = self._commit(memory_pass, part, turns[window])
             done += int(part.real.sum((1, 2)).max())
@@ -176,7 +178,7 @@ class Engine:
         state, turn = begin_turn(memory, real)
         if ids.shape[1] > self.segment_tokens:
             return self._forward_long(ids, real, state, turn, segments_per_chunk, **arguments)
-        memory_pass = self.begin_pass(state, real[:, None])
+        memory_pass = MemoryPass(state, Chunk.after(state, real[:, None]), self.rules)
         outputs = self.call(memory_pass, input_ids=ids, use_cache=False, **arguments)
         written = memory_pass.written
         closes = real[:, None].sum(-1) == self.segment_tokens
@@ -209,7 +211,7 @@ class Engine:
             begin = end
             if not bool(part.real.any()):
                 continue
-            memory_pass = self._pass(part, state)
+            memory_pass = self.begin_pass(part, state)
             outputs = self.call(memory_pass, **self._inputs(part), **arguments)
             written.append(memory_pass.written)
             state = self._commit(memory_pass, part, turn[:, None, None].expand_as(part.ids))
@@ -246,14 +248,6 @@ class Engine:
                 free = state.num_slots - int(state.occupied.sum(-1).max())
                 count = min(count, free // self.segment_tokens)
         return min(len(segments), begin + max(1, count))
-
-    def _pass(
-        self,
-        part: Segments,
-        state: MemoryState,
-        limit: Float[Tensor, "batch segments tokens"] | None = None,
-    ) -> MemoryPass:
-        return self.begin_pass(state, part.real, part.sequences, limit=limit)
 
     def _inputs(self, part: Segments) -> dict[str, Any]:
         """The segments that hold text, as one batch for the backbone."""

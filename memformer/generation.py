@@ -18,6 +18,8 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from memformer.cache import MemoryCache
 from memformer.engine import Engine, Forwarded, begin_turn
+from memformer.memory.chunk import Chunk
+from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.state import MemoryState
 
 
@@ -166,9 +168,8 @@ def forward_cached(
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
         # with a gradient, prepared slots serve one step only
         views = None if torch.is_grad_enabled() else cache.slot_views
-        memory_pass = engine.begin_pass(
-            cache.memory, new_real[:, None], writes=False, slot_views=views
-        )
+        chunk = Chunk.after(cache.memory, new_real[:, None])
+        memory_pass = MemoryPass(cache.memory, chunk, engine.rules, writes=False, slot_views=views)
         outputs = engine.call(
             memory_pass,
             input_ids=new,

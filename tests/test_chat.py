@@ -32,6 +32,12 @@ def store(tmp_path: Path) -> MemoryStore:
     return MemoryStore(tmp_path / "store")
 
 
+@pytest.fixture(params=[False, True])
+def place(request: pytest.FixtureRequest, store: MemoryStore) -> dict[str, Any]:
+    """The options of a session: without a store, and with one."""
+    return {"store": store, "user": "alice"} if request.param else {}
+
+
 def remembered(session: ChatSession) -> str:
     return "".join(row["text"] for row in session.inspect())
 
@@ -290,18 +296,13 @@ def test_questions_are_answered_side_by_side_and_not_remembered(
         session.ask("How old is Ines?", " ")
 
 
-@pytest.mark.parametrize("stored", [False, True])
 def test_threads_that_share_a_session_lose_no_turn(
-    model: MemformerForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    store: MemoryStore,
-    stored: bool,
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast, place: dict[str, Any]
 ) -> None:
-    options: dict[str, Any] = {"store": store, "user": "alice"} if stored else {}
-    if stored:
-        store.save("alice", model.init_memory(num_slots=None))
-    session = ChatSession(model, tokenizer, max_new_tokens=2, timeout=600, **options)
-    if not stored:
+    if place:
+        place["store"].save("alice", model.init_memory(num_slots=None))
+    session = ChatSession(model, tokenizer, max_new_tokens=2, timeout=600, **place)
+    if not place:
         session.memory = model.init_memory(num_slots=None)
     failed: list[Exception] = []
 
@@ -325,15 +326,10 @@ def test_threads_that_share_a_session_lose_no_turn(
     assert len(texts) == 24 and set(texts) == wanted
 
 
-@pytest.mark.parametrize("stored", [False, True])
 def test_a_busy_user_is_waited_for_and_then_refused(
-    model: MemformerForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    store: MemoryStore,
-    stored: bool,
+    model: MemformerForCausalLM, tokenizer: PreTrainedTokenizerFast, place: dict[str, Any]
 ) -> None:
-    options: dict[str, Any] = {"store": store, "user": "alice"} if stored else {}
-    session = ChatSession(model, tokenizer, max_new_tokens=2, **options)
+    session = ChatSession(model, tokenizer, max_new_tokens=2, **place)
     assert session.timeout == 5.0
     inside, leave = threading.Event(), threading.Event()
 

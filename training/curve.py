@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.reporting.app import make_app
 from eval.reporting.plots import Line, Panel, draw
 from training import missing
 
@@ -57,10 +58,6 @@ def lines_of(runs: Sequence[tuple[str, list[dict[str, Any]]]], ending: str) -> l
     return [Line(label, *zip(*found, strict=True)) for label, found in points.items()]
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     out: Annotated[Path, typer.Argument(help="PNG to write.", dir_okay=False)],
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of each run, in order.")],
@@ -81,6 +78,8 @@ def main(
         panels.append(Panel("million tokens", "exact matches, held out", matches, top=1.02))
     draw(out, "Fine-tuning", panels)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -30,6 +30,7 @@ from rich.markup import escape
 from transformers import logging
 
 from eval.corpora.jsonl import BadRecord
+from eval.reporting.options import use_threads
 from training.finetuning import resume
 from training.finetuning.launch import LaunchFailed, hand_over, launch
 from training.finetuning.log import Log
@@ -74,8 +75,7 @@ def main(
     logging.disable_progress_bar()
     # peft asks transformers for what transformers calls otherwise by now
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     # softmax weights far from any match are denormal numbers, with which a CPU is four times slower
     torch.set_flush_denormal(True)
     try:

@@ -29,15 +29,13 @@ from eval.corpora.haystack import Haystack
 from eval.corpora.jsonl import BadRecord
 from eval.corpora.stories import Background
 from eval.harness.interview import Interview
+from eval.reporting.app import make_app
 from eval.reporting.options import ThreadsOption
 from training.heads import gate
 from training.heads.command import BOOK, Command, NewFolder, TrainingBook
 from training.setup.tokenizer import open_tokenizer
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command(help=__doc__)
 def main(
     out: NewFolder,
     model: Annotated[
@@ -86,6 +84,8 @@ def main(
         console.print(f"{name}, held out: {written} are written")
     console.print(f"saved in {out}")
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -14,14 +14,12 @@ from typing import Annotated
 import typer
 
 from eval.corpora.people import Chat
+from eval.reporting.app import make_app
 from eval.reporting.options import ThreadsOption
 from training.heads import links
 from training.heads.command import Command, ModelOption, NewFolder
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command(help=__doc__)
 def main(
     out: NewFolder,
     model: ModelOption = None,
@@ -38,6 +36,8 @@ def main(
         f"loss on lists held out: {losses['before']:.3f} before, {losses['after']:.3f} after; {out}"
     )
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -23,14 +23,12 @@ import typer
 
 from eval.corpora.haystack import Haystack
 from eval.corpora.people import Chat
+from eval.reporting.app import make_app
 from eval.reporting.options import ThreadsOption
 from training.heads import overwrite
 from training.heads.command import BOOK, Command, ModelOption, NewFolder, TrainingBook
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command(help=__doc__)
 def main(
     out: NewFolder,
     model: ModelOption = None,
@@ -56,6 +54,8 @@ def main(
         f"{shares['others']:.2%} of all other tokens; saved in {out}"
     )
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

@@ -21,14 +21,12 @@ from typing import Annotated, Literal
 import torch
 import typer
 
+from eval.reporting.app import make_app
 from eval.reporting.opening import model_name
-from eval.reporting.options import DtypeOption, ThreadsOption
+from eval.reporting.options import DtypeOption, ThreadsOption, use_threads
 from training.baselines.run import Pace, Settings, run
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command(help=__doc__)
 def main(
     name: Annotated[Literal["rmt", "armt"], typer.Argument(help="Which peer.")],
     data: Annotated[list[Path], typer.Argument(help="Records, .jsonl or .jsonl.gz.")],
@@ -59,8 +57,7 @@ def main(
 ) -> None:
     # peft asks transformers for what transformers calls otherwise by now
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     torch.set_flush_denormal(True)  # gradients of what is known by heart are tiny, and slow
     settings = Settings(
         peer=name,
@@ -77,6 +74,8 @@ def main(
     )
     run(settings, data, out, Pace(at_once, save_every, minutes), device, resumed=resumed)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

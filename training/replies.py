@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from eval.corpora.people import Fact
 from eval.corpora.training_facts import KINDS, NAMES
-from eval.reporting.options import ThreadsOption
+from eval.reporting.app import make_app
+from eval.reporting.options import ThreadsOption, use_threads
 from memformer.chat import chat_ids
 from memformer.checkpoint.decoders import check_place
 from memformer.pretrained import DEFAULT_MODEL, FetchError, fetch
@@ -161,10 +162,6 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
         yield parse({"id": name, "document": messages, "questions": questions}, name)
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     out: Out,
     model: Annotated[
@@ -174,8 +171,7 @@ def main(
     seed: Seed = 0,
     threads: ThreadsOption = None,
 ) -> None:
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     console = Console()
     try:
         check_file(out)
@@ -202,6 +198,8 @@ def main(
         raise typer.Exit(2)
     build(out, conversations(said, documents, seed))
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

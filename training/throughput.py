@@ -23,7 +23,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from eval.corpora.haystack import Haystack
-from eval.reporting.options import ThreadsOption, numbers
+from eval.reporting.app import make_app
+from eval.reporting.options import ThreadsOption, numbers, use_threads
 from eval.reporting.report import head, write_json
 from memformer import MemformerForCausalLM
 from training.finetuning.settings import Model, Settings, Stage
@@ -128,10 +129,6 @@ def table(rows: list[Row]) -> Table:
     return found
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command(help=__doc__)
 def main(
     model: Annotated[str | None, typer.Argument(help="Default: the default model.")] = None,
     segments: Annotated[str, typer.Option(help="With commas between them.")] = "8,16,32",
@@ -142,8 +139,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Report; `.json` is added.")] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     torch.set_flush_denormal(True)
     counts = numbers(segments, 1, "--segments")
     settings = Settings(
@@ -170,6 +166,8 @@ def main(
         report["rows"] = [asdict(row) for row in rows]
         write_json(out.with_suffix(".json"), report)
 
+
+app = make_app(main, __doc__)
 
 if __name__ == "__main__":
     app()

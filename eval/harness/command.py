@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-import torch
 import typer
 from accelerate import PartialState
 from memformer.pretrained import DEFAULT_MODEL
@@ -24,8 +23,15 @@ from eval.harness.pages import markdown
 from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
 from eval.harness.runner import ask, begin_log, groups, results
 from eval.harness.summary import Key, summarize
+from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, PICTURE, require
-from eval.reporting.options import DeviceOption, DtypeOption, ModelArgument, ThreadsOption
+from eval.reporting.options import (
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    ThreadsOption,
+    use_threads,
+)
 from eval.reporting.page import write_page
 from eval.reporting.report import head, write_json
 
@@ -70,7 +76,6 @@ def command(build: Builder) -> typer.Typer:
             the name of the report. It may raise `ValueError` or `OSError` with one sentence about
             the mistake in the data.
     """
-    app = typer.Typer(add_completion=False)
     own = _parameters(build)[1:]
     common = _parameters(Shared)
 
@@ -82,8 +87,7 @@ def command(build: Builder) -> typer.Typer:
     parameters = [argument, *own, *others]
     main.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     main.__annotations__ = {one.name: one.annotation for one in parameters}
-    app.command(help=inspect.getdoc(inspect.getmodule(build)) or "")(main)
-    return app
+    return make_app(main, inspect.getdoc(inspect.getmodule(build)) or "")
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -107,8 +111,7 @@ def run(build: Builder, own: dict[str, Any], shared: Shared) -> None:
     """
     # the packages are needed last and checked first
     require("the report", PAGE, PICTURE)
-    if shared.threads:
-        torch.set_num_threads(shared.threads)
+    use_threads(shared.threads)
     state = PartialState(cpu=shared.device == "cpu", timeout=PATIENCE)
     name = shared.model or DEFAULT_MODEL
     # with several processes on GPUs, each has its own GPU

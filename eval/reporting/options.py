@@ -65,6 +65,14 @@ DeviceOption = Annotated[
     str, typer.Option(help="Where to run, such as cpu or cuda.", callback=checked_device)
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
+
+
+def use_threads(count: int | None) -> None:
+    """Sets the CPU threads of torch; None leaves torch its own choice."""
+    if count:
+        torch.set_num_threads(count)
+
+
 OutOption = Annotated[Path, typer.Option(help="Where to write, without .json and .png.")]
 
 

@@ -34,6 +34,12 @@ class LinkLists(NamedTuple):
         places = torch.arange(kept, device=like.device).expand(batch, slots, kept)
         return cls(places, like.new_zeros(batch, slots, kept))
 
+    def targets(
+        self, read_weights: Float[Tensor, "... reads slots"]
+    ) -> Int[Tensor, "... reads links"]:
+        """The slots j of all links, one list for each read: an index into its weights."""
+        return self.slots.flatten(-2).unsqueeze(-2).expand(*read_weights.shape[:-1], -1)
+
 
 def links_after(
     link: Tensor | LinkLists,
@@ -73,8 +79,8 @@ def forward_along(
     """Where the reads would be one write later: f = L w."""
     if isinstance(link, Tensor):
         return forward_weights(link, read_weights)
-    index = link.slots.flatten(-2).unsqueeze(-2).expand(*read_weights.shape[:-1], -1)
-    found = read_weights.gather(-1, index).unflatten(-1, link.slots.shape[-2:])
+    found = read_weights.gather(-1, link.targets(read_weights))
+    found = found.unflatten(-1, link.slots.shape[-2:])
     return (found * link.weights.unsqueeze(-3)).sum(-1)
 
 
@@ -84,6 +90,5 @@ def backward_along(
     """Where the reads would be one write earlier: b = L^T w."""
     if isinstance(link, Tensor):
         return backward_weights(link, read_weights)
-    index = link.slots.flatten(-2).unsqueeze(-2).expand(*read_weights.shape[:-1], -1)
     flow = (read_weights.unsqueeze(-1) * link.weights.unsqueeze(-3)).flatten(-2)
-    return torch.zeros_like(read_weights).scatter_add(-1, index, flow)
+    return torch.zeros_like(read_weights).scatter_add(-1, link.targets(read_weights), flow)

@@ -198,7 +198,12 @@ class SAM(nn.Module):
 
         found = memory.search.nearest(keys, self.topk)
         words = store.read(found.flatten(1)).unflatten(1, found.shape[1:])
-        reading = self._weights(words, keys, oneplus(strengths), found)
+        strengths = oneplus(strengths)
+        reading = content_weights(words, keys.unsqueeze(2), strengths.unsqueeze(2)).squeeze(2)
+        # a slot that was found twice counts once
+        earlier = (found.unsqueeze(-1) == found.unsqueeze(-2)).tril(-1).any(-1)
+        reading = reading.masked_fill(earlier, 0.0)
+        reading = reading / reading.sum(-1, keepdim=True)
         read = (reading.unsqueeze(-1) * words).sum(-2)
         # an empty slot stays empty, and is among the first to be written
         reading = reading * words.ne(0).any(-1)
@@ -208,19 +213,6 @@ class SAM(nn.Module):
         return output, SAMState(
             controller, memory, memory.steps, found, reading, slots, weights, read
         )
-
-    @staticmethod
-    def _weights(
-        words: Float[Tensor, "batch reads topk width"],
-        keys: Float[Tensor, "batch reads width"],
-        strengths: Float[Tensor, "batch reads"],
-        slots: Int[Tensor, "batch reads topk"],
-    ) -> Float[Tensor, "batch reads topk"]:
-        """Content weights over the slots found; a slot that was found twice counts once."""
-        weights = content_weights(words, keys.unsqueeze(2), strengths.unsqueeze(2)).squeeze(2)
-        earlier = (slots.unsqueeze(-1) == slots.unsqueeze(-2)).tril(-1).any(-1)
-        weights = weights.masked_fill(earlier, 0.0)
-        return weights / weights.sum(-1, keepdim=True)
 
     def weights(
         self, state: SAMState

@@ -19,7 +19,7 @@ from eval.harness.prompts import Chat
 from memformer.chat import chat_ids
 from tests.eval.babi import save_data
 from tests.eval.toy import said
-from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,6 @@ def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 def run(folder: Path, data: Path, out: Path, *options: str) -> Result:

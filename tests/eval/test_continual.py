@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from eval import continual, fewshot
 from eval.fewshot import LABELS, MOST, SENTENCES
-from tests.eval.toy import said
-from tests.tiny import byte_tokenizer, save_tiny
+from tests.eval.toy import run, said
+from tests.tiny import byte_tokenizer
 
 
 def test_one_document_is_asked_about_in_every_column() -> None:
@@ -73,24 +73,19 @@ def test_the_first_label_counts() -> None:
     assert fewshot.score(question, "")["accuracy"] == 0
 
 
-def test_both_run_on_a_model(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "model")
-    few = [str(folder), "--systems", "bm25:1,memformer", "--threads", "1"]
+def test_both_run_on_a_model(folder: Path, tmp_path: Path) -> None:
     for module, options in (
         (continual, ["--documents", "3", "--page", "30", "--rows", "1"]),
         (fewshot, ["--shots", "1", "--distances", "0,40", "--cases", "1"]),
     ):
         out = tmp_path / module.__name__
-        result = CliRunner().invoke(
-            module.app, [*few, *options, "--out", str(out)], terminal_width=200
-        )
+        result = run(folder, out, *options, systems="bm25:1,memformer", app=module.app)
         assert result.exit_code == 0, result.output
         report = json.loads(out.with_name(f"{out.name}.json").read_text())
         assert all(cell["scores"] is not None for cell in report["cells"])
 
 
-def test_more_examples_than_there_are_is_one_sentence(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "model")
+def test_more_examples_than_there_are_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     arguments = [str(folder), "--shots", str(MOST + 1), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(fewshot.app, arguments, terminal_width=200)
     assert result.exit_code == 2

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from eval import dialogue, needle
 from eval.corpora.people import KINDS, NAMES
 from eval.dialogue import AGO, KINDS_OF_QUESTION, SINCE, score
 from eval.harness.benchmark import Question
 from eval.needle import DEPTHS
-from tests.tiny import byte_tokenizer, save_tiny
+from tests.eval.toy import run
+from tests.tiny import byte_tokenizer
 
 
 def asked(sort: str, *answers: str) -> Question:
@@ -104,17 +104,13 @@ def test_a_needle_lies_at_its_depth(hide: str) -> None:
     assert len({text for name, text in texts.items() if name.endswith("/0")}) == 1
 
 
-def test_both_run_on_a_model(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "model")
-    few = [str(folder), "--systems", "truncated:64,memformer", "--threads", "1"]
+def test_both_run_on_a_model(folder: Path, tmp_path: Path) -> None:
     for module, options in (
         (needle, ["--lengths", "90,200", "--cases", "1"]),
         (dialogue, ["--conversations", "1"]),
     ):
         out = tmp_path / module.__name__
-        result = CliRunner().invoke(
-            module.app, [*few, *options, "--out", str(out)], terminal_width=200
-        )
+        result = run(folder, out, *options, systems="truncated:64,memformer", app=module.app)
         assert result.exit_code == 0, result.output
         report = json.loads(out.with_name(f"{out.name}.json").read_text())
         assert all(cell["scores"] is not None for cell in report["cells"])

@@ -16,7 +16,7 @@ from eval.corpora.people import KINDS, NAMES, Chat, make_documents
 from eval.harness import interview
 from eval.harness.interview import Interview, right
 from memformer.pretrained import DEFAULT_MODEL, local_path
-from tests.tiny import byte_tokenizer, open_lively, save_tiny
+from tests.tiny import byte_tokenizer, open_lively
 
 # the names and kinds with which the memory's recipe was searched; a test must not use them
 SEARCHED_NAMES = (
@@ -24,11 +24,6 @@ SEARCHED_NAMES = (
     "Jason Emily Frank Rachel Gary Julia"
 ).split()
 SEARCHED_WORDS = ("lives in", "works as", "favorite", "color", "pet", "likes to eat", "plays the")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -13,12 +13,7 @@ from eval import recall
 from eval.corpora.people import make_documents
 from eval.harness.metrics import first_words
 from tests.eval.toy import said
-from tests.tiny import byte_tokenizer, save_tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
+from tests.tiny import byte_tokenizer
 
 
 def test_facts_come_first_then_pages_and_the_answer_is_begun() -> None:

@@ -18,12 +18,6 @@ from eval.harness.desk import Answer
 from eval.harness.roster import BadSystem, Roster, parse, released
 from eval.harness.systems import Reading
 from tests.eval.toy import run, said, toy
-from tests.tiny import save_tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)

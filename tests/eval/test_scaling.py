@@ -15,12 +15,6 @@ from eval.reporting.plots import Line, Panel, draw
 from eval.reporting.report import write_json
 from eval.scaling import MEMORIZE, PREFILL, last_to_first, read
 from memformer import MemformerForCausalLM
-from tests.tiny import save_tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 def test_a_full_memory_has_the_same_size_at_every_length(folder: Path) -> None:

@@ -28,7 +28,7 @@ from eval.harness.systems import (
     Truncated,
 )
 from memformer.chat import ACKNOWLEDGEMENT, ChatSession, chat_ids
-from tests.tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer, open_lively, save_tiny
+from tests.tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer, open_lively
 
 FEW = 5
 INSTRUCTION = "Say it."
@@ -53,11 +53,6 @@ DOCUMENTS = [
     document("b", LINES[0], LINES[1], questions=("Where is the violin?", "Why?")),
     document("c", LINES[2], questions=("Who came?",)),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import Result
+from typer import Typer
 from typer.testing import CliRunner
 
 from eval.harness import command
@@ -50,9 +51,16 @@ def toy(tokenizer: Any, cases: int = 3, longest: str = "middling") -> Benchmark:
     )
 
 
-def run(folder: Path, out: Path, *options: str, systems: str = SYSTEMS) -> Result:
+def run(
+    folder: Path,
+    out: Path,
+    *options: str,
+    systems: str = SYSTEMS,
+    app: Typer | None = None,
+) -> Result:
+    """Runs a benchmark, the toy if none is given, on the model in a folder."""
     arguments = [str(folder), "--systems", systems, "--threads", "1", "--out", str(out), *options]
-    return CliRunner().invoke(command.command(toy), arguments, terminal_width=200)
+    return CliRunner().invoke(app or command.command(toy), arguments, terminal_width=200)
 
 
 def said(result: Result) -> str:

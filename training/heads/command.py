@@ -6,13 +6,12 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from eval.reporting.opening import model_name, open_model
-from eval.reporting.options import checked_book
+from eval.reporting.options import checked_book, use_threads
 from eval.reporting.report import head, write_json
 from memformer import MemformerForCausalLM
 from training.setup.places import BadPlace, check_folder
@@ -51,8 +50,7 @@ class Command:
     def __init__(
         self, module: str, settings: dict[str, Any], model: str | None, threads: int | None
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        use_threads(threads)
         self.console = Console()
         self.model = model
         self.started = time.perf_counter()
