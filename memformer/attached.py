@@ -59,14 +59,14 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         backbone.config._attn_implementation = kernel
         self.backbone = backbone
         self.memory_config = MemoryConfig.from_dict(config.memory_config or {})
-        self._family = [Backbone.of(backbone)]  # in a list: a view of the backbone, no submodule
-        family = self._family[0]
+        family = Backbone.of(backbone)
+        self._family = [family]  # in a list: no submodule
         layers = calibrate.choose_layers(self.memory_config.memory_layers, len(family.layers), None)
         self._set_memory_config(dataclasses.replace(self.memory_config, memory_layers=layers))
         self.memory = MemoryPath(family, self.memory_config)
         # switches that a view may turn and a checkpoint does not keep; see `with_memory`
         self._gate = self._usage_by_reads = True
-        self._hooks = attach(self._family[0], self.memory)
+        self._hooks = attach(family, self.memory)
         self.memory.to(backbone.device)
         backbone.requires_grad_(False)
         self.generation_config = backbone.generation_config
@@ -93,9 +93,8 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         trains the other. A mechanism that this model does not have starts untrained.
 
         Args:
-            gate: False: every token is written, whatever the write gate says. Not kept in a
-                checkpoint, like `usage_by_reads`.
-            usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
+            gate: False: every token is written. A checkpoint does not keep this switch.
+            usage_by_reads: False: reads do not renew the usage of a slot. Not kept either.
             **changes: fields of `MemoryConfig`, such as `focus=0.0`, `links=True`, `erase=False`.
 
         Raises:
@@ -177,8 +176,6 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         )
         return Engine(self.backbone, self.memory, rules, settings.segment_tokens, self.training)
 
-    # ---- memory ----------------------------------------------------------------------------
-
     def init_memory(self, batch_size: int = 1, num_slots: int | None = -1) -> MemoryState:
         """An empty memory for this model.
 
@@ -240,8 +237,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
 
         Raises:
             IncompatibleMemory: the sentence lists each difference.
-            ValueError: its shapes or token ids are not those of a memory of this model, although
-                its fingerprint says so.
+            ValueError: its shapes or token ids do not fit, although its fingerprint does.
         """
         whose = f"The memory {source}".strip()
         mine = self.fingerprint if source else {"architecture": self.architecture}

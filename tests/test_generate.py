@@ -8,7 +8,7 @@ from backbones import FAMILIES, random_ids
 from test_forms import SEGMENT, attached, in_order
 from transformers import DynamicCache, TextStreamer
 
-from memformer import MemoryCache
+from memformer import MemoryCache, fingerprints
 from memformer.memory import memory_pass, read
 
 NEVER_ENDS = {"eos_token_id": None, "pad_token_id": 0}
@@ -226,3 +226,24 @@ def test_bad_prompts_get_a_sentence(arguments, sentence):
 
 def test_segment_length_used_here_is_crossed():
     assert SEGMENT < 20
+
+
+def test_no_step_of_a_generation_computes_a_fingerprint(monkeypatch):
+    model = attached()
+    memory = model.memorize(random_ids(1, 11, seed=4))
+    calls = []
+    digest = fingerprints.digest
+    monkeypatch.setattr(fingerprints, "digest", lambda *parts: calls.append(0) or digest(*parts))
+    counts = []
+    for tokens in (3, 9):
+        model.generate(random_ids(1, 5), memory=memory, max_new_tokens=tokens, return_memory=True)
+        counts.append(len(calls))
+        calls.clear()
+    assert counts[0] == counts[1] <= 2
+
+
+def test_no_cache_may_be_said_in_words():
+    model = attached()
+    ids = random_ids(1, 5)
+    said = model.generate(ids, past_key_values=None, max_new_tokens=3, do_sample=False)
+    assert torch.equal(said, model.generate(ids, max_new_tokens=3, do_sample=False))

@@ -11,6 +11,7 @@ import json
 import pytest
 import torch
 import unchanged
+from safetensors.torch import load_file
 
 from memformer import MemformerForCausalLM, MemoryState
 from memformer.pretrained import DEFAULT_MODEL, local_path
@@ -61,6 +62,15 @@ def test_a_memory_that_version_0_1_0_saved_is_opened_as_it_was():
     # and can be used and saved on
     after = model.memorize(torch.tensor([[5, 6, 7], [8, 9, 10]]), memory=opened)
     assert int(after.num_written[0]) == int(opened.num_written[0]) + 3
+
+
+def test_weights_with_earlier_names_are_converted_by_from_pretrained_alone():
+    earlier = load_file(unchanged.ATTACHED / "model.safetensors")
+    model = MemformerForCausalLM.from_pretrained(unchanged.ATTACHED)
+    assert torch.equal(model.memory.table.write_gate_weight, earlier["memory.0.write_gate_weight"])
+    # a Trainer would load the optimizer's state next, whose order is another
+    with pytest.raises(ValueError, match="names of an earlier memformer, such as memory.0."):
+        model.load_state_dict(earlier, strict=False)
 
 
 def test_a_changed_figure_is_noticed():

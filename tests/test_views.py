@@ -118,3 +118,22 @@ def test_a_view_trains_copies_and_unloads_with_its_model():
     with pytest.raises(ValueError, match="memory was unloaded"):
         view(ids)
     assert logits(apart).isfinite().all()
+
+
+def test_hooks_of_a_view_are_its_own():
+    model = attached()
+    view = model.with_memory(focus=0.0)
+    calls = []
+    view.register_forward_hook(lambda *_: calls.append("view"))
+    with torch.no_grad():
+        model(random_ids(1, 4))
+        assert not calls
+        view(random_ids(1, 4))
+    assert calls == ["view"]
+
+
+def test_a_model_whose_forward_was_replaced_makes_no_views():
+    model = attached()
+    model.forward = torch.compile(model.forward)
+    with pytest.raises(ValueError, match="Make views before accelerate or torch.compile"):
+        model.with_memory(focus=0.0)

@@ -14,12 +14,14 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from memformer.pretrained import DEFAULT_MODEL, HUB_REVISION, local_path
+
+# AutoTokenizer and AutoModelForCausalLM are imported in functions: `memformer/__init__.py` imports
+# the model, and so this file, as soon as anybody imports them
 
 # arguments that say where to look for configs, tokenizers and weights
 LOOKUP = ("revision", "token", "cache_dir", "local_files_only")
@@ -110,6 +112,8 @@ def first_tokenizer(name: str, *others: str | None) -> PreTrainedTokenizerBase:
 
 
 def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     options = {TRUST: False} | (pinned(place) if local_path(place) is None else {})
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         local_path(place) or place, **options
@@ -130,7 +134,6 @@ def open_decoder(place: str, options: dict[str, Any]) -> PreTrainedModel:
     options = SAFE | options
     if "gguf_file" in options:
         del options["use_safetensors"]
-    # not at the top: importing it teaches transformers a class that imports this file
     from transformers import AutoModelForCausalLM
 
     try:
@@ -158,6 +161,8 @@ def forget_gguf(model: Any) -> None:
 
 def tokenizer_beside(source: str, lookup: dict[str, Any]) -> Any | None:
     """The tokenizer beside a decoder; None without one, because calibration needs none."""
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(source, **lookup)
     except (OSError, ValueError, KeyError, TypeError):
