@@ -121,12 +121,12 @@ def attached() -> dict[str, Any]:
                 **options,
             )
             out |= {f"{name}: tokens": said.tolist()} | memory_figures(name, after)
-    out |= training_step(model, *laid_out(ids, mask), chunks=2)
+    out |= training_step(model, *with_asides(ids, mask), chunks=2)
     out |= training_step(model, ids, mask, ids)
     return out
 
 
-def laid_out(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def with_asides(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Segments of 10 to 15 tokens, every third an aside, of which the last words are labels."""
     segment_ids = torch.arange(75).expand(2, -1) // 13
     remembered = segment_ids % 3 != 2
@@ -180,7 +180,7 @@ def adapted() -> dict[str, Any]:
             if "lora_" in name:
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
     ids = random_ids(2, 75, seed=1)
-    return training_step(model, *laid_out(ids, torch.ones_like(ids)))
+    return training_step(model, *with_asides(ids, torch.ones_like(ids)))
 
 
 def families() -> dict[str, Any]:

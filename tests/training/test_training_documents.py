@@ -9,7 +9,7 @@ from eval.corpora.jsonl import BadRecord
 from memformer.asides import IGNORED_LABEL
 from memformer.template import chat_ids
 from training.data.records import Question, Record, parse, read, write
-from training.finetuning.documents import STYLES, collate, laid_out, tokenised, windowed
+from training.finetuning.documents import STYLES, collate, tokenised, windowed, with_asides
 
 TEXT = "Ada left for Porto. Ben stayed in the mill! Where Cleo is, nobody knows."
 RECORD = Record(
@@ -87,7 +87,7 @@ def test_a_template_that_changes_what_is_said_can_not_place_questions():
 
 def test_questions_come_after_what_is_before_them(tokenizer):
     document = tokenised(RECORD, tokenizer, "plain")
-    row = laid_out(document, 64)
+    row = with_asides(document, 64)
     asked = [number for number, told in enumerate(row.remembered) if not told]
     first = [number for number in asked if row.segment_ids[number] == row.segment_ids[asked[0]]]
     assert text(tokenizer, row.ids[: first[0]]) == "Ada left for Porto."
@@ -103,7 +103,7 @@ def test_questions_come_after_what_is_before_them(tokenizer):
 
 def test_the_text_is_learned_from_its_second_segment_on(tokenizer):
     document = tokenised(RECORD, tokenizer, "plain")
-    row = laid_out(document, 30, answers=False, text=True)
+    row = with_asides(document, 30, answers=False, text=True)
     predicted = [i for i, label in zip(row.ids, row.labels, strict=True) if label != IGNORED_LABEL]
     assert text(tokenizer, predicted) == TEXT[19:]
 
@@ -159,7 +159,7 @@ def test_a_conversation_is_asked_about_between_its_exchanges(tokenizer, style):
 
 
 def test_batches_are_padded_on_the_right(tokenizer):
-    rows = [laid_out(tokenised(one, tokenizer, "plain"), 64) for one in (RECORD, TALK)]
+    rows = [with_asides(tokenised(one, tokenizer, "plain"), 64) for one in (RECORD, TALK)]
     batch = collate(rows, padding=7)
     assert {value.shape for value in batch.values()} == {batch["input_ids"].shape}
     for number, row in enumerate(rows):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from accelerate import Accelerator
 
 from training.finetuning import sources
-from training.finetuning.documents import Document, collate, laid_out, windowed
+from training.finetuning.documents import Document, collate, windowed, with_asides
 from training.finetuning.objective import Batch
 from training.finetuning.preparation import Prepared, weights
 from training.finetuning.settings import Stage
@@ -59,7 +59,7 @@ class Batches:
         else:
             text = source.text or source.teacher
             rows = [
-                laid_out(document, segment_tokens, answers=not source.teacher, text=text)
+                with_asides(document, segment_tokens, answers=not source.teacher, text=text)
                 for document in documents
             ]
         columns = collate(rows, self.padding)

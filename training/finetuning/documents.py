@@ -1,7 +1,7 @@
 """Turns records into the model's input: tokens, segments, asides, labels.
 
 A document is tokenised once (`Document`). It is cut into segments when a batch is made, since the
-stages of a curriculum have segments of different lengths. Then it is laid out with its questions at
+stages of a curriculum have segments of different lengths. Its questions then stand as asides at
 their places (`memformer.asides`). The results are the same in every run and every process.
 """
 
@@ -221,10 +221,10 @@ class Row:
     labels: list[int]
 
 
-def laid_out(
+def with_asides(
     document: Document, segment_tokens: int, *, answers: bool = True, text: bool = False
 ) -> Row:
-    """Lays a document out with its questions.
+    """One row: a document with its questions as asides at their places.
 
     Args:
         document: as tokens.

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from memformer.model import MemformerOutput
-from training.finetuning.documents import Document, collate, laid_out
+from training.finetuning.documents import Document, collate, with_asides
 from training.finetuning.health import Health
 
 
@@ -47,7 +47,9 @@ class Collator:
 
     def __call__(self, documents: Sequence[Document]) -> dict[str, Tensor]:
         """The arguments of `MemformerForCausalLM.forward`, with labels."""
-        rows = [laid_out(document, self.segment_tokens, text=self.text) for document in documents]
+        rows = [
+            with_asides(document, self.segment_tokens, text=self.text) for document in documents
+        ]
         return collate(rows, self.padding)
 
 

@@ -12,7 +12,7 @@ from memformer.segments import arrange
 IGNORED = -100
 
 
-def laid_out(lengths: list[tuple[str, int]], width: int, seed: int) -> dict[str, torch.Tensor]:
+def with_asides(lengths: list[tuple[str, int]], width: int, seed: int) -> dict[str, torch.Tensor]:
     """One row: parts ("told" or "asked", tokens), padded on the right to a width."""
     ids = torch.zeros(1, width, dtype=torch.long)
     mask, segment_ids = torch.zeros_like(ids), torch.full_like(ids, -1)
@@ -43,7 +43,7 @@ ROWS = (
 
 
 def batch() -> dict[str, torch.Tensor]:
-    rows = [laid_out(row, 40, 50 * number) for number, row in enumerate(ROWS)]
+    rows = [with_asides(row, 40, 50 * number) for number, row in enumerate(ROWS)]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -126,7 +126,7 @@ def test_the_gradient_reaches_exactly_the_segments_of_its_chunk(chunks, reached,
     model = attached().train()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    inputs = laid_out([("told", 6), ("told", 8), ("told", 5), ("asked", 5)], 24, 0)
+    inputs = with_asides([("told", 6), ("told", 8), ("told", 5), ("asked", 5)], 24, 0)
     embeddings = []
 
     def keep(_, __, output):
@@ -185,7 +185,7 @@ def test_evidence_and_entropy_are_of_the_asides():
 def test_the_memory_before_it_is_read_too():
     model = attached().eval()
     earlier = random_ids(1, 7, seed=90)
-    inputs = laid_out([("told", 6), ("asked", 5)], 11, 0)
+    inputs = with_asides([("told", 6), ("asked", 5)], 11, 0)
     with torch.no_grad():
         memory = model.memorize(earlier)
         found = model(**inputs, memory=memory).logits
@@ -215,11 +215,11 @@ def test_arrange_takes_any_ids_and_padding_anywhere():
     ],
 )
 def test_layouts_that_can_not_be_get_a_sentence(change, sentence):
-    inputs = laid_out([("told", 6), ("told", 8), ("asked", 5)], 24, 0)
+    inputs = with_asides([("told", 6), ("told", 8), ("asked", 5)], 24, 0)
     with pytest.raises(ValueError, match=sentence):
         attached()(**(inputs | change))
 
 
 def test_a_segment_that_is_too_long_gets_a_sentence():
     with pytest.raises(ValueError, match=f"A segment of 9 tokens is too long.*is {SEGMENT}"):
-        attached()(**laid_out([("told", 9), ("asked", 5)], 24, 0))
+        attached()(**with_asides([("told", 9), ("asked", 5)], 24, 0))
