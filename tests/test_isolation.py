@@ -74,6 +74,8 @@ class _Interrupted(BaseException):
     """As a KeyboardInterrupt is: no exception that code in between would catch."""
 
 
+# Python prints, and does not raise, an exception that falls into a weak reference's callback
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 def test_an_interruption_at_any_moment_leaves_nothing_for_the_next_call():
     users = Users(attached())
