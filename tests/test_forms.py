@@ -440,7 +440,7 @@ def test_a_gate_is_the_mean_over_its_neighbours_in_the_segment():
     state = attached().init_memory(2)
     entries = real.any(-1).nonzero(as_tuple=True)
     logits = torch.randn(4, 5)
-    writes = gate(state, Chunk.after(state, real, entries), logits, None, Rules(gate_reach=2))
+    writes = gate(state, Chunk.after(state, real, entries), logits, None, Rules(3, 2, 6, 2, 8.0))
     gates = writes.strength.view(2, 2, 5)
     for entry, (row, segment) in enumerate(zip(*entries, strict=True)):
         for token in range(5):

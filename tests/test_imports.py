@@ -1,4 +1,4 @@
-"""What importing costs, that every order of imports works, and that imports point one way.
+"""Imports load nothing heavy, work in every order, and point one way.
 
 The arrows are read from the source: imports inside functions and for types count too.
 """

@@ -1,4 +1,4 @@
-"""What the code computes for fixed models and texts: a refactoring must change none of it.
+"""Figures that the code computes for fixed models and texts. A refactoring must not change them.
 
 `tests/test_unchanged.py` holds the code against `tests/golden/unchanged.json`. To compare two
 versions of the code on a machine of your own, run this file in both and compare what they print:
@@ -37,7 +37,7 @@ QUESTION, ANSWER = "Question: Where is Mary?\nAnswer:", " bathroom"
 
 
 def processor() -> str:
-    """What has to be the same for the same bits: the processor and torch."""
+    """The processor and the version of torch: where both are the same, all bits are."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor()

@@ -85,7 +85,7 @@ class ReleaseHeads(nn.Module):
         reach: number of tokens in an address: the token and the tokens just before it.
     """
 
-    def __init__(self, hidden: int, heads: tuple[str, ...], reach: int = 6) -> None:
+    def __init__(self, hidden: int, heads: tuple[str, ...], reach: int) -> None:
         super().__init__()
         # seeded, so that attaching twice gives the same model
         generator = torch.Generator().manual_seed(hidden)

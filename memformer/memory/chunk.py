@@ -30,11 +30,11 @@ class Rules:
         usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
     """
 
-    passage_tokens: int = 64
-    gate_reach: int = 8
-    address_reach: int = 6
-    least_age: int = 16
-    focus: float = 8.0
+    passage_tokens: int
+    gate_reach: int
+    address_reach: int
+    least_age: int
+    focus: float
     gate: bool = True
     usage_by_reads: bool = True
 

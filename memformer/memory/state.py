@@ -29,7 +29,7 @@ __all__ = ["IncompatibleMemory", "MemoryOwner", "MemoryState", "ReadDocument"]
 
 
 class MemoryOwner(Protocol):
-    """What a memory asks of the model that it belongs to."""
+    """A model that takes over a memory from a file."""
 
     def adopt_memory(self, memory: MemoryState, *, source: str) -> MemoryState:
         """A memory from a file, checked, on the model's device and in its dtype."""

@@ -38,7 +38,7 @@ def examples(count: int, seed: int = 0) -> list[Example]:
         inputs[told, 2] += 4.0
         # only some of the tokens that matter are read themselves
         read = torch.where(told & (torch.arange(100) % 3 == 0), 2.0, 0.01)
-        made.append(Example(inputs, read, told, ~told))
+        made.append(Example(inputs, read, told, ~told, 8))
     return made
 
 
@@ -49,7 +49,7 @@ def test_a_fitted_gate_keeps_its_budget_and_writes_what_is_read(budget):
     assert abs(kept["book"] - budget) < 0.02
     assert kept["facts"] > 0.8 and kept["read"] > 0.8
     (example,) = examples(1, seed=1)
-    logits = gate._around(example.inputs) @ found.weight + found.bias
+    logits = gate.around(example.inputs, 8) @ found.weight + found.bias
     assert 3 < logits[example.told].median() < 5
     with pytest.raises(ValueError, match="read nothing from memory"):
         fit([[dataclasses.replace(example, read=0 * example.read)]], budget)
@@ -78,6 +78,17 @@ def test_no_kind_of_fact_is_trained_with_that_recall_is_measured_with():
     assert len(set(trained)) == len(trained)
     assert not set(people.NAMES) & set(NAMES)
     assert command.BOOK.read_text() not in BOOK.read_text()
+
+
+def test_a_gate_is_fitted_with_the_reach_of_its_model(folder):
+    model = MemformerForCausalLM.from_pretrained(folder / "wide").eval().with_memory(gate_reach=1)
+    tokenizer = byte_tokenizer()
+    bench = Interview(model, tokenizer, Haystack(tokenizer))
+    (document,) = make_documents(6, 6, 1, NAMES, KINDS)
+    assert observe(bench, document).reach == 1
+    alone = torch.tensor([0.0, 0.0, 3.0, 0.0, 0.0])
+    assert gate.around(alone, 1).tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+    assert gate.around(alone, 0).equal(alone)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from eval.corpora.people import Chat, Fact
 from eval.corpora.training_facts import KINDS, NAMES
 from memformer import MemformerForCausalLM
 from memformer.attach.heads import ReleaseHeads
+from memformer.memory.chunk import Rules
 from training import links as links_command
 from training import overwrite as overwrite_command
 from training.heads import links, overwrite
@@ -24,6 +25,7 @@ from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
 from training.heads.overwrite import Example, kept, observe, same, shares, told
 
 HIDDEN = 48
+RULES = Rules(passage_tokens=64, gate_reach=8, address_reach=6, least_age=16, focus=8.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +56,14 @@ def example(draws: random.Random, generator: torch.Generator) -> Example:
     before = [(fact, place % 3 == 2) for fact in facts + filler for place in range(3)]
     pairs = torch.tensor([[one == other and one[1] for other in before] for one in at])
     return Example(
-        text(facts + filler), text(later), torch.tensor([value for _, value in at]), pairs
+        text(facts + filler), text(later), torch.tensor([value for _, value in at]), pairs, RULES
     )
 
 
 def test_a_trained_head_lets_go_of_what_is_replaced_and_of_little_else():
     draws, generator = random.Random(0), torch.Generator().manual_seed(0)
     examples = [example(draws, generator) for _ in range(150)]
-    heads = ReleaseHeads(HIDDEN, ("erase",))
+    heads = ReleaseHeads(HIDDEN, ("erase",), RULES.address_reach)
     before = shares(heads, examples)
     assert before == {"replaced": 0.0, "others": 0.0}
     overwrite.train(heads, examples[:120], seed=0)

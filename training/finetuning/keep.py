@@ -1,4 +1,4 @@
-"""What a run keeps on disk while it trains: checkpoints to resume from, and the best weights.
+"""`Keeper`: saves checkpoints to resume from, and the best weights, while a run trains.
 
 `resume.py` reads and writes the files. Here the parts of a run are put into a checkpoint and taken
 out of it, and DeepSpeed writes and reads weights and optimizer by itself.

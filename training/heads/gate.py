@@ -20,7 +20,6 @@ from eval.corpora.training_facts import KINDS, NAMES
 from eval.harness.asking import Asker
 from eval.harness.interview import Interview
 from memformer import MemformerForCausalLM
-from memformer.memory.chunk import Rules
 from memformer.memory.gate import OPEN
 from training.data import records
 from training.data.records import Record
@@ -52,12 +51,14 @@ class Example:
             worth writing for another reason.
         told: whether a token is known to belong to a fact; used for the report alone.
         plain: whether a token is known to belong to no fact.
+        reach: the model's `gate_reach`.
     """
 
     inputs: Float[Tensor, "tokens hidden"]
     read: Float[Tensor, " tokens"]
     told: Bool[Tensor, " tokens"]
     plain: Bool[Tensor, " tokens"]
+    reach: int
 
 
 def records_of(files: Sequence[Path], count: int) -> dict[Path, list[Record]]:
@@ -131,16 +132,17 @@ def observe(interview: Interview, document: people.Document) -> Example:
     received = (after.reads[:, there] - memory.reads[:, there]).sum(0)
     read = torch.zeros(len(ids)).index_add(0, memory.seen_at[0, there].cpu(), received.cpu())
     known = torch.arange(len(ids)) < len(told)
-    return Example(_inputs(model, ids), read, known, ~known)
+    return Example(_inputs(model, ids), read, known, ~known, model.memory_config.gate_reach)
 
 
 def strew(asker: Asker, record: Record, book: Background, rng: random.Random) -> Example:
     """Reads a record whose sentences are strewn in book text; a conversation is left alone."""
     model, tokenizer = asker.model, asker.tokenizer
+    reach = model.memory_config.gate_reach
     if not isinstance(record.document, str):
         ids = list(tokenised(record, tokenizer, "chat").ids)
         told = torch.ones(len(ids), dtype=torch.bool)
-        return Example(_inputs(model, ids), MOST_READ * told, told, ~told)
+        return Example(_inputs(model, ids), MOST_READ * told, told, ~told, reach)
     statements = [part for part in SENTENCE_END.split(record.text.strip()) if part]
     between = book.sentences(round(model.memory_config.segment_tokens * rng.uniform(*STREWN)), rng)
     text, ends = strewn(statements, between, rng)
@@ -150,7 +152,7 @@ def strew(asker: Asker, record: Record, book: Background, rng: random.Random) ->
     for statement, end in zip(statements, ends, strict=True):
         told |= (end - len(statement) < stops) & (stops <= end)
     read = MOST_READ * told
-    return Example(_inputs(model, ids), read, told, _around(read) == 0)
+    return Example(_inputs(model, ids), read, told, around(read, reach) == 0, reach)
 
 
 def _inputs(model: MemformerForCausalLM, ids: list[int]) -> Float[Tensor, "tokens hidden"]:
@@ -175,13 +177,12 @@ class Gate:
 
     def opens(self, example: Example) -> Bool[Tensor, " tokens"]:
         """Which tokens the gate lets through."""
-        return _around(example.inputs) @ self.weight + self.bias >= 0
+        return around(example.inputs, example.reach) @ self.weight + self.bias >= 0
 
 
-def _around(values: Float[Tensor, "tokens ..."]) -> Float[Tensor, "tokens ..."]:
+def around(values: Float[Tensor, "tokens ..."], reach: int) -> Float[Tensor, "tokens ..."]:
     """The mean over each token and its neighbours, as the memory averages its gates."""
     columns = values.view(len(values), -1).T
-    reach = Rules().gate_reach
     pool = torch.nn.AvgPool1d(2 * reach + 1, 1, reach, count_include_pad=False)
     return pool(columns).T.view_as(values)
 
@@ -197,8 +198,10 @@ def fit(sources: Sequence[Sequence[Example]], budget: float) -> Gate:
         ValueError: no token was read enough, or no token is known to be plain.
     """
     examples = [example for source in sources for example in source]
-    inputs = torch.cat([_around(example.inputs) for example in examples])
-    read = torch.cat([_around(example.read.clamp(max=MOST_READ)) for example in examples])
+    inputs = torch.cat([around(example.inputs, example.reach) for example in examples])
+    read = torch.cat(
+        [around(example.read.clamp(max=MOST_READ), example.reach) for example in examples]
+    )
     target = (read > LEAST_READ).to(inputs.dtype)
     plain = torch.cat([example.plain for example in examples])
     if not target.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,12 +49,14 @@ class Example:
         later: inputs of the lowest memory layer for the later text.
         tells: whether a later token belongs to a told value.
         pairs: whether a later and an older token belong to values of the same fact.
+        rules: how the model takes text in.
     """
 
     older: Float[Tensor, "older hidden"]
     later: Float[Tensor, "later hidden"]
     tells: Bool[Tensor, " later"]
     pairs: Bool[Tensor, "later older"]
+    rules: Rules
 
     @property
     def replaced(self) -> Bool[Tensor, " older"]:
@@ -124,7 +126,8 @@ def observe(
         for row, number in enumerate(values):
             for column, other in enumerate(old):
                 pairs[row, column] = min(number, other) >= 0 and same(later[number], facts[other])
-        examples.append(Example(older, text, torch.tensor(values) >= 0, pairs))
+        tells = torch.tensor(values) >= 0
+        examples.append(Example(older, text, tells, pairs, model.engine().rules))
     return examples
 
 
@@ -173,11 +176,11 @@ def same(one: Fact, other: Fact) -> bool:
     return (one.name, one.kind) == (other.name, other.kind)
 
 
-def recent(x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens twice"]:
+def recent(x: Float[Tensor, "tokens hidden"], reach: int) -> Float[Tensor, "tokens twice"]:
     """The input of an address: each token, and the mean over the tokens just before it."""
     real = torch.ones(1, 1, len(x), dtype=torch.bool)
     chunk = Chunk.after(MemoryState.empty(1, 1, 1, 1), real)
-    return torch.cat([x, chunk.recent(x[None], Rules().address_reach)[0]], -1)
+    return torch.cat([x, chunk.recent(x[None], reach)[0]], -1)
 
 
 def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
@@ -187,9 +190,9 @@ def kept(heads: ReleaseHeads, example: Example) -> Float[Tensor, " older"]:
     real[0, 0, : len(example.older)] = real[0, 1, : len(example.later)] = True
     state = MemoryState.empty(1, 1, 1, 1, address_width=len(heads.address_bias))
     chunk = Chunk.after(state, real, (torch.tensor([0, 0]), torch.tensor([0, 1])))
-    writes = gate(state, chunk, texts.new_full(texts.shape[:2], OPEN), None, Rules())
+    writes = gate(state, chunk, texts.new_full(texts.shape[:2], OPEN), None, example.rules)
     addresses, releases = heads(texts, chunk)
-    writes = let_go(state, chunk, writes, addresses, releases, Rules().least_age)
+    writes = let_go(state, chunk, writes, addresses, releases, example.rules.least_age)
     return writes.retained[1][0, : len(example.older)]
 
 
@@ -212,8 +215,9 @@ def train(heads: ReleaseHeads, examples: list[Example], seed: int) -> None:
 
 def scaled(example: Example, mean: Tensor, spread: Tensor) -> Example:
     """The example with standardised inputs, in the form that `recent` returns."""
-    older, later = (recent((x - mean) / spread) for x in (example.older, example.later))
-    return Example(older, later, example.tells, example.pairs)
+    reach = example.rules.address_reach
+    older, later = (recent((x - mean) / spread, reach) for x in (example.older, example.later))
+    return replace(example, older=older, later=later)
 
 
 def fit_gate(
