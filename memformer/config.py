@@ -39,13 +39,12 @@ class MemoryConfig:
             `"none"`, to the end of each stored passage with `"passage"`.
         focus: how firmly the heads of a layer read the same passages; 0: each head on its own.
             Without focus, heads miss the wanted passage in a long text.
-        erase: after training (`training.overwrite`), new text weakens the text that it replaces.
+        erase: after training (docs/dnc.md), new text weakens the text that it replaces.
         free: after training, new text weakens text that is no longer needed.
         links: after training, heads also read the slots written just before and just after the
             slots that they match.
         write_budget: share of the text that the write gate shall let through in training, where a
-            penalty on the loss enforces it; None: no penalty, and `training.finetune` leaves the
-            gate as it is.
+            penalty on the loss enforces it; None: no penalty.
         null_offset: number added to the calibrated null logit of every head; with a higher number,
             heads read less.
         passage_tokens: number of written tokens in a row that form a passage, in which the keys
