@@ -60,9 +60,9 @@ def test_every_figure_is_the_stored_one(case):
         compare(name, now[name], then[name])
 
 
-def test_a_memory_that_version_0_1_0_saved_is_opened_as_it_was():
+def test_a_memory_of_the_format_before_is_opened_as_it_was():
     model = MemformerForCausalLM.from_pretrained(unchanged.ATTACHED)
-    opened = MemoryState.load(unchanged.ATTACHED / "memory_3.safetensors", model=model)
+    opened = MemoryState.load(unchanged.ATTACHED / "memory_4.safetensors", model=model)
     stored = STORED["file"]
     assert unchanged.contents(opened).keys() == stored.keys()
     for part, value in unchanged.contents(opened).items():

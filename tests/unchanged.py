@@ -261,11 +261,11 @@ def make_attached() -> None:
                 weight.fill_(0.3)
     model.save_pretrained(ATTACHED)
     with torch.no_grad():
-        model.memorize(random_ids(2, 75, seed=1)).save(ATTACHED / "memory_3.safetensors")
+        model.memorize(random_ids(2, 75, seed=1)).save(ATTACHED / "memory_4.safetensors")
 
 
 if __name__ == "__main__":
     cases = {case: figures(case) for case in ("attached", "adapted", "families", "trained")}
-    opened = contents(MemoryState.load(ATTACHED / "memory_3.safetensors"))
+    opened = contents(MemoryState.load(ATTACHED / "memory_4.safetensors"))
     file = {part: figure(value) for part, value in opened.items()}
     print(json.dumps({"processor": processor(), "cases": cases, "file": file}, indent=1))
