@@ -190,6 +190,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             family.kv_heads,
             family.width,
             num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
+            record_tokens=self.memory_config.record_tokens,
             address_width=ADDRESS_WIDTH if self.memory_config.release else 0,
             fingerprint=self.stamp,
             dtype=self.backbone.dtype,
@@ -244,12 +245,8 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         mine = mine | {"name": self.backbone_name or "unnamed"}
         fingerprints.check_fits(memory, mine, whose)
         fingerprints.check_shapes(memory, self._family[0], self.memory_config, whose)
-        vocabulary = self.config.text_config.vocab_size
-        if source and bool((memory.token >= vocabulary).any()):
-            raise ValueError(
-                f"{whose} is damaged: it holds token id {int(memory.token.max())}, and the model "
-                f"has {vocabulary} tokens; restore it from a copy or start a new memory."
-            )
+        if source:
+            fingerprints.check_tokens(memory, self.config.text_config.vocab_size, whose)
         if memory.dtype != self.backbone.dtype:
             raise IncompatibleMemory(
                 f"{whose} holds {memory.dtype} and the model computes in {self.backbone.dtype}; "
@@ -268,6 +265,8 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             ValueError: it can't be a memory of this model.
         """
         converted = memory.to(self.device, self.backbone.dtype)
+        if converted.record_tokens is None:  # of a format without a record, or without a limit
+            converted = converted.replaced(record_tokens=self.memory_config.record_tokens)
         self.check_memory(converted, source=source)
         if memory.dtype != converted.dtype and not all_finite(converted.keys, converted.values):
             raise IncompatibleMemory(

@@ -56,6 +56,8 @@ class MemoryConfig:
             before it: a short sentence.
         least_age: a token weakens only slots that were seen at least so many tokens before it, and
             so none of its own sentence.
+        record_tokens: number of tokens that a memory may record beside its slots; text beyond is
+            refused until something is forgotten. None: no limit.
 
     Raises:
         ValueError: a value out of range; the sentence names the field.
@@ -77,6 +79,7 @@ class MemoryConfig:
     gate_reach: int = 8
     address_reach: int = 6
     least_age: int = 16
+    record_tokens: int | None = 4_000_000
 
     def __post_init__(self) -> None:
         for field, least, optional in (
@@ -88,6 +91,7 @@ class MemoryConfig:
             ("gate_reach", 0, False),
             ("address_reach", 1, False),
             ("least_age", 0, False),
+            ("record_tokens", 1, True),
         ):
             _check_int(field, getattr(self, field), least, optional)
         if self.key_positions not in KEY_POSITIONS:

@@ -21,6 +21,7 @@ from memformer.attach.layers import MemoryCall, MemoryPath
 from memformer.memory.chunk import Chunk, Rules
 from memformer.memory.columns import EMPTY
 from memformer.memory.memory_pass import MemoryPass
+from memformer.memory.record import check_room
 from memformer.memory.state import MemoryState
 from memformer.segments import Segments, cut
 
@@ -126,6 +127,9 @@ class Engine:
                 closed before and after, because its tokens would be encoded again without a limit.
             segments_per_chunk: number of segments in a pass; None: as many as may be.
             progress: called with the number of new tokens per row done so far.
+
+        Raises:
+            ValueError: the record has no room for the text; see `MemoryConfig.record_tokens`.
         """
         if limit is not None:
             memory = memory.closed()
@@ -135,6 +139,8 @@ class Engine:
         turns = torch.cat([open_turns, turn[:, None].expand_as(ids)], 1)
         ids = torch.cat([open_ids.clamp_min(0), ids], 1)
         real = torch.cat([open_turns != EMPTY, real], 1)
+        # refused at once, and not at the pass that is too much
+        check_room(state.told, real if limit is None else real & (limit > 0), state.record_tokens)
         segments = cut(ids, real, self.segment_tokens)
         turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
         limits = None

@@ -68,6 +68,8 @@ def differences(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[str]
 def check_shapes(memory: MemoryState, family: Backbone, config: MemoryConfig, whose: str) -> None:
     """Refuses a memory whose slots have another shape than a model's slots.
 
+    The record may have any number of finders: keys that it lacks are never found.
+
     Raises:
         ValueError: the shapes differ, although the fingerprint says that they fit.
     """
@@ -80,6 +82,20 @@ def check_shapes(memory: MemoryState, family: Backbone, config: MemoryConfig, wh
             f"{whose} is damaged: it has layers, key heads, width and address width {found}, "
             f"and the model {(shape, width)}; restore it from a copy or start a new memory."
         )
+
+
+def check_tokens(memory: MemoryState, vocabulary: int, whose: str) -> None:
+    """Refuses a memory with tokens that a model does not have.
+
+    Raises:
+        ValueError: a token id of a slot or of the record is beyond the vocabulary.
+    """
+    for ids in (memory.token, memory.told):
+        if bool((ids >= vocabulary).any()):
+            raise ValueError(
+                f"{whose} is damaged: it holds token id {int(ids.max())}, and the model has "
+                f"{vocabulary} tokens; restore it from a copy or start a new memory."
+            )
 
 
 def check_fits(memory: MemoryState, fingerprint: Mapping[str, str], whose: str) -> None:

@@ -20,6 +20,7 @@ from memformer.cache import MemoryCache
 from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.chunk import Chunk
 from memformer.memory.memory_pass import MemoryPass
+from memformer.memory.record import check_room
 from memformer.memory.state import MemoryState
 
 
@@ -58,6 +59,11 @@ class Prompt:
     memory: MemoryState
     limit: Float[Tensor, "batch tokens"] | None
     reply_limit: float
+
+    @property
+    def remembered(self) -> Bool[Tensor, "batch tokens"]:
+        """The tokens that the memory after the prompts records."""
+        return self.real if self.limit is None else self.real & (self.limit > 0)
 
 
 def settings(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
@@ -101,21 +107,31 @@ def generate(
         arguments: the arguments of `generate`, for transformers.
         return_memory: whether the caller asks for the memory after the reply.
         given: the memory as the caller gave it, for a generation without a cache.
+
+    Raises:
+        ValueError: the record has no room for the prompt and the reply; see
+            `MemoryConfig.record_tokens`. What is not remembered needs no room.
     """
     if config.cache_implementation is not None:
         arguments = arguments | {"cache_implementation": None}
+    quota = prompt.memory.record_tokens
+    if return_memory or config.return_dict_in_generate:
+        check_room(prompt.memory.told, prompt.remembered, quota)
     before, turn = begin_turn(prompt.memory, prompt.real)
     finished = _finished(prompt.real, engine.segment_tokens)
     with torch.no_grad():
-        readable = engine.ingest(prompt.ids, finished, before, turn=turn)
+        unlimited = before.replaced(record_tokens=None)
+        readable = engine.ingest(prompt.ids, finished, unlimited, turn=turn)
         # text can be read while generating but not remembered, such as a system message
         if prompt.limit is None:
-            before = readable
+            before = readable.replaced(record_tokens=quota)
         elif bool(finished.any()):
             before = engine.ingest(prompt.ids, finished, before, turn=turn, limit=prompt.limit)
     unread = prompt.real & ~finished
     if config.use_cache is False:
-        carried: dict[str, Any] = {"memory": given}
+        carried: dict[str, Any] = {
+            "memory": None if given is None else given.replaced(record_tokens=None)
+        }
     else:
         first_column = unread.long().argmax(-1)
         cache = MemoryCache(readable, int(first_column.min()), first_column)

@@ -42,7 +42,7 @@ def memory(model):
 
 def forge(path, tensors, **header):
     """A file whose checksum is right, whatever is in it."""
-    header = {"format": FORMAT, "version": VERSION, "num_slots": 20} | header
+    header = {"format": FORMAT, "version": VERSION, "num_slots": 20, "record_tokens": None} | header
     header = {name: value for name, value in header.items() if value is not ...}
     header["sha256"] = _digest(header, tensors)
     save_file(tensors, path, {"memformer": json.dumps(header)})
@@ -70,6 +70,31 @@ def remade(name, make):
     return change
 
 
+def all_of(*changes):
+    def change(tensors):
+        for one in changes:
+            one(tensors)
+
+    return change
+
+
+def widened(tensors):
+    """One place more than there are tokens, with a token in it."""
+    for name in ("told", "told_turn", "told_segment"):
+        tensors[name] = torch.nn.functional.pad(tensors[name], (0, 1), value=1)
+    tensors["finder_keys"] = torch.nn.functional.pad(tensors["finder_keys"], (0, 0, 0, 0, 0, 1))
+
+
+def with_finder(bits):
+    """A key of one finder at every place of the record."""
+
+    def change(tensors):
+        shape = (*tensors["told"].shape, 1, tensors["keys"].shape[-1])
+        tensors["finder_keys"] = torch.full(shape, bits, dtype=torch.uint8)
+
+    return change
+
+
 FORGED = {
     "a NaN key": (put("keys", float("nan")), "keys that are not finite"),
     "an infinite value": (put("values", float("inf")), "values that are not finite"),
@@ -83,7 +108,10 @@ FORGED = {
     "reads below zero": (put("reads", -1.0), "reads out of range"),
     "open reads below zero": (put("open_reads", -1.0), "open_reads out of range"),
     "a token below zero": (put("token", -7), "token out of range|in slots that are empty"),
-    "a token of another vocabulary": (put("token", 97), "holds token id 97, and the model has 97"),
+    "a token of another vocabulary": (
+        all_of(put("token", 97), lambda t: put("told", 97, int(t["seen_at"][0, 0]))(t)),
+        "holds token id 97, and the model has 97",
+    ),
     "a token beyond all": (put("token", 2**62 + 1), "token out of range"),
     "a token from the future": (put("seen_at", 37), "seen_at out of range"),
     "a token written twice": (put("seen_at", 36), "two slots with one seen_at"),
@@ -124,6 +152,42 @@ FORGED = {
     "values of another type": (remade("values", lambda t: t.half()), "values of type"),
     "tokens that are fractions": (remade("token", lambda t: t.float()), "token of type"),
     "strengths in half precision": (remade("strength", lambda t: t.half()), "strength of type"),
+    "a record with a token below zero": (put("told", -7), "has told out of range"),
+    "a record of another vocabulary": (put("told", 97), "holds token id 97, and the model has 97"),
+    "a record with a turn from the future": (put("told_turn", 2), "told_turn out of range"),
+    "a record with a segment below zero": (put("told_segment", -2), "told_segment out of range"),
+    "a record with a turn and no token": (put("told", -1), "told_turn at places where no token"),
+    "a record with a token and no turn": (put("told_turn", -1), "told_turn out of range"),
+    "a record with another token than its slot": (
+        lambda t: put("told", 96 - int(t["told"][0, 36]), 36)(t),
+        "a slot with another token than its record",
+    ),
+    "a record with a token from the future": (widened, "tokens told from the future"),
+    "a record of fewer places": (remade("told", lambda t: t[:, 1:]), "has told of shape"),
+    "a record of two rows": (remade("told", lambda t: t.repeat(2, 1)), "has told of shape"),
+    "a record of one axis": (remade("told", lambda t: t[0]), "has told of shape"),
+    "turns of fewer places": (remade("told_turn", lambda t: t[:, 1:]), "told_turn of shape"),
+    "a record of another type": (remade("told", lambda t: t.long()), "told of type torch.int64"),
+    "finder keys of fewer places": (
+        remade("finder_keys", lambda t: t[:, 1:]),
+        "finder_keys of shape",
+    ),
+    "finder keys of another width": (
+        remade("finder_keys", lambda t: t[..., 1:]),
+        "finder_keys of shape",
+    ),
+    "finder keys of another type": (
+        remade("finder_keys", lambda t: t.int()),
+        "finder_keys of type torch.int32",
+    ),
+    "finder keys of forgotten tokens": (with_finder(1), "finder_keys at places where no token"),
+    "finder keys that are NaN": (
+        all_of(
+            with_finder(255), lambda t: t["finder_keys"].mul_((t["told"] != -1)[..., None, None])
+        ),
+        "finder_keys that are not finite",
+    ),
+    "a missing record": (lambda t: t.pop("told"), "does not match its checksum"),
     "a missing column": (lambda t: t.pop("usage"), "does not match its checksum"),
     "one column more": (lambda t: t.update(more=torch.zeros(1)), "does not match its checksum"),
 }
@@ -154,12 +218,17 @@ def test_forged_contents_are_refused_with_a_sentence(case, model, memory, tmp_pa
         ({"num_slots": True}, "num_slots True"),
         ({"num_slots": 7}, "slots in use and room for 7"),
         ({"num_slots": ...}, "does not say what it is"),
+        ({"record_tokens": -5}, "record_tokens -5, which is no whole number from 1 to"),
+        ({"record_tokens": True}, "record_tokens True"),
+        ({"record_tokens": "many"}, "record_tokens 'many'"),
+        ({"record_tokens": 35}, "36 tokens recorded and room for 35"),
+        ({"record_tokens": ...}, "does not say what it is"),
         ({"version": ...}, "does not say what it is"),
-        ({"version": "4"}, "does not say what it is"),
+        ({"version": "5"}, "does not say what it is"),
         ({"version": None}, "does not say what it is"),
-        ({"version": 4.0}, "does not say what it is"),
+        ({"version": 5.0}, "does not say what it is"),
         ({"user": 5}, "does not say what it is"),
-        ({"version": 9}, "memory format version 9; this memformer reads versions 3 and 4"),
+        ({"version": 9}, "memory format version 9; this memformer reads versions 4 and 5"),
         ({"format": "other"}, "not a memory saved by memformer"),
         ({"fingerprint": ...}, "does not say what it is"),
         ({"fingerprint": "llama"}, "does not say what it is"),

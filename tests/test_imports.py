@@ -84,9 +84,9 @@ def test_all_public_names_are_there():
 # The package's own `__init__` is left out: it names everything, and no file may import it.
 ORDER = """
 version config segments conventions sources pretrained template documents replies
-memory.columns memory.parts memory.file memory.addressing memory.links memory.entries memory.check
-memory.read memory.saving memory.state memory.chunk memory.gate memory.commit memory.memory_pass
-memory
+memory.columns memory.parts memory.file memory.addressing memory.links memory.entries
+memory.record memory.check memory.read memory.saving memory.state memory.chunk memory.gate
+memory.commit memory.memory_pass memory
 classic.controller classic.addressing classic.links classic.sparse classic.search classic.step
 classic.ntm classic.dnc classic.sam classic.segment classic
 attach attach.backbone attach.mixing attach.calibrate attach.heads attach.layers attach.names

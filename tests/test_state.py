@@ -247,7 +247,7 @@ def test_other_versions_models_and_files_are_refused(tmp_path):
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"]["memformer"] = header["__metadata__"]["memformer"].replace(
-        '"version": 4', '"version": 9'
+        '"version": 5', '"version": 9'
     )
     text = json.dumps(header).encode()
     (tmp_path / "v").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from memformer.memory.columns import COLUMNS, CONTENTS, COUNTS, EMPTY
+from memformer.memory.columns import COLUMNS, CONTENTS, COUNTS, EMPTY, TOLD
 from memformer.memory.parts import Parts
+from memformer.memory.record import is_nan
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # the highest number that a clock may show; a higher number could overflow
 MOST = 2**62
+# the same for turns and segments in the record, as a part of `MOST`: they have 32 bits there
+SHORT = 2**32
 
 
 def flaw(parts: Parts, most: int = MOST) -> str | None:
@@ -29,6 +32,11 @@ def flaw(parts: Parts, most: int = MOST) -> str | None:
         parts: the memory.
         most: the highest number that a clock may show.
     """
+    return flaw_of_slots(parts, most) or _record_form(parts.tensors) or _record(parts)
+
+
+def flaw_of_slots(parts: Parts, most: int = MOST) -> str | None:
+    """As `flaw`, for all parts but the record, which a memory of an earlier format lacks."""
     return (
         _header(parts)
         or _form(parts.tensors)
@@ -51,9 +59,9 @@ def all_finite(*tensors: Tensor) -> bool:
 
 def _header(parts: Parts) -> str | None:
     """Checks the types of all parts that are not tensors."""
-    capacity = parts.num_slots
-    if capacity is not None and (type(capacity) is not int or not 1 <= capacity <= MOST):
-        return f"has num_slots {capacity!r}, which is no whole number from 1 to {MOST}"
+    for name, room in (("num_slots", parts.num_slots), ("record_tokens", parts.record_tokens)):
+        if room is not None and (type(room) is not int or not 1 <= room <= MOST):
+            return f"has {name} {room!r}, which is no whole number from 1 to {MOST}"
     names, values = parts.fingerprint.keys(), parts.fingerprint.values()
     if not all(isinstance(text, str) for text in (*names, *values)):
         return "has a fingerprint that is not text"
@@ -105,7 +113,7 @@ def _ranges(parts: Parts, most_of_clock: int) -> str | None:
     num_seen, num_turns = tensors["num_seen"], tensors["num_turns"]
     late = torch.full_like(num_seen, most_of_clock)
     highest = {"num_seen": late, "num_written": num_seen}
-    highest |= {"num_segments": num_seen, "num_turns": late}
+    highest |= {"num_segments": num_seen, "num_turns": late // SHORT}
     for name, limit in highest.items():
         value = tensors[name]
         if bool(((value < 0) | (value > limit)).any()):
@@ -137,6 +145,55 @@ def _counts(parts: Parts) -> str | None:
     times = tensors["seen_at"].masked_fill(~occupied, EMPTY).sort(-1).values
     if bool(((times[:, 1:] == times[:, :-1]) & (times[:, 1:] != EMPTY)).any()):
         return "has two slots with one seen_at"
+    return None
+
+
+def _record_form(tensors: Mapping[str, Tensor]) -> str | None:
+    """Checks types and shapes of the record."""
+    told, keys = tensors["told"], tensors["finder_keys"]
+    num_seen, width = tensors["num_seen"], tensors["keys"].shape[-1]
+    if told.dim() != 2 or len(told) != len(num_seen) or told.shape[1] < int(num_seen.max()):
+        return f"has told of shape {tuple(told.shape)} with num_seen {num_seen.tolist()}"
+    for name in TOLD:
+        tensor = tensors[name]
+        if tensor.shape != told.shape:
+            return f"has {name} of shape {tuple(tensor.shape)} instead of {tuple(told.shape)}"
+        if tensor.dtype != torch.int32:
+            return f"has {name} of type {tensor.dtype} instead of {torch.int32}"
+    if keys.dim() != 4 or keys.shape[:2] != told.shape or keys.shape[3] != width:
+        return f"has finder_keys of shape {tuple(keys.shape)} for told of {tuple(told.shape)}"
+    if keys.dtype != torch.uint8:
+        return f"has finder_keys of type {keys.dtype} instead of {torch.uint8}"
+    return None
+
+
+def _record(parts: Parts) -> str | None:
+    """Checks the range of the record, its room, and that it agrees with the slots."""
+    tensors, told = parts.tensors, parts.tensors["told"]
+    is_told, num_seen = told != EMPTY, tensors["num_seen"]
+    most = {"told": torch.full_like(num_seen, torch.iinfo(torch.int32).max)}
+    most |= {"told_turn": (tensors["num_turns"] - 1).clamp_min(0)}
+    most |= {"told_segment": tensors["num_segments"]}
+    for name, highest in most.items():
+        column = tensors[name]
+        if bool((is_told & ((column < 0) | (column > highest[:, None]))).any()):
+            return f"has {name} out of range"
+        if bool((~is_told & (column != EMPTY)).any()):
+            return f"has {name} at places where no token is told"
+    places = torch.arange(told.shape[1], device=told.device)
+    if bool((is_told & (places >= num_seen[:, None])).any()):
+        return f"has tokens told from the future with num_seen {num_seen.tolist()}"
+    keys, recorded = tensors["finder_keys"], is_told.sum(-1)
+    if keys.numel() and bool((~is_told & (keys.amax((2, 3)) > 0)).any()):
+        return "has finder_keys at places where no token is told"
+    if bool(is_nan(keys).any()):
+        return "has finder_keys that are not finite (NaN)"
+    if parts.record_tokens is not None and bool((recorded > parts.record_tokens).any()):
+        return f"has {int(recorded.max())} tokens recorded and room for {parts.record_tokens}"
+    rows, slots = parts.occupied.nonzero(as_tuple=True)
+    there = told[rows, tensors["seen_at"][rows, slots]]
+    if bool(((there != EMPTY) & (there != tensors["token"][rows, slots])).any()):
+        return "has a slot with another token than its record"
     return None
 
 

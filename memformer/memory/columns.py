@@ -19,3 +19,7 @@ COLUMNS: dict[str, float] = {
 # counts of one number a row
 COUNTS = ("num_seen", "num_written", "num_segments", "num_turns")
 CONTENTS = ("keys", "values", "addresses")
+# the record: int32 columns of one number a token that was told, and the keys of the finders, uint8;
+# each with the number of a place where no token is told
+TOLD: dict[str, int] = {"told": EMPTY, "told_turn": EMPTY, "told_segment": EMPTY}
+RECORD: dict[str, int] = TOLD | {"finder_keys": 0}

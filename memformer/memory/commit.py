@@ -1,6 +1,6 @@
 """`commit`: a pure function that returns the memory after a chunk.
 
-It updates usage, evicts slots, and gives a slot to every token that stays.
+It records the tokens, updates usage, evicts slots, and gives a slot to every token that stays.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, least_used
@@ -17,6 +17,7 @@ from memformer.memory.check import all_finite
 from memformer.memory.chunk import Chunk
 from memformer.memory.columns import COLUMNS, EMPTY
 from memformer.memory.gate import TableWrites
+from memformer.memory.record import appended, is_nan
 from memformer.memory.state import MemoryState
 
 
@@ -34,11 +35,15 @@ class Provenance(NamedTuple):
         ids: token ids.
         turns: the turn that each token belongs to.
         closes: whether each segment is closed at its end.
+        is_told: which tokens the record keeps.
+        finder_keys: the keys of the finders, as bits; see `record.to_bits`.
     """
 
     ids: Int[Tensor, "batch segments tokens"]
     turns: Int[Tensor, "batch segments tokens"]
     closes: Bool[Tensor, "batch segments"]
+    is_told: Bool[Tensor, "batch new"]
+    finder_keys: UInt8[Tensor, "batch new finders width"]
 
 
 def commit(
@@ -64,8 +69,9 @@ def commit(
     Raises:
         ValueError: a number to be written is not finite. The memory before the chunk is unchanged.
     """
-    _check_finite(state, writes, layers, read_mass)
+    _check_finite(state, writes, layers, read_mass, provenance.finder_keys)
     after = _with_new_columns(state, chunk, writes, provenance)
+    after = _recorded(after, chunk, provenance)
     after = _aged(after, state, chunk, writes, read_mass, provenance.closes, usage_by_reads)
     source = _slots(after, state.token.shape[1])
     return _placed(after, state, layers, source)
@@ -76,10 +82,12 @@ def _check_finite(
     writes: TableWrites,
     layers: Sequence[LayerWrites],
     read_mass: Sequence[Tensor],
+    finder_keys: UInt8[Tensor, "batch new finders width"],
 ) -> None:
     """Refuses numbers that are not finite, which would spoil every later read."""
     contents = [tensor for layer in layers for tensor in layer]
-    if not all_finite(*contents, writes.addresses, *read_mass):
+    is_finite = all_finite(*contents, writes.addresses, *read_mass)
+    if not is_finite or bool(is_nan(finder_keys).any()):
         raise ValueError(
             "The text can't be remembered: what the model makes of it is not finite (NaN, or "
             f"an overflow in {state.dtype}). The memory is as it was before; load the "
@@ -120,6 +128,20 @@ def _with_new_columns(
         num_written=writes.end,
         num_segments=state.num_segments + closes.sum(-1),
     )
+
+
+def _recorded(after: MemoryState, chunk: Chunk, provenance: Provenance) -> MemoryState:
+    """The memory whose record has the new tokens too, those that are not written among them."""
+    stored = after.token.shape[1] - chunk.is_new.shape[1]
+    new = {
+        "told": after.token[:, stored:],
+        "told_turn": after.turn[:, stored:],
+        "told_segment": after.segment[:, stored:],
+        "finder_keys": provenance.finder_keys,
+    }
+    width = int(after.num_seen.max())
+    record = appended(after.record, new, chunk.seen_at, provenance.is_told, width)
+    return after.replaced(**record)
 
 
 def _aged(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -44,13 +44,11 @@ def chosen(
     columns: Mapping[str, Tensor],
     age: Float[Tensor, "batch slots"],
     occupied: Bool[Tensor, "batch slots"],
-    what: int | Iterable[int] | Callable[[dict[str, Any]], bool],
+    what: Sequence[int] | Callable[[dict[str, Any]], bool],
 ) -> Bool[Tensor, "batch slots"]:
     """The slots of some turns, or the slots for which a predicate is true."""
     if not callable(what):
-        known = [turn for turn in _turns(what) if 0 <= turn < 2**63]
-        wanted = torch.tensor(known, dtype=torch.long, device=occupied.device)
-        return occupied & torch.isin(columns["turn"], wanted)
+        return in_turns(columns["turn"], what)
     shown = ("token", "strength", "usage", "reads", "turn", "segment")
     gone = torch.zeros_like(occupied)
     for row, slot in occupied.nonzero().tolist():
@@ -60,7 +58,13 @@ def chosen(
     return gone
 
 
-def _turns(what: int | Iterable[int]) -> list[int]:
+def in_turns(turn: Int[Tensor, " *any"], wanted: Sequence[int]) -> Bool[Tensor, " *any"]:
+    """Marks the places of some turns; turns that there can't be are left out."""
+    known = [number for number in wanted if 0 <= number <= torch.iinfo(turn.dtype).max]
+    return torch.isin(turn, torch.tensor(known, dtype=turn.dtype, device=turn.device))
+
+
+def turn_numbers(what: int | Iterable[int]) -> list[int]:
     """The given turn numbers: whole numbers of any type, but no text and no bool.
 
     Raises:

@@ -26,7 +26,7 @@ except ImportError:  # Windows, where an open file can't be removed
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "memformer-memory"
-VERSION = 4
+VERSION = 5
 # bytes of JSON before the tensors; memformer writes about two thousand
 MOST_HEADER = 2**20
 
@@ -91,31 +91,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if checksum != _digest(header, tensors):
         raise damaged(source, "does not match its checksum")
     fingerprint = header.get("fingerprint")
-    if type(version) is not int or "num_slots" not in header or not isinstance(fingerprint, dict):
+    if version == VERSION - 1:  # it has no record
+        header.setdefault("record_tokens", None)
+    says = type(version) is int and {"num_slots", "record_tokens"} <= header.keys()
+    if not says or not isinstance(fingerprint, dict):
         raise damaged(source, "has a header that does not say what it is")
-    return (tensors, header) if version == VERSION else _converted(tensors, header)
-
-
-# names of version 3, where `written_at` was the text clock, and names of version 4
-RENAMED = {
-    "written_at": "seen_at",
-    "order": "written_at",
-    "clock": "num_seen",
-    "writes": "num_written",
-}
-# settings that fingerprints of version 3 leave out, because all models had them
-UNSAID = ", passages of 64 tokens, reaches 8 and 6, least age 16"
-
-
-def _converted(
-    tensors: dict[str, Tensor], header: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Converts tensors and header of version 3 to version 4."""
-    renamed = {RENAMED.get(name, name): value for name, value in tensors.items()}
-    fingerprint = dict(header["fingerprint"])
-    if isinstance(fingerprint.get("architecture"), str):
-        fingerprint["architecture"] += UNSAID
-    return renamed, header | {"fingerprint": fingerprint}
+    return tensors, header
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -132,9 +113,7 @@ def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(8)
         data = start + file.read(min(int.from_bytes(start, "little"), MOST_HEADER))
-    header = _header(path, data)
-    is_before = header.get("version") == VERSION - 1 and "fingerprint" in header
-    return _converted({}, header)[1] if is_before else header
+    return _header(path, data)
 
 
 def _header(source: Path, data: bytes) -> dict[str, Any]:

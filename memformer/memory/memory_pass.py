@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from memformer.memory.chunk import Chunk, Rules, passages
@@ -25,6 +25,7 @@ from memformer.memory.commit import LayerWrites, Provenance, commit
 from memformer.memory.gate import Release, TableWrites, gate, let_go
 from memformer.memory.links import Links, neighbours
 from memformer.memory.read import SlotView, content_read, prepare_slots
+from memformer.memory.record import check_room, to_bits
 from memformer.memory.state import MemoryState
 
 
@@ -55,6 +56,9 @@ class MemoryPass:
         limit: see `gate.gate`.
         slot_views: the prepared slots of each layer, shared by passes over the same state that
             write nothing; None: each layer prepares its slots anew.
+
+    Raises:
+        ValueError: the record has no room for the text; see `MemoryConfig.record_tokens`.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class MemoryPass:
         self.writes = writes
         self.limit = limit
         self.slot_views = slot_views
+        if writes:
+            check_room(state.told, self.is_told, state.record_tokens)
         self.table = TableWrites.none(state, chunk)
         self.passage = passages(state.written_at, rules.passage_tokens)
         # split once for all layers, so that the gradient of one layer is no copy of the whole
@@ -80,6 +86,7 @@ class MemoryPass:
         self._written: dict[int, LayerWrites] = {}
         self._read_mass: dict[int, list[Tensor | None]] = {}
         self._neighbours: dict[int, tuple[Tensor, Tensor]] = {}
+        self._finder_keys: dict[int, Tensor] = {}
 
     def decide(
         self,
@@ -111,6 +118,25 @@ class MemoryPass:
         """Takes keys and values of one memory layer, which later segments of the chunk read."""
         gather = self.chunk.gather
         self._written[layer] = LayerWrites(gather(keys).flatten(1, 2), gather(values).flatten(1, 2))
+
+    def find_keys(self, index: int, keys: Float[Tensor, "entries tokens width"]) -> None:
+        """Takes the keys of one finder, which the record keeps as small floats.
+
+        A finder that no layer hands over has keys of zero. A memory with fewer finders than the
+        layers have leaves the others out.
+
+        Args:
+            index: the number of the finder.
+            keys: one key a token.
+        """
+        self._finder_keys[index] = to_bits(self.chunk.gather(keys).flatten(1, 2))
+
+    @property
+    def is_told(self) -> Bool[Tensor, "batch new"]:
+        """The tokens that the record keeps: all but padding and tokens with limit 0."""
+        if self.limit is None:
+            return self.chunk.is_new
+        return self.chunk.is_new & (self.limit.flatten(1) > 0)
 
     @property
     def written(self) -> Float[Tensor, " tokens"]:
@@ -184,9 +210,19 @@ class MemoryPass:
         slots = self.state.token.shape[1] + self.chunk.is_new.shape[1]
         mass = [self.read_mass(segment, slots) for segment in range(self.chunk.real.shape[1])]
         layers = [self._written[layer] for layer in sorted(self._written)]
-        provenance = Provenance(ids, turns, closes)
+        provenance = Provenance(ids, turns, closes, self.is_told, self._keys_to_record())
         by_reads = self.rules.usage_by_reads
         return commit(self.state, self.chunk, self.table, layers, mass, provenance, by_reads)
+
+    def _keys_to_record(self) -> UInt8[Tensor, "batch new finders width"]:
+        """The keys of the finders that the memory has."""
+        batch, new = self.chunk.is_new.shape
+        finders, width = self.state.finder_keys.shape[2:]
+        recorded = self.state.finder_keys.new_zeros(batch, new, finders, width)
+        for index, keys in self._finder_keys.items():
+            if index < finders:
+                recorded[:, :, index] = keys
+        return recorded
 
     def _pool(self, layer: int, reads_chunk: bool) -> _Pool:
         """The slots that a layer can read and, where segments read each other, the chunk."""

@@ -38,12 +38,14 @@ class Parts:
     Attributes:
         tensors: the tensors that `columns.py` names.
         num_slots: see `MemoryConfig`.
+        record_tokens: see `MemoryConfig`.
         fingerprint: the fingerprint of the model that wrote the memory.
         documents: the documents that were read into the memory.
     """
 
     tensors: Mapping[str, Tensor]
     num_slots: Any
+    record_tokens: Any
     fingerprint: Mapping[Any, Any]
     documents: tuple[ReadDocument, ...] = ()
 

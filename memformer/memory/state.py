@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, least_used
 from memformer.memory.columns import COLUMNS, COUNTS, EMPTY
-from memformer.memory.entries import chosen, table_rows
+from memformer.memory.entries import chosen, in_turns, table_rows, turn_numbers
 from memformer.memory.file import IncompatibleMemory
 from memformer.memory.links import neighbours
 from memformer.memory.parts import Parts, ReadDocument
+from memformer.memory.record import blanked, empty_record, places_of, resized
 from memformer.memory.saving import load_parts, save_parts
 
 __all__ = ["IncompatibleMemory", "MemoryOwner", "MemoryState", "ReadDocument"]
@@ -38,13 +39,16 @@ class MemoryOwner(Protocol):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MemoryState:
-    """A batch of memories: slot contents per memory layer, one slot table, one clock a row.
+    """A batch of memories: slots in every memory layer, a slot table, a record, clocks.
 
     The last segment stays *open* until something closes it (`memorize` continues it, `forward`
     and `generate` close it): its slots can be read, and its tokens can be taken back and encoded
     anew together with what follows. Tokens that the write gate keeps out stay in the table until
     then, with a strength of 0, which no read finds. Eviction happens when a segment closes, so at
     most `num_slots` slots of closed segments are occupied, and fewer than a segment's beside them.
+
+    The record beside the slots keeps every token that was told, whatever the write gate drops or
+    eviction takes, until it is forgotten; see `record.py`.
     """
 
     keys: Float[Tensor, "layers batch slots kv_heads width"]
@@ -64,7 +68,12 @@ class MemoryState:
     num_written: Int[Tensor, " batch"]  # tokens that the gate ever let through: the write clock
     num_segments: Int[Tensor, " batch"]  # closed segments; the open one has this number
     num_turns: Int[Tensor, " batch"]  # calls that wrote something
+    told: Int[Tensor, "batch told"]  # the record: token ids by the text clock, -1 where none is
+    told_turn: Int[Tensor, "batch told"]  # their turns and segments
+    told_segment: Int[Tensor, "batch told"]
+    finder_keys: UInt8[Tensor, "batch told finders width"]  # bits of small floats: `record.to_bits`
     num_slots: int | None = None
+    record_tokens: int | None = None
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
     documents: tuple[ReadDocument, ...] = ()
 
@@ -77,7 +86,9 @@ class MemoryState:
         width: int,
         *,
         num_slots: int | None = None,
+        record_tokens: int | None = None,
         address_width: int = 0,
+        finders: int = 0,
         fingerprint: dict[str, str] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
@@ -85,12 +96,13 @@ class MemoryState:
         """Memories with nothing in them.
 
         Raises:
-            ValueError: `batch_size` or `num_slots` below 1.
+            ValueError: `batch_size`, `num_slots` or `record_tokens` below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        if num_slots is not None and num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, or None; got {num_slots}.")
+        for name, most in (("num_slots", num_slots), ("record_tokens", record_tokens)):
+            if most is not None and most < 1:
+                raise ValueError(f"{name} must be at least 1, or None; got {most}.")
         contents = torch.zeros(
             num_layers, batch_size, 0, kv_heads, width, dtype=dtype, device=device
         )
@@ -110,7 +122,9 @@ class MemoryState:
             torch.zeros(batch_size, 0, address_width, device=device),
             **columns,
             **counts,
+            **empty_record(batch_size, finders, width, device),
             num_slots=num_slots,
+            record_tokens=record_tokens,
             fingerprint=dict(fingerprint or {}),
             documents=(),
         )
@@ -144,10 +158,20 @@ class MemoryState:
         }
 
     @property
+    def record(self) -> dict[str, Tensor]:
+        """The record: a place for every token seen, by name."""
+        return {
+            "told": self.told,
+            "told_turn": self.told_turn,
+            "told_segment": self.told_segment,
+            "finder_keys": self.finder_keys,
+        }
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, by name."""
         contents = {"keys": self.keys, "values": self.values, "addresses": self.addresses}
-        return contents | self.columns | self.counts
+        return contents | self.columns | self.counts | self.record
 
     @property
     def batch_size(self) -> int:
@@ -180,9 +204,14 @@ class MemoryState:
         return self.occupied & (self.strength <= 0) & ~self.is_open
 
     @property
+    def is_told(self) -> Bool[Tensor, "batch told"]:
+        """Which places of the record hold a token."""
+        return self.told != EMPTY
+
+    @property
     def is_empty(self) -> bool:
         """True while no row holds anything."""
-        return not bool(self.occupied.any())
+        return not bool(self.occupied.any() or self.is_told.any())
 
     @property
     def age(self) -> Float[Tensor, "batch slots"]:
@@ -193,15 +222,18 @@ class MemoryState:
         """How many tokens of a turn can be read, in all rows."""
         return int(((self.turn == turn) & self.occupied & (self.strength > 0)).sum())
 
+    def _is_recorded(self, turn: int) -> bool:
+        return bool((self.told_turn == turn).any())
+
     def document(self, checksum: str) -> ReadDocument | None:
-        """The document with this checksum, as far as it was read; None where no slot is left."""
+        """The document with this checksum, as far as it was read; None where it was forgotten."""
         known = (read for read in self.documents if read.checksum == checksum)
-        return next((read for read in known if self.kept_of(read.turn)), None)
+        return next((read for read in known if self._is_recorded(read.turn)), None)
 
     def with_document(self, read: ReadDocument) -> MemoryState:
-        """The same memory that knows a document too; documents without a slot are left out."""
+        """The same memory that knows a document too; forgotten documents are left out."""
         others = (one for one in self.documents if one.checksum != read.checksum)
-        left = tuple(one for one in others if self.kept_of(one.turn))
+        left = tuple(one for one in others if self._is_recorded(one.turn))
         return self.replaced(documents=(*left, read))
 
     @property
@@ -290,7 +322,9 @@ class MemoryState:
     def put(self, rows: Int[Tensor, " rows"], other: MemoryState) -> MemoryState:
         """This batch with the given rows replaced by the rows of `other`."""
         slots = max(self.token.shape[1], other.token.shape[1])
-        mine, theirs = self.padded(slots), other.padded(slots).tensors
+        size = [max(sizes) for sizes in zip(self._record_size, other._record_size, strict=True)]
+        mine = self.padded(slots).replaced(**resized(self.record, *size))
+        theirs = other.padded(slots).tensors | resized(other.record, *size)
         return mine.replaced(
             **{
                 name: tensor.index_copy(_batch_axis(name), rows, theirs[name])
@@ -326,14 +360,20 @@ class MemoryState:
         index = torch.arange(self.batch_size) if rows is None else torch.as_tensor(rows)
         index = index.to(device=self.device, dtype=torch.long)
         self._check_rows(index)
-        gone = torch.zeros_like(self.occupied)
-        gone[index] = True
+        gone, told_gone = torch.zeros_like(self.occupied), torch.zeros_like(self.is_told)
+        gone[index] = told_gone[index] = True
         counts = {name: count.index_fill(0, index, 0) for name, count in self.counts.items()}
-        return self._erased(gone).replaced(**counts)._with_documents_left()
+        record = self._record_without(told_gone, counts["num_seen"])
+        return self._erased(gone).replaced(**counts, **record)._with_documents_left()
 
-    def without(self, gone: Bool[Tensor, "batch slots"]) -> MemoryState:
-        """The same memory without some slots: their contents are overwritten with zeros."""
-        state = self._erased(gone)
+    def without(
+        self, gone: Bool[Tensor, "batch slots"], told_gone: Bool[Tensor, "batch told"]
+    ) -> MemoryState:
+        """The same memory without some slots and some places of the record.
+
+        Their contents are overwritten with zeros.
+        """
+        state = self._erased(gone).replaced(**blanked(self.record, told_gone))
         # where nothing is left of the open segment, nothing replaces older text any more
         is_open = state.is_open.any(-1, keepdim=True)
         strength = torch.where(is_open, state.strength, state.settled)
@@ -350,8 +390,19 @@ class MemoryState:
             addresses=self.addresses.masked_fill(gone[..., None], 0.0),
         )
 
+    def _record_without(
+        self, gone: Bool[Tensor, "batch told"], num_seen: Int[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """The record without some places, as wide as the clocks of the rows need."""
+        left = blanked(self.record, gone)
+        return resized(left, int(num_seen.max()), self.finder_keys.shape[2])
+
+    @property
+    def _record_size(self) -> tuple[int, int]:
+        return self.told.shape[1], self.finder_keys.shape[2]
+
     def _with_documents_left(self) -> MemoryState:
-        left = tuple(read for read in self.documents if self.kept_of(read.turn))
+        left = tuple(read for read in self.documents if self._is_recorded(read.turn))
         return self.replaced(documents=left)
 
     def _become(self, other: MemoryState) -> None:
@@ -369,22 +420,29 @@ class MemoryState:
         return self
 
     def forget(self, what: int | Iterable[int] | Callable[[dict[str, Any]], bool]) -> int:
-        """Removes slots in place: their contents are overwritten with zeros.
+        """Removes tokens in place, from slots and record: zeros overwrite their contents.
 
         Args:
             what: a turn, several turns, or a predicate over dicts with keys `row, slot, token,
                 strength, usage, age, reads, turn, segment`. Turns that the memory does not have
-                are left out.
+                are left out. A turn takes its tokens without a slot too; a predicate sees slots
+                only, and takes what the record holds of them.
 
         Returns:
-            How many slots are gone.
+            How many tokens are gone, each counted once.
 
         Raises:
             ValueError: `what` is none of these.
         """
+        if not callable(what):
+            what = turn_numbers(what)
         gone = chosen(self.columns, self.age, self.occupied, what)
-        self._become(self.without(gone))
-        return int(gone.sum())
+        told_gone = places_of(self.seen_at, gone, self.told)
+        only_slots = int(gone.sum() - told_gone.sum())
+        if not callable(what):
+            told_gone = told_gone | in_turns(self.told_turn, what)
+        self._become(self.without(gone, told_gone))
+        return only_slots + int(told_gone.sum())
 
     # ---- the open segment ----------------------------------------------------------------
 
@@ -433,8 +491,12 @@ class MemoryState:
         ids = self.token.gather(1, order).masked_fill(~real, EMPTY)
         turns = self.turn.gather(1, order).masked_fill(~real, EMPTY)
         begun = self.written_at.masked_fill(~is_open, late).amin(-1)
+        num_seen = self.num_seen - is_open.sum(-1)
+        in_segment = self.told_segment == self.num_segments[:, None]
+        record = self._record_without(in_segment & is_open.any(-1, keepdim=True), num_seen)
         state = self.replaced(
-            num_seen=self.num_seen - is_open.sum(-1),
+            **record,
+            num_seen=num_seen,
             num_written=torch.minimum(self.num_written, begun),
             reads=(self.reads - self.open_reads).clamp_min(0.0),
             open_reads=torch.zeros_like(self.open_reads),
@@ -485,13 +547,16 @@ class MemoryState:
         state = cls(
             **parts.tensors,
             num_slots=parts.num_slots,
+            record_tokens=parts.record_tokens,
             fingerprint=dict(parts.fingerprint),
             documents=parts.documents,
         )
         return state if model is None else model.adopt_memory(state, source=f"in {path}")
 
     def _parts(self) -> Parts:
-        return Parts(self.tensors, self.num_slots, self.fingerprint, self.documents)
+        return Parts(
+            self.tensors, self.num_slots, self.record_tokens, self.fingerprint, self.documents
+        )
 
     def _check_rows(self, index: Tensor) -> None:
         if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.batch_size):
