@@ -119,7 +119,7 @@ class _Reading:
         self.predict(part, memory_pass, self.targets)
         self.written.append(memory_pass.written)
         turns = turn[:, None, None].expand_as(part.ids)
-        return memory_pass.commit(part.ids, turns, part.real.any(-1))
+        return memory_pass.commit(part.ids, turns, part.closes)
 
     def answer(
         self,
@@ -129,7 +129,7 @@ class _Reading:
         until: Int[Tensor, "batch asides"],
     ) -> None:
         """Reads asides; each aside reads the memory of the place where it stands."""
-        part = Segments(asides.ids, asides.real & due[..., None], asides.column)
+        part = Segments(asides.ids, asides.real & due[..., None], asides.column, due)
         memory_pass = self.engine.begin_pass(part, state, until=until, writes=False)
         self.predict(part, memory_pass, self.targets)
         for number in range(len(part)):
@@ -169,7 +169,8 @@ class _Reading:
         """
         until = state.num_seen[:, None]
         token = torch.zeros_like(until)[..., None]
-        part = Segments(token, torch.ones_like(token, dtype=torch.bool), token)
+        real = torch.ones_like(token, dtype=torch.bool)
+        part = Segments(token, real, token, real[..., 0])
         memory_pass = self.engine.begin_pass(part, state, until=until, writes=False)
         self.predict(part, memory_pass, torch.full_like(until, IGNORED_LABEL))
 

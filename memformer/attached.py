@@ -1,6 +1,7 @@
 """`AttachedModel`: a decoder and the memory that is joined to it.
 
 The parts of the model; how it is made, switched, saved and opened; and which memories are its own.
+This file is long because transformers expects all of this in one class.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from memformer import fingerprints
 from memformer.attach import calibrate
 from memformer.attach.backbone import Backbone
+from memformer.attach.borders import border_table
 from memformer.attach.heads import ADDRESS_WIDTH
 from memformer.attach.layers import MemoryLayer, MemoryPath, attach, detach
 from memformer.checkpoint.loading import Decoder, adapted, load_parts
@@ -131,9 +133,10 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         Args:
             backbone: a causal language model of a known family. It is wrapped, not copied.
             memory_config: choices about the memory.
-            tokenizer: used to calibrate on plain prose and to measure where retrieval happens.
-                Without one, the memory is calibrated on text sampled from the backbone, and
-                `memory_layers="auto"` takes the upper three quarters of the depth.
+            tokenizer: used to calibrate on plain prose, to measure where retrieval happens and to
+                find the ends of sentences. Without one, the memory is calibrated on text sampled
+                from the backbone, `memory_layers="auto"` takes the upper three quarters of the
+                depth, and segments end where they are full.
 
         Raises:
             ValueError: unknown family, or a memory layer that the backbone does not have.
@@ -155,6 +158,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         with torch.no_grad():
             for layer in model.memory_layers:
                 layer.null_logit.copy_(nulls[layer.layer] + wanted.null_offset)
+            model.memory.borders.copy_(border_table(view, tokenizer))
         return model.train(backbone.training)
 
     @property

@@ -78,10 +78,21 @@ class MemoryCache(DynamicCache):
         self.real = torch.cat([self.real, real], 1)
         self.num_seen += ids.shape[1]
 
-    def turn_page(self, rows: Int[Tensor, " rows"], memory: MemoryState) -> None:
-        """Starts a new segment in some rows, whose finished segment is now in `memory`."""
+    def turn_page(
+        self,
+        rows: Int[Tensor, " rows"],
+        memory: MemoryState,
+        staying: Bool[Tensor, "rows columns"],
+    ) -> None:
+        """Starts a new segment in some rows.
+
+        Args:
+            rows: the rows whose segment is finished.
+            memory: their memory, with the finished segment.
+            staying: the tokens that are not in memory and begin the new segment.
+        """
         self.memory = self.memory.put(rows, memory)
-        self.real = self.real.index_fill(0, rows, False)
+        self.real = self.real.index_copy(0, rows, staying)
         unused = int((~self.real).all(0).long().cumprod(0).sum())
         if unused:
             self.ids, self.real = self.ids[:, unused:], self.real[:, unused:]
@@ -89,6 +100,14 @@ class MemoryCache(DynamicCache):
             for layer in self.layers:
                 layer.keys = layer.keys[:, :, unused:]
                 layer.values = layer.values[:, :, unused:]
+
+    def put(self, rows: Int[Tensor, " rows"], segment: DynamicCache) -> None:
+        """Replaces the keys and values of some rows' current segments."""
+        layer: Any
+        new: Any
+        for layer, new in zip(self.layers, segment.layers, strict=True):
+            layer.keys = layer.keys.index_copy(0, rows, new.keys)
+            layer.values = layer.values.index_copy(0, rows, new.values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of the input consumed so far, as `generate` counts them."""

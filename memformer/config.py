@@ -26,7 +26,8 @@ class MemoryConfig:
     Args:
         num_slots: how many tokens a full memory keeps; new tokens replace the least used. None: no
             token is evicted, and the memory grows with the text.
-        segment_tokens: tokens that the backbone sees at once; segments share only the memory.
+        segment_tokens: most tokens that the backbone sees at once; segments share only the memory.
+            With a tokenizer, a segment ends at the end of a paragraph or a sentence.
         memory_layers: the decoder layers that read and write. `"auto"` measures where retrieval
             happens; `"all"`, a list of layer numbers, or a fraction (that share of the layers, from
             the top) sets them. After attaching: the layer numbers.

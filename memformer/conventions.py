@@ -159,7 +159,8 @@ class Conventions:
             )
         mixin: Any = super()
         trained = {name for name, one in self._model.named_parameters() if one.requires_grad}
-        memory = {name for name in self._model.state_dict() if name.startswith("memory.")}
+        names = {name for name, _ in self._model.named_parameters()}
+        memory = {name for name in names if name.startswith("memory.")}
         is_checkpoint = not strict and memory <= state_dict.keys()
         if is_checkpoint and (lost := sorted(trained - state_dict.keys())):
             raise ValueError(

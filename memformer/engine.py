@@ -85,6 +85,10 @@ class Engine:
     segment_tokens: int
     training: bool
 
+    def cut(self, ids: Int[Tensor, "batch tokens"], real: Bool[Tensor, "batch tokens"]) -> Segments:
+        """Cuts text at the ends of paragraphs and sentences; see `segments.cut`."""
+        return cut(ids, real, self.segment_tokens, self.path.borders)
+
     def begin_pass(
         self,
         part: Segments,
@@ -141,7 +145,7 @@ class Engine:
         real = torch.cat([open_turns != EMPTY, real], 1)
         # refused at once, and not at the pass that is too much
         check_room(state.told, real if limit is None else real & (limit > 0), state.record_tokens)
-        segments = cut(ids, real, self.segment_tokens)
+        segments = self.cut(ids, real)
         turns = turns.gather(1, segments.column.flatten(1)).view_as(segments.ids)
         limits = None
         if limit is not None:
@@ -155,7 +159,7 @@ class Engine:
             if bool(part.real.any()):
                 memory_pass = self.begin_pass(part, state, limit=part_limits)
                 self.call(memory_pass, is_last=True, **self._inputs(part))
-                state = self._commit(memory_pass, part, turns[window])
+                state = memory_pass.commit(part.ids, turns[window], part.closes)
             done += int(part.real.sum((1, 2)).max())
             if progress is not None:
                 progress(max(0, done - open_ids.shape[1]))
@@ -187,11 +191,10 @@ class Engine:
         memory_pass = MemoryPass(state, Chunk.after(state, real[:, None]), self.rules)
         outputs = self.call(memory_pass, input_ids=ids, use_cache=False, **arguments)
         written = memory_pass.written
-        closes = real[:, None].sum(-1) == self.segment_tokens
         turns = turn[:, None, None].expand_as(real[:, None])
         return Forwarded(
             outputs.logits,
-            memory_pass.commit(ids[:, None], turns, closes),
+            memory_pass.commit(ids[:, None], turns, self.cut(ids, real).closes),
             outputs.hidden_states,
             outputs.attentions,
             written,
@@ -207,7 +210,7 @@ class Engine:
         **arguments: Any,
     ) -> Forwarded:
         """Forwards text of more than one segment; logits and hidden states are zero at padding."""
-        segments = cut(ids, real, self.segment_tokens)
+        segments = self.cut(ids, real)
         whole: list[Tensor] = []
         written: list[Tensor] = []
         begin = 0
@@ -220,7 +223,8 @@ class Engine:
             memory_pass = self.begin_pass(part, state)
             outputs = self.call(memory_pass, **self._inputs(part), **arguments)
             written.append(memory_pass.written)
-            state = self._commit(memory_pass, part, turn[:, None, None].expand_as(part.ids))
+            turns = turn[:, None, None].expand_as(part.ids)
+            state = memory_pass.commit(part.ids, turns, part.closes)
             found = [outputs.logits, *(outputs.hidden_states or ())]
             whole = whole or [one.new_zeros(*ids.shape, one.shape[-1]) for one in found]
             rows, numbers = part.sequences
@@ -264,9 +268,3 @@ class Engine:
             "attention_mask": mask,
             "use_cache": False,
         }
-
-    def _commit(
-        self, memory_pass: MemoryPass, part: Segments, turns: Int[Tensor, "batch segments tokens"]
-    ) -> MemoryState:
-        """The memory after a pass: full segments are closed, a shorter last one stays open."""
-        return memory_pass.commit(part.ids, turns, part.real.sum(-1) == self.segment_tokens)

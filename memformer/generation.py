@@ -1,7 +1,8 @@
 """Generation with a memory: the steps before, inside and after transformers' own loop.
 
 Before the loop, the finished segments of the prompt go to memory; the rest is the current segment.
-Inside the loop, `forward_cached` feeds the current segment, and starts a new one where it is full.
+Inside the loop, `forward_cached` feeds the current segment, and starts a new one where it is full:
+the part up to the last end of a paragraph or a sentence goes to memory, the rest begins the next.
 After the loop, the reply is written. All text goes to memory through `Engine.ingest`, which encodes
 a finished segment again as a whole, so a memory does not depend on how its text came about.
 """
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 
 from memformer.cache import MemoryCache
 from memformer.engine import Engine, Forwarded, begin_turn
@@ -118,7 +119,7 @@ def generate(
     if return_memory or config.return_dict_in_generate:
         check_room(prompt.memory.told, prompt.remembered, quota)
     before, turn = begin_turn(prompt.memory, prompt.real)
-    finished = _finished(prompt.real, engine.segment_tokens)
+    finished = _finished(engine, prompt.ids, prompt.real)
     with torch.no_grad():
         unlimited = before.replaced(record_tokens=None)
         readable = engine.ingest(prompt.ids, finished, unlimited, turn=turn)
@@ -148,13 +149,17 @@ def generate(
 
 
 def _finished(
-    real: Bool[Tensor, "batch tokens"], segment_tokens: int
+    engine: Engine, ids: Int[Tensor, "batch tokens"], real: Bool[Tensor, "batch tokens"]
 ) -> Bool[Tensor, "batch tokens"]:
-    """Marks the finished segments of a prompt; the rest is the current segment."""
-    lengths = real.sum(-1)
-    rest = (lengths - 1) % segment_tokens + 1
-    place = real.long().cumsum(-1) - 1
-    return real & (place < (lengths - rest)[:, None])
+    """Marks the finished segments of a text; the last segment is the current one."""
+    segments = engine.cut(ids, real)
+    has_text = segments.real.any(-1)
+    last = has_text.sum(-1, keepdim=True) - 1
+    number = torch.arange(len(segments), device=ids.device)
+    rows, numbers, places = (segments.real & (number < last)[..., None]).nonzero(as_tuple=True)
+    finished = torch.zeros_like(real)
+    finished[rows, segments.column[rows, numbers, places]] = True
+    return finished
 
 
 def forward_cached(
@@ -173,15 +178,12 @@ def forward_cached(
     while begin < ids.shape[1]:
         full = (cache.lengths >= tokens).nonzero().flatten()
         if full.numel():
-            before = cache.memory.select(full)
-            turn = (before.num_turns - 1).clamp_min(0)
-            memory = engine.ingest(cache.ids[full], cache.real[full], before, turn=turn)
-            cache.turn_page(full, memory.closed())
+            _turn_page(engine, cache, full)
         fits = (cache.lengths[:, None] + real[:, begin:].cumsum(-1) <= tokens).all(0)
         end = begin + int(fits.long().cumprod(0).sum())
         new, new_real = ids[:, begin:end], real[:, begin:end]
         mask = torch.cat([cache.real, new_real], 1).long()
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
+        positions = _positions(mask)[:, -new.shape[1] :]
         # with a gradient, prepared slots serve one step only
         views = None if torch.is_grad_enabled() else cache.slot_views
         chunk = Chunk.after(cache.memory, new_real[:, None])
@@ -200,6 +202,39 @@ def forward_cached(
         begin = end
     logits, *hidden = [torch.cat(parts, 1) for parts in zip(*pieces, strict=True)]
     return Forwarded(logits, hidden_states=tuple(hidden) or None)
+
+
+def _turn_page(engine: Engine, cache: MemoryCache, rows: Int[Tensor, " rows"]) -> None:
+    """Starts a new segment in rows whose segment is full, with the tokens that stay in it."""
+    ids, real, before = cache.ids[rows], cache.real[rows], cache.memory.select(rows)
+    # one more token, because a full segment is cut where text goes on
+    pad = torch.nn.functional.pad
+    finished = _finished(engine, pad(ids, (0, 1)), pad(real, (0, 1), value=True))[:, :-1]
+    turn = (before.num_turns - 1).clamp_min(0)
+    memory = engine.ingest(ids, finished, before, turn=turn)
+    cache.turn_page(rows, memory.closed(), real & ~finished)
+    staying = rows[cache.real[rows].any(-1)]
+    if not staying.numel():
+        return
+    # encoded again, because they stood elsewhere and saw what is now in memory
+    real, segment = cache.real[staying], DynamicCache()
+    memory = cache.memory.select(staying)
+    chunk = Chunk.after(memory, real[:, None])
+    engine.call(
+        MemoryPass(memory, chunk, engine.rules, writes=False),
+        input_ids=cache.ids[staying],
+        attention_mask=real.long(),
+        position_ids=_positions(real.long()),
+        past_key_values=segment,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.put(staying, segment)
+
+
+def _positions(mask: Int[Tensor, "batch columns"]) -> Int[Tensor, "batch columns"]:
+    """The place of each token in its segment."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 def memory_after(engine: Engine, cache: MemoryCache) -> MemoryState:

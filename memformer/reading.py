@@ -20,6 +20,7 @@ from torch import Tensor
 
 from memformer.documents import Document
 from memformer.memory.state import MemoryState, ReadDocument
+from memformer.segments import whole
 from memformer.template import Frame, text_pieces
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from memformer.model import MemformerForCausalLM
 
-# segments in one chunk
+# full segments in one chunk; shorter ones may be more
 SEGMENTS = 4
 # seconds of reading between two saves, when other sessions get their turn
 STRETCH = 60.0
@@ -138,13 +139,14 @@ def chunks(
         reply_limit: how firmly the thanks are remembered at most.
         read: tokens of the text that are in memory already; the chunks go on after them.
     """
-    size = SEGMENTS * model.memory_config.segment_tokens
+    tokens = model.memory_config.segment_tokens
+    size = SEGMENTS * tokens
     end = frame.end(reply_limit > 0)
     waiting: list[int] = [] if read else frame.begin
     # tokens of `waiting` that the template wrote: they stand at the beginning
     marks, skipped = len(waiting), 0
     unwritten = frame.unwritten if waiting else 0
-    room = size * (1 + marks // size)  # the first chunk holds all of them
+    room = size * (1 + (marks + tokens) // size)  # the first chunk holds all of them
     seen = made = 0
     for ids, length in text_pieces(tokenizer, chain([frame.lead], texts)):
         seen, made = seen + length, made + len(ids)
@@ -154,8 +156,9 @@ def chunks(
         waiting += ids[skip:]
         # the last chunk holds all tokens that follow the text
         while len(waiting) > room + len(end):
-            yield Chunk(waiting[:room], unwritten, 0, room - marks, expected, is_last=False)
-            waiting, room, unwritten, marks = waiting[room:], size, 0, 0
+            cut = whole(waiting[: room + tokens + 1], room, tokens, model.memory.borders)
+            yield Chunk(waiting[:cut], unwritten, 0, cut - marks, expected, is_last=False)
+            waiting, room, unwritten, marks = waiting[cut:], size, 0, 0
     words, thanks = len(waiting) - marks, len(end) - len(frame.after)
     yield Chunk([*waiting, *end], unwritten, thanks, words, made, is_last=True)
 

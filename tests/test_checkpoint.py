@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from backbones import tiny_backbone
-from tiny import save_tiny
+from tiny import byte_tokenizer, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from memformer import MemformerForCausalLM, MemoryConfig
@@ -134,3 +134,31 @@ def test_a_checkpoint_of_the_default_model_names_its_commit(tmp_path, monkeypatc
 def test_a_wrong_name_of_a_setting_gets_the_nearest():
     with pytest.raises(ValueError, match="no key 'slots'; the nearest valid key is 'num_slots'"):
         MemoryConfig(slots=3)
+
+
+def test_a_checkpoint_keeps_what_ends_a_sentence_and_opens_without(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from memformer.attach.backbone import Backbone
+    from memformer.attach.borders import border_table
+
+    folder = save_tiny(tmp_path)
+    wanted = border_table(Backbone.of(tiny_backbone(vocab_size=258)), byte_tokenizer())
+    assert wanted.unique().tolist() == [0, 1, 2]
+    model = MemformerForCausalLM.from_pretrained(folder)
+    assert torch.equal(model.memory.borders, wanted)
+    # in another type of numbers it stays what it is
+    model.save_pretrained(tmp_path / "small", dtype=torch.bfloat16)
+    weights = load_file(tmp_path / "small" / "model.safetensors")
+    assert weights["memory.borders"].dtype == torch.uint8
+    small = MemformerForCausalLM.from_pretrained(tmp_path / "small")
+    assert torch.equal(small.memory.borders, wanted)
+    # a checkpoint of a version without borders is cut as it was, and fits its memories
+    del weights["memory.borders"]
+    save_file(weights, tmp_path / "small" / "model.safetensors", metadata={"format": "pt"})
+    earlier = MemformerForCausalLM.from_pretrained(tmp_path / "small")
+    assert not earlier.memory.borders.any()
+    assert earlier.fingerprint == small.fingerprint
+    ids = torch.randint(2, 258, (1, 150))
+    memory = earlier.memorize(ids)
+    assert torch.unique(memory.segment, return_counts=True)[1].tolist() == [64, 64, 22]

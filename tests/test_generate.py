@@ -14,6 +14,19 @@ from memformer.memory import memory_pass, read
 NEVER_ENDS = {"eos_token_id": None, "pad_token_id": 0}
 
 
+def lively(borders: bool = False, **settings):
+    """A model, with tokens that end sentences and paragraphs or without."""
+    model = attached(**settings)
+    if borders:
+        ends = torch.arange(len(model.memory.borders))
+        model.memory.borders[ends % 5 == 1] = 1
+        model.memory.borders[ends % 31 == 2] = 2
+    return model
+
+
+borders = pytest.mark.parametrize("borders", [False, True])
+
+
 def left_padded(lengths, seed=0):
     ids = random_ids(len(lengths), max(lengths), seed=seed)
     mask = torch.ones_like(ids)
@@ -22,17 +35,28 @@ def left_padded(lengths, seed=0):
     return ids.masked_fill(mask == 0, 0), mask
 
 
+@borders
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cached_logits_equal_uncached_beyond_a_segment(family):
-    model = attached(family)
+def test_cached_logits_equal_uncached_beyond_a_segment(family, borders):
+    model = lively(borders, model_type=family)
     memory = model.memorize(random_ids(2, 11, seed=4))
     ids = random_ids(2, 27)
     cache = MemoryCache(memory)
     with torch.no_grad():
-        full = model(ids, memory=memory).logits
+        # where text goes on, its last segment may be cut elsewhere
+        texts = [ids] if not borders else [ids[:, : i + 1] for i in range(4, 27)]
+        full = [model(text, memory=memory).logits for text in texts]
+        full = (
+            full[0] if not borders else torch.cat([full[0], *(one[:, -1:] for one in full[1:])], 1)
+        )
         steps = [model(ids[:, :5], past_key_values=cache).logits]
         steps += [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(5, 27)]
     assert (torch.cat(steps, 1) - full).abs().max() < 1e-4
+    after, wanted = model.memory_after(cache), model.memorize(ids, memory=memory.closed())
+    for row in range(2):
+        for name in ("token", "segment"):
+            assert torch.equal(in_order(after, name, row), in_order(wanted, name, row))
+    assert len(wanted.segment[0].unique()) > (5 if borders else 4)
 
 
 def test_a_memory_is_set_out_once_until_it_changes(monkeypatch):
@@ -78,10 +102,11 @@ def test_steps_with_a_gradient_set_slots_out_themselves():
     assert all(layer.null_logit.grad.abs().max() > 0 for layer in model.memory.layers)
 
 
+@borders
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 2, "num_slots": 12}])
-def test_generation_with_cache_equals_generation_without(settings):
+def test_generation_with_cache_equals_generation_without(borders, settings):
     settings = dict(settings)
-    model = attached(num_slots=settings.pop("num_slots", None))
+    model = lively(borders, num_slots=settings.pop("num_slots", None))
     memory = model.memorize(random_ids(3, 11, seed=4))
     ids, mask = left_padded([21, 6, 13])
     common = {"attention_mask": mask, "memory": memory, "max_new_tokens": 20, **NEVER_ENDS}
@@ -91,9 +116,10 @@ def test_generation_with_cache_equals_generation_without(settings):
     assert torch.equal(cached, uncached)
 
 
+@borders
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}])
-def test_left_padding_and_neighbours_change_no_answer(settings):
-    model = attached()
+def test_left_padding_and_neighbours_change_no_answer(borders, settings):
+    model = lively(borders)
     memory = model.memorize(random_ids(3, 11, seed=4))
     lengths = [21, 6, 13]
     ids, mask = left_padded(lengths)
@@ -116,10 +142,11 @@ def test_sampling_is_reproducible_and_chunked_prefill_changes_nothing():
     assert torch.equal(answers[0], answers[2])
 
 
+@borders
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3, "num_return_sequences": 2}])
 @pytest.mark.parametrize("prompt", [5, 8, 21])
-def test_returned_memory_is_the_memory_of_what_was_said(settings, prompt):
-    model = attached()
+def test_returned_memory_is_the_memory_of_what_was_said(borders, settings, prompt):
+    model = lively(borders)
     before = model.memorize(random_ids(2, 11, seed=4))
     ids = random_ids(2, prompt)
     kept = before.clone()

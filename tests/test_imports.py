@@ -89,8 +89,8 @@ memory.record memory.check memory.read memory.saving memory.state memory.chunk m
 memory.commit memory.memory_pass memory
 classic.controller classic.addressing classic.links classic.sparse classic.search classic.step
 classic.ntm classic.dnc classic.sam classic.segment classic
-attach attach.backbone attach.mixing attach.calibrate attach.heads attach.layers attach.names
-checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
+attach attach.backbone attach.borders attach.mixing attach.calibrate attach.heads attach.layers
+attach.names checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
 checks fingerprints cache engine asides generation attached model
 turns folder store reading chat
 cli.output cli.application cli.inputs cli.demo cli.documents cli.conversation cli.commands cli.talk

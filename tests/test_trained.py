@@ -32,7 +32,10 @@ def test_it_is_small_and_holds_nothing_but_plain_files():
     assert {path.suffix for path in FILES} == {".json", ".safetensors", ".md", ".png"}
     for path in FILES:
         if path.suffix == ".safetensors":
-            assert {weight.dtype for weight in load_file(path).values()} == {torch.bfloat16}
+            weights = load_file(path)
+            borders = weights.pop("memory.borders", torch.zeros(0, dtype=torch.uint8))
+            assert borders.dtype == torch.uint8
+            assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
 def test_it_names_its_backbone_and_no_machine():
@@ -43,6 +46,14 @@ def test_it_names_its_backbone_and_no_machine():
     assert adapter["base_model_name_or_path"] == DEFAULT_MODEL
     texts = [path.read_text() for path in FILES if path.suffix in (".json", ".md")]
     assert not any("/tmp/" in text or "/work/" in text for text in texts)
+
+
+def test_it_knows_what_ends_a_sentence():
+    borders = load_file(TRAINED / "model.safetensors")["memory.borders"]
+    tokenizer = AutoTokenizer.from_pretrained(TRAINED)
+    kinds = {text: borders[tokenizer.convert_tokens_to_ids(text)] for text in (".", "Ċ", "the")}
+    assert kinds == {".": 1, "Ċ": 2, "the": 0}
+    assert borders[tokenizer.eos_token_id] == 2
 
 
 real = pytest.mark.skipif(

@@ -56,6 +56,7 @@ class Backbone:
         self.layers = list(cast(nn.ModuleList, model.get_submodule(family.layers)))
         self.rotary = model.get_submodule(family.rotary) if family.rotary else None
         self.model_type: str = config.model_type
+        self.vocabulary: int = config.vocab_size
         self.hidden: int = config.hidden_size
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads

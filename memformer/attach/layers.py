@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -129,10 +129,14 @@ class MemoryLayer(nn.Module):
 class MemoryPath(nn.Module):
     """The modules added to a backbone: the memory layers, and the heads that they share.
 
+    The buffer `borders` says which token ids end a sentence or a paragraph; see `borders.py`.
+
     Args:
         backbone: how to reach the decoder's parts.
         config: the memory's config, with layer numbers as `memory_layers`.
     """
+
+    borders: UInt8[Tensor, " vocabulary"]
 
     def __init__(self, backbone: Backbone, config: MemoryConfig) -> None:
         super().__init__()
@@ -142,21 +146,30 @@ class MemoryPath(nn.Module):
         )
         self.table = TableHeads(backbone.hidden, config.release, config.address_reach)
         self.index_of = {number: index for index, number in enumerate(numbers)}
+        # without a tokenizer, no token ends anything
+        nothing = torch.zeros(backbone.vocabulary, dtype=torch.uint8)
+        self.register_buffer("borders", nothing)
 
     def __len__(self) -> int:
         return len(self.layers)
 
     def adopt(self, other: MemoryPath) -> MemoryPath:
-        """Takes the parameters that another path has too; returns itself.
+        """Takes the borders, and the parameters that another path has too; returns itself.
 
-        Both paths then share these parameters; nothing is copied.
+        Both paths then share them; nothing is copied.
         """
+        self.borders = other.borders
         theirs = dict(other.named_parameters())
         for prefix, module in self.named_modules():
             for name, _ in list(module.named_parameters(recurse=False)):
                 if (parameter := theirs.get(f"{prefix}.{name}")) is not None:
                     setattr(module, name, parameter)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As in torch; weights of a version without borders leave the borders as they are."""
+        state_dict.setdefault(f"{prefix}borders", self.borders)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(
         self,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from memformer.attach.backbone import Backbone
 from memformer.attach.names import upgraded
-from memformer.checkpoint import ADAPTER, OWN_BACKBONE, WEIGHTS
+from memformer.checkpoint import ADAPTER, BORDERS, OWN_BACKBONE, WEIGHTS
 from memformer.checkpoint.decoders import (
     LOOKUP,
     SAFE,
@@ -84,12 +84,18 @@ class Checkpoint:
     def fitting(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of the memory path in float32, checked against the weights of a model.
 
+        A checkpoint without borders gets the model's, which end nothing.
+
         Raises:
             ValueError: names or shapes differ, or a number is not finite.
         """
         own = {name: value for name, value in expected.items() if name.startswith("memory.")}
-        check_weights(self.weights, own, "memory", self.source)
-        return {name: value.float() for name, value in self.weights.items()}
+        weights = {BORDERS: own[BORDERS]} | self.weights
+        check_weights(weights, own, "memory", self.source)
+        return {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in weights.items()
+        }
 
 
 def load_parts(

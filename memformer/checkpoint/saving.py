@@ -62,7 +62,7 @@ def save_checkpoint(
         _save_adapter(target, backbone, everything, dtype)
     # the adapter is here too, by the names with which transformers' Trainer resumes
     own = {
-        name: value.to(dtype or value.dtype)
+        name: value.to(dtype) if dtype and value.is_floating_point() else value
         for name, value in everything.items()
         if name.startswith("memory.") or "lora_" in name
     }
