@@ -113,9 +113,10 @@ def test_a_known_document_is_not_read_again_unless_it_is_wanted(model, tokenizer
     # what was forgotten is not known
     session.forget(3)
     assert session.read(tmp_path / "a.txt").tokens == first.tokens
-    # nor what was evicted
+    # what was evicted is still recorded, and so it is known, and read anew only if that is wanted
     session.read(Document.of(BOOK, "book"))
-    assert session.read(tmp_path / "a.txt").tokens == first.tokens
+    assert session.read(tmp_path / "a.txt") == Reading(0, first.total, 0)
+    assert session.read(tmp_path / "a.txt", again=True).tokens == first.tokens
 
 
 class Halt(KeyboardInterrupt):
