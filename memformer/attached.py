@@ -18,8 +18,10 @@ from memformer import fingerprints
 from memformer.attach import calibrate
 from memformer.attach.backbone import Backbone
 from memformer.attach.borders import border_table
+from memformer.attach.choosing import choose, material
 from memformer.attach.heads import ADDRESS_WIDTH
 from memformer.attach.layers import MemoryLayer, MemoryPath, attach, detach
+from memformer.attach.words import word_table
 from memformer.checkpoint.loading import Decoder, adapted, load_parts
 from memformer.checkpoint.saving import save_checkpoint
 from memformer.config import MemformerConfig, MemoryConfig
@@ -30,7 +32,7 @@ from memformer.memory.chunk import Rules
 from memformer.memory.state import IncompatibleMemory, MemoryState
 
 # what `with_memory` can't change, because the shapes and the calibration of a memory depend on it
-FIXED = ("memory_layers", "projection_rank", "null_offset")
+FIXED = ("memory_layers", "projection_rank", "null_offset", "finders")
 
 
 class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
@@ -159,7 +161,20 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             for layer in model.memory_layers:
                 layer.null_logit.copy_(nulls[layer.layer] + wanted.null_offset)
             model.memory.borders.copy_(border_table(view, tokenizer))
+            model.memory.words.copy_(word_table(view.vocabulary, tokenizer))
+            model.choose_finders(tokenizer)
         return model.train(backbone.training)
+
+    @torch.no_grad()
+    def choose_finders(self, tokenizer: Any | None) -> None:
+        """Chooses the heads that find passages, on questions of our own; see `finders.py`."""
+        family, settings = self._family[0], self.memory_config
+        layers = tuple(layer for layer in self.memory.index_of if family.sees_all(layer))
+        if not settings.finders or not layers:
+            return
+        questions = material(tokenizer, calibrate.plain_text(family, None))
+        heads = choose(self.memory, questions, layers, settings.finders)
+        self.memory.finders.set(heads, questions.nothing)
 
     @property
     def memory_layers(self) -> list[MemoryLayer]:
@@ -194,6 +209,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             family.kv_heads,
             family.width,
             num_slots=self.memory_config.num_slots if num_slots == -1 else num_slots,
+            finders=len(self.memory.finders.keys),
             record_tokens=self.memory_config.record_tokens,
             address_width=ADDRESS_WIDTH if self.memory_config.release else 0,
             fingerprint=self.stamp,
@@ -271,6 +287,9 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         converted = memory.to(self.device, self.backbone.dtype)
         if converted.record_tokens is None:  # of a format without a record, or without a limit
             converted = converted.replaced(record_tokens=self.memory_config.record_tokens)
+        keys = [(self.memory.index_of[layer], head) for layer, head in self.memory.finders.keys]
+        if keys and not converted.finder_keys.shape[2]:
+            converted = converted.with_keys_of_slots(keys)
         self.check_memory(converted, source=source)
         if memory.dtype != converted.dtype and not all_finite(converted.keys, converted.values):
             raise IncompatibleMemory(

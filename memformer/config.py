@@ -59,6 +59,12 @@ class MemoryConfig:
             so none of its own sentence.
         record_tokens: number of tokens that a memory may record beside its slots; text beyond is
             refused until something is forgotten. None: no limit.
+        working_set: most slots that a turn reads: those of the passages that it is found to be
+            about. A memory that is no larger is read whole.
+        finders: number of heads that find passages; 0: nothing is found, and the newest slots are
+            read.
+        reread_tokens: most tokens of the passages found that a chat puts before a question again,
+            in words; 0: none.
 
     Raises:
         ValueError: a value out of range; the sentence names the field.
@@ -81,6 +87,9 @@ class MemoryConfig:
     address_reach: int = 6
     least_age: int = 16
     record_tokens: int | None = 4_000_000
+    working_set: int = 1024
+    finders: int = 8
+    reread_tokens: int = 0
 
     def __post_init__(self) -> None:
         for field, least, optional in (
@@ -93,6 +102,9 @@ class MemoryConfig:
             ("address_reach", 1, False),
             ("least_age", 0, False),
             ("record_tokens", 1, True),
+            ("working_set", 1, False),
+            ("finders", 0, False),
+            ("reread_tokens", 0, False),
         ):
             _check_int(field, getattr(self, field), least, optional)
         if self.key_positions not in KEY_POSITIONS:

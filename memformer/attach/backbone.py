@@ -153,6 +153,11 @@ class Backbone:
                 handle.remove()
         return inputs
 
+    def sees_all(self, layer: int) -> bool:
+        """Whether a layer attends to the whole window, not to a sliding part of it."""
+        kinds = getattr(self.model.config, "layer_types", None)
+        return kinds is None or kinds[layer] == "full_attention"
+
     def scale(self, layer: int) -> float:
         """The factor by which the layer multiplies q . k."""
         attention: Any = self.attention(layer)

@@ -9,18 +9,22 @@ without this argument the hook does nothing. The hook hands the read words on as
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from memformer.attach.backbone import Backbone, StopBackbone
+from memformer.attach.finders import Finders
 from memformer.attach.heads import TableHeads
 from memformer.attach.mixing import Read, bind, unbind
+from memformer.attach.words import word_table
 from memformer.config import MemoryConfig
+from memformer.memory.finding import Asking
 from memformer.memory.memory_pass import MemoryPass, ReadHeads
 
 # memory holds many more tokens than a segment, so its matches are a little sharper
@@ -94,6 +98,7 @@ class MemoryLayer(nn.Module):
         x: Float[Tensor, "entries tokens hidden"],
         memory: MemoryPass,
         table: TableHeads | None = None,
+        finders: Sequence[tuple[int, int]] = (),
     ) -> tuple[Tensor, Tensor] | None:
         """Writes keys and values of the tokens, then reads the memory for each token.
 
@@ -102,6 +107,7 @@ class MemoryLayer(nn.Module):
             x: its input.
             memory: carries the memory of this call.
             table: the heads that decide about slots, at the lowest memory layer.
+            finders: number and key head of each small key that this layer hands to the record.
         """
         backbone = self._backbone[0]
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
@@ -112,24 +118,54 @@ class MemoryLayer(nn.Module):
             positions = x.new_zeros(1, 1, dtype=torch.long)
             if self.key_positions == "passage":
                 positions = memory.positions()
-            memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
-        far = torch.tensor([[self.read_distance]], device=x.device)
-        queries = backbone.rotate(self.layer, queries, far).float()
-        strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
+            keys = backbone.rotate(self.layer, keys, positions)
+            memory.write(self.index, keys, values)
+            for number, head in finders:
+                memory.find_keys(number, keys[:, :, head])
         with torch.autocast(x.device.type, enabled=False):
+            queries = self._pointed(queries)
             heads = ReadHeads(
                 self.age_slope.float(),
                 self.null_logit.float(),
                 backbone.softcap(self.layer),
                 self.read_modes.float().softmax(-1) if self.links else None,
             )
-            return memory.read(self.index, queries * strength[:, None], heads)
+            return memory.read(self.index, queries, heads)
+
+    def queries(
+        self, attention: nn.Module, x: Float[Tensor, "entries tokens hidden"]
+    ) -> Float[Tensor, "entries tokens heads width"]:
+        """The queries of all heads, multiplied by key strength and attention scale."""
+        corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
+        return self._pointed(self._backbone[0].project(attention, x, corrections)[0])
+
+    def keys(
+        self,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        positions: Int[Tensor, "rows columns"],
+    ) -> Float[Tensor, "entries tokens kv_heads width"]:
+        """The keys of all key heads, at the given positions."""
+        corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
+        _, keys, _ = self._backbone[0].project(attention, x, corrections)
+        return self._backbone[0].rotate(self.layer, keys, positions)
+
+    def _pointed(
+        self, queries: Float[Tensor, "entries tokens heads width"]
+    ) -> Float[Tensor, "entries tokens heads width"]:
+        """Queries at their distance from the memory, with their strength."""
+        backbone = self._backbone[0]
+        far = torch.tensor([[self.read_distance]], device=queries.device)
+        queries = backbone.rotate(self.layer, queries, far).float()
+        strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
+        return queries * strength[:, None]
 
 
 class MemoryPath(nn.Module):
     """The modules added to a backbone: the memory layers, and the heads that they share.
 
-    The buffer `borders` says which token ids end a sentence or a paragraph; see `borders.py`.
+    The buffer `borders` says which token ids end a sentence or a paragraph (`borders.py`), the
+    buffer `words` which token ids are the same word (`words.py`).
 
     Args:
         backbone: how to reach the decoder's parts.
@@ -137,6 +173,7 @@ class MemoryPath(nn.Module):
     """
 
     borders: UInt8[Tensor, " vocabulary"]
+    words: Int[Tensor, " vocabulary"]
 
     def __init__(self, backbone: Backbone, config: MemoryConfig) -> None:
         super().__init__()
@@ -149,16 +186,28 @@ class MemoryPath(nn.Module):
         # without a tokenizer, no token ends anything
         nothing = torch.zeros(backbone.vocabulary, dtype=torch.uint8)
         self.register_buffer("borders", nothing)
+        self.register_buffer("words", word_table(backbone.vocabulary, None))
+        self.finders = Finders(config.finders, backbone.heads // backbone.kv_heads)
+        self._backbone = [backbone]  # in a list, so that the backbone is no submodule
 
     def __len__(self) -> int:
         return len(self.layers)
 
-    def adopt(self, other: MemoryPath) -> MemoryPath:
-        """Takes the borders, and the parameters that another path has too; returns itself.
+    @property
+    def backbone(self) -> Backbone:
+        """How to reach the decoder's parts."""
+        return self._backbone[0]
 
-        Both paths then share them; nothing is copied.
+    def layer(self, number: int) -> MemoryLayer:
+        """The memory layer beside a decoder layer."""
+        return cast(MemoryLayer, self.layers[self.index_of[number]])
+
+    def adopt(self, other: MemoryPath) -> MemoryPath:
+        """Takes the tables, the finders and the parameters that another path has too.
+
+        Both paths then share them; nothing is copied. Returns itself.
         """
-        self.borders = other.borders
+        self.borders, self.words, self.finders = other.borders, other.words, other.finders
         theirs = dict(other.named_parameters())
         for prefix, module in self.named_modules():
             for name, _ in list(module.named_parameters(recurse=False)):
@@ -167,8 +216,9 @@ class MemoryPath(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """As in torch; weights of a version without borders leave the borders as they are."""
-        state_dict.setdefault(f"{prefix}borders", self.borders)
+        """As in torch; weights of a version without a table or finders leave them as they are."""
+        for name, buffer in self.named_buffers():
+            state_dict.setdefault(f"{prefix}{name}", buffer)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(
@@ -190,8 +240,26 @@ class MemoryPath(nn.Module):
             The read; None where there was nothing to read.
         """
         index = self.index_of[number]
-        read = self.layers[index](attention, x, memory, self.table if index == 0 else None)
+        found = enumerate(self.finders.keys)
+        finders = [(key, head) for key, (layer, head) in found if layer == number]
+        table = self.table if index == 0 else None
+        read = self.layers[index](attention, x, memory, table, finders)
         return None if read is None else Read(*read)
+
+    def ask(self, ids: Int[Tensor, " tokens"]) -> Asking:
+        """A question as the finder heads ask it, encoded without any memory.
+
+        Args:
+            ids: the token ids of the question.
+        """
+        backbone, chosen = self._backbone[0], self.finders.chosen
+        inputs = backbone.attention_inputs(ids[None], max(layer for layer, _ in chosen))
+        queries, nulls = [], []
+        for number, head in chosen:
+            layer = self.layer(number)
+            queries.append(layer.queries(backbone.attention(number), inputs[number])[0, :, head])
+            nulls.append(layer.null_logit[head].float())
+        return Asking(torch.stack(queries, 1), self.finders.key_of, torch.stack(nulls))
 
 
 @dataclass(frozen=True)

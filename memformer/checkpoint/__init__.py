@@ -6,8 +6,8 @@ peft's own format. The backbone itself is saved in the folder `backbone` if it h
 load it by, or if its weights have changed since loading.
 """
 
-# the table of token ids that end a sentence or a paragraph, among the weights
-BORDERS = "memory.borders"
+# what is chosen when a memory is attached, among the weights; earlier versions have none of it
+CHOSEN = ("memory.borders", "memory.words", "memory.finders.heads", "memory.finders.nothing")
 WEIGHTS = "model.safetensors"
 OWN_BACKBONE = "backbone"
 ADAPTER = "adapter"

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from memformer.attach.backbone import Backbone
 from memformer.attach.names import upgraded
-from memformer.checkpoint import ADAPTER, BORDERS, OWN_BACKBONE, WEIGHTS
+from memformer.checkpoint import ADAPTER, CHOSEN, OWN_BACKBONE, WEIGHTS
 from memformer.checkpoint.decoders import (
     LOOKUP,
     SAFE,
@@ -84,13 +84,13 @@ class Checkpoint:
     def fitting(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of the memory path in float32, checked against the weights of a model.
 
-        A checkpoint without borders gets the model's, which end nothing.
+        A checkpoint without tables and finders gets the model's, which say nothing.
 
         Raises:
             ValueError: names or shapes differ, or a number is not finite.
         """
         own = {name: value for name, value in expected.items() if name.startswith("memory.")}
-        weights = {BORDERS: own[BORDERS]} | self.weights
+        weights = {name: own[name] for name in own if name in CHOSEN} | self.weights
         check_weights(weights, own, "memory", self.source)
         return {
             name: value.float() if value.is_floating_point() else value

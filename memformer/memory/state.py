@@ -23,7 +23,7 @@ from memformer.memory.entries import chosen, in_turns, table_rows, turn_numbers
 from memformer.memory.file import IncompatibleMemory
 from memformer.memory.links import neighbours
 from memformer.memory.parts import Parts, ReadDocument
-from memformer.memory.record import blanked, empty_record, places_of, resized
+from memformer.memory.record import blanked, empty_record, places_of, resized, to_bits
 from memformer.memory.saving import load_parts, save_parts
 
 __all__ = ["IncompatibleMemory", "MemoryOwner", "MemoryState", "ReadDocument"]
@@ -348,6 +348,18 @@ class MemoryState:
             values=pad(self.values, (0, 0, 0, 0, 0, extra)),
             addresses=pad(self.addresses, (0, 0, 0, extra)),
         )
+
+    def with_keys_of_slots(self, heads: Sequence[tuple[int, int]]) -> MemoryState:
+        """The same memory with small keys in its record, taken from the slots that are there.
+
+        Args:
+            heads: the place among the memory layers and the key head of each small key.
+        """
+        rows, slots = (self.occupied & ~self.is_unwritten).nonzero(as_tuple=True)
+        places = self.seen_at[rows, slots]
+        keys = torch.stack([self.keys[layer][rows, slots, head] for layer, head in heads], 1)
+        empty = self.finder_keys.new_zeros(*self.told.shape, len(heads), self.keys.shape[-1])
+        return self.replaced(finder_keys=empty.index_put((rows, places), to_bits(keys)))
 
     # ---- taking things out ---------------------------------------------------------------
 

@@ -1,0 +1,152 @@
+"""Recollection: what a memory was told that a question is about, found before anything is read.
+
+`recollect` finds paragraphs of the record, by the votes of the finder heads and, where bm25s is
+installed, by words. `working_set` makes of them the memory that a turn reads: the slots of the best
+paragraphs and of the newest segment, a few hundred of any number. So most read weights are exactly
+zero, as in SAM (Rae et al. 2016), and a step costs the same in a small memory and in a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from memformer.attach.layers import MemoryPath
+from memformer.engine import Engine
+from memformer.memory.finding import loud, scores, standardised, votes
+from memformer.memory.passages import Stretches, stretches
+from memformer.memory.state import MemoryState
+from memformer.words import can_compare_words, word_scores
+
+# weight of the score by words beside the score by heads
+WORDS_WEIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of what a memory was told.
+
+    Attributes:
+        token_ids: its tokens.
+        score: how well it fits the question, in units of the spread over all passages.
+        turn: the turn in which it was told.
+        segment: the segment.
+        start: the place of its first token on the text clock.
+        text: its words; empty until it is decoded.
+    """
+
+    token_ids: tuple[int, ...]
+    score: float
+    turn: int
+    segment: int
+    start: int
+    text: str = ""
+
+    @property
+    def end(self) -> int:
+        """The place after its last token."""
+        return self.start + len(self.token_ids)
+
+
+class Recollection(list[Passage]):
+    """The passages found for one question, best first.
+
+    Attributes:
+        evidence: the share of the question's votes that the best passage has, less that of a
+            question without content, in [-1, 1]; 0 where nothing is recorded.
+        margin: the score of the best passage less that of the second.
+    """
+
+    def __init__(
+        self, passages: Iterable[Passage] = (), evidence: float = 0.0, margin: float = 0.0
+    ) -> None:
+        super().__init__(passages)
+        self.evidence = evidence
+        self.margin = margin
+
+
+@torch.no_grad()
+def recollect(
+    engine: Engine,
+    ids: Int[Tensor, "batch tokens"],
+    real: Bool[Tensor, "batch tokens"],
+    memory: MemoryState,
+    top_k: int,
+) -> list[Recollection]:
+    """The passages of each memory that its question is about, best first.
+
+    Args:
+        engine: the backbone and its memory path.
+        ids: the questions.
+        real: False at padding.
+        memory: the memories; nothing in them changes.
+        top_k: the most passages for each question.
+    """
+    path = engine.path
+    if not path.finders.chosen or not bool(memory.is_told.any()):
+        return [Recollection() for _ in range(len(ids))]
+    without = torch.tensor(path.finders.question_without_content, device=ids.device)
+    found = []
+    for row in range(len(ids)):
+        question = ids[row][real[row]]
+        cut = _cut(engine, memory, row)
+        found.append(_of_row(path, question, without, memory, row, cut, top_k))
+    return found
+
+
+def _cut(engine: Engine, memory: MemoryState, row: int) -> Stretches:
+    """The passages and paragraphs of the record of one row."""
+    told = memory.told[row]
+    kinds = engine.path.borders[told.clamp_min(0).long()].long().where(told >= 0, 0)
+    columns = told, memory.told_turn[row], memory.told_segment[row]
+    return stretches(*columns, kinds, engine.rules.passage_tokens)
+
+
+def _of_row(
+    path: MemoryPath,
+    question: Int[Tensor, " tokens"],
+    without: Int[Tensor, " tokens"],
+    memory: MemoryState,
+    row: int,
+    cut: Stretches,
+    top_k: int,
+) -> Recollection:
+    """The passages that one question is about."""
+    spans = cut.spans
+    if not spans or not len(question):
+        return Recollection()
+    told, keys = memory.told[row], memory.finder_keys[row]
+    asking, calm = path.ask(question), path.ask(without)
+    parts = keys, cut.passage, len(cut.begins), loud(calm, keys)
+    asked, nothing = votes(asking, *parts), votes(calm, *parts)
+    score = scores(asked, nothing, cut.sizes)
+    paragraph = torch.tensor(cut.paragraph, device=told.device)
+    # a paragraph is as good as its passages together; those that speak against it do not count
+    total = score.new_zeros(len(spans)).scatter_add(0, paragraph, score.clamp_min(0.0))
+    best = score.new_full((len(spans),), -torch.inf).scatter_reduce(0, paragraph, score, "amax")
+    total = standardised(total + best)
+    if can_compare_words():
+        texts = [told[begin:end] for begin, end in spans]
+        words = word_scores(question.cpu(), [text.cpu() for text in texts], path.words.cpu())
+        total = total + WORDS_WEIGHT * standardised(words.to(total.device))
+    order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
+    share = (asked / len(question) - nothing / len(without)).mean(0)
+    share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)
+    passages = []
+    for number in order[:top_k]:
+        begin, end = spans[number]
+        passages.append(
+            Passage(
+                tuple(told[begin:end].tolist()),
+                float(total[number]),
+                int(memory.told_turn[row, begin]),
+                int(memory.told_segment[row, begin]),
+                begin,
+            )
+        )
+    margin = float(total[order[0]] - total[order[1]]) if len(order) > 1 else 0.0
+    return Recollection(passages, float(share[order[0]]), margin)
