@@ -39,6 +39,8 @@ class MemoryCache(DynamicCache):
     ) -> None:
         super().__init__()
         self.memory = memory.closed()
+        # the places of the record that the prompt was found to be about; None: not looked for yet
+        self.recalled: Bool[Tensor, "batch told"] | None = None
         self.num_seen = num_seen
         batch = memory.batch_size
         self.first_column = (
@@ -55,7 +57,9 @@ class MemoryCache(DynamicCache):
     @memory.setter
     def memory(self, memory: MemoryState) -> None:
         self._memory = memory
-        # the prepared slots of each layer, made at the first token and used for the next tokens
+        # the slots that are read until the memory changes; `recollection.reading` chooses them
+        self.reading: MemoryState | None = None
+        # their contents prepared in each layer, at the first token for the next tokens
         self.slot_views: dict[int, SlotView] = {}
 
     @property
@@ -101,6 +105,13 @@ class MemoryCache(DynamicCache):
                 layer.keys = layer.keys[:, :, unused:]
                 layer.values = layer.values[:, :, unused:]
 
+    def renew(self, rows: Int[Tensor, " rows"], recalled: Bool[Tensor, "rows told"]) -> None:
+        """Replaces what some rows recall; the record has grown meanwhile."""
+        before = recalled.new_zeros(len(self.real), recalled.shape[1])
+        if self.recalled is not None:
+            before[:, : self.recalled.shape[1]] = self.recalled
+        self.recalled = before.index_copy(0, rows, recalled)
+
     def put(self, rows: Int[Tensor, " rows"], segment: DynamicCache) -> None:
         """Replaces the keys and values of some rows' current segments."""
         layer: Any
@@ -114,7 +125,11 @@ class MemoryCache(DynamicCache):
         return self.num_seen
 
     def _choose_rows(self, rows: Int[Tensor, " rows"]) -> None:
+        reading = self.reading
         self.memory = self.memory.select(rows)
+        self.reading = None if reading is None else reading.select(rows)
+        if self.recalled is not None:
+            self.recalled = self.recalled[rows.to(self.recalled.device)]
         rows = rows.to(self.ids.device)
         self.first_column = self.first_column[rows]
         self.ids, self.real = self.ids[rows], self.real[rows]
@@ -150,6 +165,6 @@ class MemoryCache(DynamicCache):
         """Empties the memory and the current segment."""
         super().reset()
         self.layers.clear()
-        self.memory = self.memory.emptied()
+        self.memory, self.recalled = self.memory.emptied(), None
         self.ids, self.real = self.ids[:, :0], self.real[:, :0]
         self.num_seen = 0

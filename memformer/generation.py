@@ -9,6 +9,7 @@ a finished segment again as a whole, so a memory does not depend on how its text
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from memformer.memory.chunk import Chunk
 from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.record import check_room
 from memformer.memory.state import MemoryState
+from memformer.recollection import Passage, places, reading, recollect_if_large
 
 
 class Generated(NamedTuple):
@@ -97,6 +99,7 @@ def generate(
     *,
     return_memory: bool,
     given: MemoryState | None,
+    recalled: Sequence[Sequence[Passage]] | None = None,
 ) -> tuple[Any, MemoryState | None]:
     """The result of transformers, and the memory after the reply where the caller asks for it.
 
@@ -108,6 +111,7 @@ def generate(
         arguments: the arguments of `generate`, for transformers.
         return_memory: whether the caller asks for the memory after the reply.
         given: the memory as the caller gave it, for a generation without a cache.
+        recalled: the passages that each row reads; None: those that its prompt is about.
 
     Raises:
         ValueError: the record has no room for the prompt and the reply; see
@@ -136,6 +140,9 @@ def generate(
     else:
         first_column = unread.long().argmax(-1)
         cache = MemoryCache(readable, int(first_column.min()), first_column)
+        if recalled is None:
+            recalled = recollect_if_large(engine, prompt.ids, unread, readable)
+        cache.recalled = places(engine, recalled, readable)
         carried = {"past_key_values": cache}
     mixin: Any = GenerationMixin
     result: Any = mixin.generate(model, prompt.ids, **(arguments | carried))
@@ -173,6 +180,9 @@ def forward_cached(
     tokens = engine.segment_tokens
     columns = torch.arange(ids.shape[1], device=ids.device) + cache.num_seen
     real = real & (columns[None] >= cache.first_column[:, None])
+    if cache.recalled is None:
+        found = recollect_if_large(engine, ids, real, cache.memory)
+        cache.recalled = places(engine, found, cache.memory)
     pieces: list[list[Tensor]] = []
     begin = 0
     while begin < ids.shape[1]:
@@ -186,8 +196,10 @@ def forward_cached(
         positions = _positions(mask)[:, -new.shape[1] :]
         # with a gradient, prepared slots serve one step only
         views = None if torch.is_grad_enabled() else cache.slot_views
-        chunk = Chunk.after(cache.memory, new_real[:, None])
-        memory_pass = MemoryPass(cache.memory, chunk, engine.rules, writes=False, slot_views=views)
+        if cache.reading is None:
+            cache.reading = reading(engine, cache.memory, cache.recalled)
+        chunk = Chunk.after(cache.reading, new_real[:, None])
+        memory_pass = MemoryPass(cache.reading, chunk, engine.rules, writes=False, slot_views=views)
         outputs = engine.call(
             memory_pass,
             input_ids=new,
@@ -213,12 +225,16 @@ def _turn_page(engine: Engine, cache: MemoryCache, rows: Int[Tensor, " rows"]) -
     turn = (before.num_turns - 1).clamp_min(0)
     memory = engine.ingest(ids, finished, before, turn=turn)
     cache.turn_page(rows, memory.closed(), real & ~finished)
+    # what is said next may be about something else
+    found = recollect_if_large(engine, ids, finished, cache.memory.select(rows))
+    cache.renew(rows, places(engine, found, cache.memory.select(rows)))
     staying = rows[cache.real[rows].any(-1)]
     if not staying.numel():
         return
     # encoded again, because they stood elsewhere and saw what is now in memory
     real, segment = cache.real[staying], DynamicCache()
-    memory = cache.memory.select(staying)
+    assert cache.recalled is not None
+    memory = reading(engine, cache.memory.select(staying), cache.recalled[staying])
     chunk = Chunk.after(memory, real[:, None])
     engine.call(
         MemoryPass(memory, chunk, engine.rules, writes=False),

@@ -9,7 +9,7 @@ public class are explained in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from memformer.checks import NO_TOKEN_IDS, check_ids, check_limit, check_rows, t
 from memformer.config import MemformerConfig
 from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.state import IncompatibleMemory, MemoryState
+from memformer.recollection import Passage, Recollection, recollect
 
 # weight of the write-budget penalty in the loss
 BUDGET_WEIGHT = 1.0
@@ -336,6 +337,42 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
                 "block to use the cache, or begin a cache of the backbone within the block."
             )
 
+    # ---- recollection ----------------------------------------------------------------------
+
+    def recall(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        memory: MemoryState,
+        top_k: int = 4,
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+    ) -> list[Recollection]:
+        """Finds what a memory was told that a question is about; nothing is read or written.
+
+        Args:
+            input_ids: the questions, padded on either side.
+            memory: one memory a question.
+            top_k: the most passages for each question.
+            attention_mask: 0 at padding.
+
+        Returns:
+            For each question its passages, whole paragraphs of at most 256 tokens, best first.
+            Each list has an `evidence` that there is anything at all; see `Recollection`.
+
+        Raises:
+            ValueError: top_k below 1, an empty question, or a memory that does not fit.
+        """
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k must be a whole number of at least 1; got {top_k!r}.")
+        real = self.check_input(input_ids, attention_mask, memory)
+        if not bool(real.any(-1).all()):
+            raise ValueError("The question is empty: give at least one token a row to recall by.")
+        if not self.memory.finders.chosen:
+            raise ValueError(
+                "This model has no heads that find: it was saved by an earlier version, or with "
+                "finders=0. Choose them with model.choose_finders(tokenizer), and save it anew."
+            )
+        return recollect(self.engine(), input_ids, real, memory, top_k)
+
     # ---- generation ------------------------------------------------------------------------
 
     def generate(  # type: ignore[override]
@@ -346,6 +383,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         return_memory: bool = False,
         limit: Float[Tensor, "batch tokens"] | None = None,
         reply_limit: float = 1.0,
+        recalled: Sequence[Sequence[Passage]] | None = None,
         **kwargs: Any,
     ) -> Any:
         """`GenerationMixin.generate`, with a memory.
@@ -361,6 +399,8 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
                 remembered, up to and with the end-of-text token; one row an answer.
             limit: how firmly each token of the prompt may be remembered at most; see `memorize`.
             reply_limit: the same for all that is generated; 0: the answer is not remembered.
+            recalled: the passages that each row reads, from `recall`; None: those that its prompt
+                is found to be about. A memory of at most `working_set` slots is read whole.
             **kwargs: as in transformers.
 
         Returns:
@@ -386,6 +426,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             kwargs,
             return_memory=return_memory,
             given=memory,
+            recalled=recalled,
         )
         if after is None:
             return said

@@ -8,7 +8,7 @@ zero, as in SAM (Rae et al. 2016), and a step costs the same in a small memory a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,10 @@ from memformer.words import can_compare_words, word_scores
 
 # weight of the score by words beside the score by heads
 WORDS_WEIGHT = 1.0
+# passages that are looked at for a working set
+MOST_PASSAGES = 64
+# a passage is read beside the best if its score is at least this share of the best score
+NEAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -150,3 +154,79 @@ def _of_row(
         )
     margin = float(total[order[0]] - total[order[1]]) if len(order) > 1 else 0.0
     return Recollection(passages, float(share[order[0]]), margin)
+
+
+def recollect_if_large(
+    engine: Engine,
+    ids: Int[Tensor, "batch tokens"],
+    real: Bool[Tensor, "batch tokens"],
+    memory: MemoryState,
+) -> list[Recollection]:
+    """What questions are about, in memories too large to be read whole; nothing in the others."""
+    large = is_large(engine, memory)
+    if not bool(large.any()):
+        return [Recollection() for _ in range(len(ids))]
+    return recollect(engine, ids, real & large[:, None], memory, MOST_PASSAGES)
+
+
+def is_large(engine: Engine, memory: MemoryState) -> Bool[Tensor, " batch"]:
+    """Whether each memory holds more slots than a turn may read, and heads to choose with."""
+    readable = (memory.occupied & (memory.strength > 0)).sum(-1)
+    can_find = memory.finder_keys.shape[2] > 0 and bool(engine.path.finders.chosen)
+    return (readable > engine.rules.working_set) & can_find
+
+
+def places(
+    engine: Engine, recalled: Sequence[Sequence[Passage]], memory: MemoryState
+) -> Bool[Tensor, "batch told"]:
+    """Marks the places of the record that are to be read, best passages first.
+
+    Passages far worse than the best are left out, and so is what exceeds the working set.
+
+    Args:
+        engine: knows the size of the working set.
+        recalled: the passages of each row, best first.
+        memory: the memories.
+    """
+    marked = torch.zeros_like(memory.is_told)
+    for row, passages in enumerate(recalled):
+        for passage in within(passages, engine.rules.working_set):
+            marked[row, passage.start : passage.end] = True
+    return marked
+
+
+def within(passages: Sequence[Passage], tokens: int) -> list[Passage]:
+    """The passages that are nearly as good as the best, up to a number of tokens, best first."""
+    taken: list[Passage] = []
+    for passage in passages:
+        is_near = not taken or passage.score >= NEAR * taken[0].score
+        if not is_near or len(passage.token_ids) > tokens:
+            break
+        tokens -= len(passage.token_ids)
+        taken.append(passage)
+    return taken
+
+
+def reading(
+    engine: Engine, memory: MemoryState, recalled: Bool[Tensor, "batch told"]
+) -> MemoryState:
+    """The working set: the memory that a turn reads.
+
+    A memory that is no larger than `working_set` is read whole. Of a larger one, the slots at
+    the places recalled are read, and those of the segment before in the same turn.
+
+    Args:
+        engine: knows the size of the working set, and encodes passages without slots again.
+        memory: the memories.
+        recalled: from `places`.
+    """
+    large = is_large(engine, memory)
+    if not bool(large.any()):
+        return memory
+    there = memory.occupied & (memory.strength > 0)
+    wanted = torch.nn.functional.pad(recalled, (0, 1))
+    wanted = wanted.gather(1, memory.seen_at.where(there, wanted.shape[1] - 1))
+    last = (memory.segment == memory.num_segments[:, None] - 1) & (
+        memory.turn == memory.num_turns[:, None] - 1
+    )
+    return memory.at(there & (wanted | last | memory.is_open | ~large[:, None]))

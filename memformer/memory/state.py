@@ -319,6 +319,23 @@ class MemoryState:
             },
         )
 
+    def at(self, chosen: Bool[Tensor, "batch slots"]) -> MemoryState:
+        """A memory with the chosen slots alone, in their order; clocks and record as they are."""
+        width = int(chosen.sum(-1).max())
+        order = (~chosen).long().argsort(dim=-1, stable=True)[:, :width]
+        there = chosen.gather(1, order)
+        rows = torch.arange(self.batch_size, device=self.device)[:, None]
+        columns = {
+            name: column.gather(1, order).masked_fill(~there, COLUMNS[name])
+            for name, column in self.columns.items()
+        }
+        return self.replaced(
+            **columns,
+            keys=self.keys[:, rows, order],
+            values=self.values[:, rows, order],
+            addresses=self.addresses[rows, order],
+        )
+
     def put(self, rows: Int[Tensor, " rows"], other: MemoryState) -> MemoryState:
         """This batch with the given rows replaced by the rows of `other`."""
         slots = max(self.token.shape[1], other.token.shape[1])
