@@ -177,6 +177,7 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
             settings.focus,
             gate=gated and self._gate,
             usage_by_reads=self._usage_by_reads,
+            working_set=settings.working_set,
         )
         return Engine(self.backbone, self.memory, rules, settings.segment_tokens, self.training)
 

@@ -78,6 +78,7 @@ class MemoryConfig:
     gate_reach: int = 8
     address_reach: int = 6
     least_age: int = 16
+    working_set: int = 1024
 
     def __post_init__(self) -> None:
         for field, least, optional in (
@@ -89,6 +90,7 @@ class MemoryConfig:
             ("gate_reach", 0, False),
             ("address_reach", 1, False),
             ("least_age", 0, False),
+            ("working_set", 1, False),
         ):
             _check_int(field, getattr(self, field), least, optional)
         if self.key_positions not in KEY_POSITIONS:

@@ -85,8 +85,8 @@ def test_all_public_names_are_there():
 ORDER = """
 version config segments conventions sources pretrained template documents replies
 memory.columns memory.parts memory.file memory.addressing memory.links memory.entries memory.check
-memory.read memory.saving memory.state memory.chunk memory.gate memory.commit memory.memory_pass
-memory
+memory.read memory.saving memory.state memory.chunk memory.gate memory.reach memory.commit
+memory.memory_pass memory
 classic.controller classic.addressing classic.links classic.sparse classic.search classic.step
 classic.ntm classic.dnc classic.sam classic.segment classic
 attach attach.backbone attach.borders attach.mixing attach.calibrate attach.heads attach.layers
