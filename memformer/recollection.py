@@ -173,7 +173,10 @@ def is_large(engine: Engine, memory: MemoryState) -> Bool[Tensor, " batch"]:
     """Whether each memory holds more slots than a turn may read, and heads to choose with."""
     readable = (memory.occupied & (memory.strength > 0)).sum(-1)
     can_find = memory.finder_keys.shape[2] > 0 and bool(engine.path.finders.chosen)
-    return (readable > engine.rules.working_set) & can_find
+    most = engine.rules.working_set
+    if most is None:
+        return torch.zeros_like(readable, dtype=torch.bool)
+    return (readable > most) & can_find
 
 
 def places(
@@ -190,7 +193,7 @@ def places(
     """
     marked = torch.zeros_like(memory.is_told)
     for row, passages in enumerate(recalled):
-        for passage in within(passages, engine.rules.working_set):
+        for passage in within(passages, engine.rules.working_set or memory.told.shape[1]):
             marked[row, passage.start : passage.end] = True
     return marked
 

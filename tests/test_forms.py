@@ -131,6 +131,64 @@ def test_parallel_form_equals_recurrent_form(family, positions, selective, dnc):
     assert (alone - parallel.logits[:, -3:]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("selective", "dnc"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("working_set", [1, 5, 11, 20])
+def test_both_forms_read_the_same_working_set(working_set, selective, dnc):
+    model = attached(selective=selective, dnc=dnc, working_set=working_set)
+    ids = random_ids(2, 4 * SEGMENT + 3)
+    mask = torch.ones_like(ids)
+    mask[0, :13] = 0  # rows reach back to slots of other numbers
+    start = model.memorize(random_ids(2, 29, seed=5), mask[:, :29])
+    with torch.no_grad():
+        recurrent = model(ids, mask, memory=start, segments_per_chunk=1)
+        parallel = model(ids, mask, memory=start, segments_per_chunk=5)
+        whole = model.with_memory(working_set=1000)(ids, mask, memory=start)
+    assert (recurrent.logits - parallel.logits).abs().max() < 1e-4
+    for name, tensor in recurrent.memory.tensors.items():
+        torch.testing.assert_close(tensor, getattr(parallel.memory, name), rtol=0, atol=1e-4)
+    assert (whole.logits - parallel.logits).abs().max() > 1e-5
+
+
+def test_a_segment_reads_the_slots_that_were_written_last():
+    """Forgetting all that is out of reach changes nothing; forgetting one slot more does."""
+    model = attached(working_set=10)
+    memory = model.memorize(random_ids(1, 2 * SEGMENT)).closed()
+    memory = model.memorize(random_ids(1, SEGMENT, seed=2), memory=memory).closed()
+    ids = random_ids(1, SEGMENT, seed=3)
+    with torch.no_grad():
+        wanted = model(ids, memory=memory)
+        for left, same in ((10, True), (9, False)):
+            near = memory.written_at >= int(memory.num_written[0]) - left
+            nearer = memory.replaced(strength=memory.strength.where(near, 0.0))
+            found = model.with_memory(working_set=1000)(ids, memory=nearer)
+            assert ((found.logits - wanted.logits).abs().max() < 1e-5) == same
+    # slots out of reach gain no reads
+    before = dict(zip(memory.seen_at[0].tolist(), memory.reads[0].tolist(), strict=True))
+    after = wanted.memory
+    for at, reads in zip(after.seen_at[0].tolist(), after.reads[0].tolist(), strict=True):
+        if at in before:
+            assert (reads > before[at]) == (at >= 3 * SEGMENT - 10)
+
+
+@pytest.mark.parametrize("num_slots", [12, 20, None])
+def test_a_memory_no_larger_than_the_working_set_is_read_whole(num_slots):
+    model = attached(num_slots=num_slots, working_set=num_slots or 60)
+    ids = random_ids(2, 59)
+    with torch.no_grad():
+        one = model.memorize(ids)
+        other = model.with_memory(working_set=1000).memorize(ids)
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, getattr(other, name)), name
+
+
+def test_the_working_set_lets_the_gradient_through():
+    model = attached(selective=True, working_set=6).train()
+    ids = random_ids(2, 4 * SEGMENT)
+    model(ids, labels=ids, memory=model.memorize(random_ids(2, 20, seed=2))).loss.backward()
+    for name, parameter in model.memory.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
 @pytest.mark.parametrize("projection_rank", [3, None])
 def test_every_segment_of_a_chunk_receives_gradient_and_none_beyond_a_detach(projection_rank):
     model = attached(projection_rank=projection_rank).train()

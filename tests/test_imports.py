@@ -85,13 +85,14 @@ def test_all_public_names_are_there():
 ORDER = """
 version config segments conventions sources pretrained template documents replies
 memory.columns memory.parts memory.file memory.addressing memory.links memory.entries
-memory.record memory.check memory.read memory.saving memory.state memory.chunk memory.gate
-memory.commit memory.memory_pass memory
+memory.record memory.passages memory.finding memory.check memory.read memory.saving memory.state
+memory.chunk memory.gate memory.reach memory.commit memory.memory_pass memory
 classic.controller classic.addressing classic.links classic.sparse classic.search classic.step
 classic.ntm classic.dnc classic.sam classic.segment classic
-attach attach.backbone attach.borders attach.mixing attach.calibrate attach.heads attach.layers
-attach.names checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
-checks fingerprints cache engine asides generation attached model
+attach attach.backbone attach.borders attach.words attach.finders attach.mixing attach.calibrate
+attach.heads attach.layers attach.questions attach.choosing attach.names
+checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
+checks fingerprints cache engine words recollection asides generation attached model
 turns folder store reading chat
 cli.output cli.application cli.inputs cli.demo cli.documents cli.conversation cli.commands cli.talk
 cli.memories cli __main__

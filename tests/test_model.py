@@ -402,7 +402,9 @@ def test_weights_can_be_saved_in_half_the_space(tmp_path):
     for name, dtype in (("full", None), ("half", torch.bfloat16)):
         model.save_pretrained(tmp_path / name, dtype=dtype)
         kept = (tmp_path / name).rglob("*.safetensors")
-        sizes[name] = sum(tensor.nbytes for path in kept for tensor in load_file(path).values())
+        tensors = [tensor for path in kept for tensor in load_file(path).values()]
+        # the table of borders is not a weight
+        sizes[name] = sum(one.nbytes for one in tensors if one.is_floating_point())
     assert sizes["half"] == sizes["full"] / 2
     again = MemformerForCausalLM.from_pretrained(tmp_path / "half")
     for name, weight in again.memory.named_parameters():

@@ -28,7 +28,7 @@ class Rules:
         focus: how firmly the heads of a layer read the same passages.
         gate: False: every token is written, whatever the write gate says.
         usage_by_reads: False: reads are not counted, and do not renew the usage of a slot.
-        working_set: the most slots that are read at once; see `MemoryConfig`.
+        working_set: most slots that a segment reads while it is taken in; None: all.
     """
 
     passage_tokens: int
@@ -38,7 +38,7 @@ class Rules:
     focus: float
     gate: bool = True
     usage_by_reads: bool = True
-    working_set: int = 1024
+    working_set: int | None = None
 
 
 @dataclass(frozen=True)

@@ -219,19 +219,33 @@ def _placed(
         name: column.gather(1, taken).masked_fill(nothing, COLUMNS[name])
         for name, column in after.columns.items()
     }
-    keys = [
-        _arranged(old, new.keys, taken, nothing)
-        for old, new in zip(state.keys, layers, strict=True)
-    ]
-    values = [
-        _arranged(old, new.values, taken, nothing)
-        for old, new in zip(state.values, layers, strict=True)
-    ]
+    new_keys, new_values = [new.keys for new in layers], [new.values for new in layers]
+    keys, values = (
+        _contents(state.keys, new_keys, source),
+        _contents(state.values, new_values, source),
+    )
     rows = torch.arange(len(taken), device=taken.device)[:, None]
     addresses = after.addresses[rows, taken].masked_fill(nothing[..., None], 0.0)
-    return after.replaced(
-        **columns, keys=torch.stack(keys), values=torch.stack(values), addresses=addresses
-    )
+    return after.replaced(**columns, keys=keys, values=values, addresses=addresses)
+
+
+def _contents(
+    old: Float[Tensor, "layers batch stored kv_heads width"],
+    new: Sequence[Tensor],
+    source: Int[Tensor, "batch slots"],
+) -> Float[Tensor, "layers batch slots kv_heads width"]:
+    """The keys or values of all layers, in slots."""
+    stored = old.shape[2]
+    here = torch.arange(stored, device=source.device).expand(len(source), -1)
+    if torch.equal(source[:, :stored], here) and not bool((source == EMPTY).any()):
+        # no slot is moved, so the memory is copied once
+        rows = torch.arange(len(source), device=source.device)[:, None]
+        places = source[:, stored:] - stored
+        fresh = torch.stack([one[rows, places] for one in new]).to(old.dtype)
+        return torch.cat([old, fresh], 2)
+    taken, nothing = source.clamp_min(0), source == EMPTY
+    pairs = zip(old, new, strict=True)
+    return torch.stack([_arranged(one, other, taken, nothing) for one, other in pairs])
 
 
 def _arranged(old: Tensor, new: Tensor, source: Tensor, nothing: Tensor) -> Tensor:

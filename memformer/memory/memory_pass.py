@@ -24,6 +24,7 @@ from memformer.memory.chunk import Chunk, Rules, passages
 from memformer.memory.commit import LayerWrites, Provenance, commit
 from memformer.memory.gate import Release, TableWrites, gate, let_go
 from memformer.memory.links import Links, neighbours
+from memformer.memory.reach import Near, working_set
 from memformer.memory.read import SlotView, content_read, prepare_slots
 from memformer.memory.record import check_room, to_bits
 from memformer.memory.state import MemoryState
@@ -80,7 +81,10 @@ class MemoryPass:
         if writes:
             check_room(state.told, self.is_told, state.record_tokens)
         self.table = TableWrites.none(state, chunk)
-        self.passage = passages(state.written_at, rules.passage_tokens)
+        # None: every segment reads all slots
+        self.near: Near | None = None
+        if not writes:  # else the order of writing is known once it is decided what is written
+            self.passage = passages(state.written_at, rules.passage_tokens)
         # split once for all layers, so that the gradient of one layer is no copy of the whole
         self._stored = tuple(zip(state.keys, state.values, strict=True))
         self._written: dict[int, LayerWrites] = {}
@@ -100,7 +104,9 @@ class MemoryPass:
             self.table = let_go(
                 self.state, self.chunk, self.table, addresses, releases, self.rules.least_age
             )
-        order = torch.cat([self.state.written_at, self.table.written_at], 1)
+        reach = working_set(self.state, self.table, self.rules.working_set)
+        self.near = None if reach is None else Near.of(reach, self.state.token.shape[1])
+        order = torch.cat([self._taken(self.state.written_at), self.table.written_at], 1)
         self.passage = passages(order, self.rules.passage_tokens)
 
     def positions(self) -> Int[Tensor, "entries tokens"]:
@@ -155,7 +161,7 @@ class MemoryPass:
             Read words and evidence; None where no segment has anything to read, so that an empty
             memory costs nothing and changes nothing.
         """
-        chunk, stored = self.chunk, self.state.token.shape[1]
+        chunk, stored = self.chunk, self._num_taken
         segments, tokens = chunk.real.shape[1:]
         reads_chunk = segments > 1 and chunk.until is None
         if stored == 0 and not reads_chunk:
@@ -168,7 +174,7 @@ class MemoryPass:
             seen = stored + segment * tokens if reads_chunk else stored
             if segment and self.table.retained:
                 # the segment before this one has weakened slots
-                left = self.table.retained[segment - 1]
+                left = self._taken_of_pool(self.table.retained[segment - 1])
                 held = held * torch.nn.functional.pad(left, (0, held.shape[1] - seen), value=1.0)
             if seen == 0:
                 words.append(torch.zeros_like(query, dtype=torch.float32))
@@ -198,6 +204,8 @@ class MemoryPass:
         if not found:
             return self.state.usage.new_zeros(self.state.batch_size, slots)
         mean = torch.stack(found).mean(0)
+        if self.near is not None:
+            mean = self.near.put(mean, self.state.token.shape[1])
         return torch.nn.functional.pad(mean, (0, slots - mean.shape[1]))
 
     def commit(
@@ -224,25 +232,40 @@ class MemoryPass:
                 recorded[:, :, index] = keys
         return recorded
 
+    @property
+    def _num_taken(self) -> int:
+        """How many slots of the memory the segments read."""
+        return self.state.token.shape[1] if self.near is None else self.near.slots.shape[1]
+
+    def _taken(self, x: Tensor) -> Tensor:
+        """The rows or numbers of the slots that the segments read."""
+        return x if self.near is None else self.near.take(x)
+
+    def _taken_of_pool(self, x: Float[Tensor, "batch pool"]) -> Float[Tensor, "batch taken"]:
+        """The same for numbers of slots and, behind them, of tokens."""
+        stored = self.state.token.shape[1]
+        return x if self.near is None else torch.cat([self._taken(x[:, :stored]), x[:, stored:]], 1)
+
     def _pool(self, layer: int, reads_chunk: bool) -> _Pool:
         """The slots that a layer can read and, where segments read each other, the chunk."""
-        state, table = self.state, self.table
-        keys, values = self._stored[layer]
+        table = self.table
+        keys, values = (self._taken(one) for one in self._stored[layer])
+        held, written_at = self._taken(self.state.strength), self._taken(self.state.written_at)
         if not reads_chunk:
-            return _Pool(keys, values, state.strength, state.written_at, None)
+            return _Pool(keys, values, held, written_at, None)
         written = self._written[layer]
         kept = None
         strength = table.strength
         # where every token is written, the gradient of the gate can go through the strength
         if table.has_gradient_of_gate:
-            kept = torch.cat([torch.ones_like(state.strength), table.kept], 1)
+            kept = torch.cat([torch.ones_like(held), table.kept], 1)
         else:
             strength = strength * table.kept
         return _Pool(
             torch.cat([keys, written.keys.to(keys.dtype)], 1),
             torch.cat([values, written.values.to(values.dtype)], 1),
-            torch.cat([state.strength, strength], 1),
-            torch.cat([state.written_at, table.written_at], 1),
+            torch.cat([held, strength], 1),
+            torch.cat([written_at, table.written_at], 1),
             kept,
         )
 
@@ -259,8 +282,11 @@ class MemoryPass:
         if self.slot_views is not None and layer in self.slot_views:
             return self.slot_views[layer]
         strength = held[:, :seen]
+        if self.near is not None:
+            strength = strength.where(self.near.within[:, segment, :seen], 0.0)
         if self.chunk.until is not None:
-            strength = held.where(self.state.seen_at < self.chunk.until[:, segment, None], 0.0)
+            before = self._taken(self.state.seen_at) < self.chunk.until[:, segment, None]
+            strength = strength.where(before, 0.0)
         age = (self.table.starts[:, segment, None] - pool.written_at[:, :seen]).clamp_min(0)
         links = None
         if heads.modes is not None:
@@ -282,13 +308,16 @@ class MemoryPass:
     def _links(self, segment: int, seen: int) -> tuple[Tensor, Tensor]:
         """The neighbours of each slot that a segment sees, the same in all layers."""
         if segment not in self._neighbours:
-            seen_at, present = self.state.seen_at, self.state.strength > 0
+            seen_at = self._taken(self.state.seen_at)
+            present = self._taken(self.state.strength > 0)
             if self.chunk.until is not None:
                 present = present & (seen_at < self.chunk.until[:, segment, None])
             elif segment:
                 written = (self.table.kept > 0) & self.chunk.is_new
                 seen_at = torch.cat([seen_at, self.chunk.seen_at], 1)[:, :seen]
                 present = torch.cat([present, written], 1)[:, :seen]
+            if self.near is not None:
+                present = present & self.near.within[:, segment, :seen]
             self._neighbours[segment] = (
                 neighbours(seen_at, present, -1),
                 neighbours(seen_at, present, 1),
