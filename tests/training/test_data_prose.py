@@ -14,11 +14,11 @@ from eval.longqa import LETTER, SHORT
 from training.data import passages as forms
 from training.data.build import app
 from training.data.drills import UNKNOWN
-from training.data.local import paragraphs, places, scenes, stories, untokenised
+from training.data.local import paragraphs, places, stories, untokenised
 from training.data.passages import Asked, Passage, Words, sentence_at
 from training.data.prose import strewn
 from training.data.records import read
-from training.data.talk import plain, shortened
+from training.data.talk import plain, scenes, shortened
 
 WORDS = "amber basalt cobalt dolmen ermine falcon garnet hazel indigo jasper".split()
 TOWNS = "Aberdon Brackwell Cinderby Dunmere Eastholm Farrowby Glenrock Hathersage Irondale Kestrel"
@@ -277,6 +277,19 @@ def test_sets_that_measure_are_refused_by_name(tmp_path, sets, name, sentence):
     out = tmp_path / "out.jsonl"
     result = run("prose", out, "--folder", sets, "--measured", sets, "--sets", name)
     assert result.exit_code == 2 and sentence in result.output and not out.exists()
+
+
+def test_texts_of_the_held_out_part_are_not_trained_on(tmp_path, sets):
+    same = rows(1, 4)
+    for row in same:
+        row["context"] += " It leans to the north, and the people of the valley are fond of it."
+    save(sets, "squadshifts", [*rows(), *same])
+    save(sets, "squadshifts", same, "dev")
+    arguments = ("--folder", sets, "--measured", sets, "--sets", "squadshifts")
+    result = run("prose", tmp_path / "out.jsonl", *arguments)
+    assert "of 104 rows left out" in result.output and ": 0 of" not in result.output
+    told = [record.text for record in read(tmp_path / "out.jsonl")]
+    assert told and not any("fond of it" in text for text in told)
 
 
 def test_mistakes_get_a_sentence(tmp_path, sets):

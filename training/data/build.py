@@ -27,7 +27,7 @@ from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
 from training.data.drills import UNKNOWN
 from training.data.hub import BadSet, hub, hub_dialogues
-from training.data.local import Left, check_set, kept
+from training.data.local import Left, check_set, files_of, kept
 from training.data.overlap import Measured
 from training.data.plain import passages
 from training.data.records import Record, write
@@ -116,7 +116,10 @@ def build_from_sets(
     def records() -> Iterator[Record]:
         for name in sets:
             check_set(name, tuple(allowed_sets))
-        known = Measured.of(measured)
+        held_out = [
+            one for name in sets if split == "train" for one in files_of(folder, name, "dev")
+        ]
+        known = Measured.of(measured, held_out)
         yield from make({name: list(kept(folder, name, split, known, left)) for name in sets})
 
     try:

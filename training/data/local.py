@@ -30,8 +30,8 @@ STORIES = ("fairytaleqa",)
 TALKS = ("friendsqa", "molweni", "realmem")
 EVALUATION_ONLY = ("bamboo_*", "clapnq*", "leval_*", "personamem*", "locomo*")
 MOST_WORDS = 12  # longest answer
-NEAR = 60  # words around an answer that count as its passage, in a long talk
 _TABLE = re.compile(r"</?(?:table|tr|th|td|ul|ol|li|dl|dd|dt)\b", re.IGNORECASE)
+_MARK = re.compile(r"</?P>", re.IGNORECASE)
 
 
 @dataclass
@@ -71,6 +71,11 @@ def check_set(name: str, allowed: tuple[str, ...]) -> None:
         raise BadRecord(f"There is no set {name} here; there are {', '.join(allowed)}.")
 
 
+def files_of(folder: Path, name: str, split: str) -> list[Path]:
+    """The files of one part of a set."""
+    return sorted((folder / name).glob(f"*{split}.jsonl*"))
+
+
 def kept(
     folder: Path, name: str, split: str, measured: Measured, left: Left
 ) -> Iterator[tuple[str, Row]]:
@@ -86,21 +91,22 @@ def kept(
     Raises:
         BadRecord: there is no file, or a row has another form.
     """
-    found = sorted((folder / name).glob(f"*{split}.jsonl*"))
+    found = files_of(folder, name, split)
     if not found:
         raise BadRecord(f"{folder / name} holds no file *{split}.jsonl or *{split}.jsonl.gz.")
     for path in found:
         for place, row in rows(path):
             source = f"{name}/{path.name.partition('.')[0]}"
             left.rows[source] += 1
-            asked = [value_of(one, "question", str, at) for at, one in _questions(row, place)]
+            asked = [value_of(one, "question", str, at) for at, one in questions(row, place)]
             if reason := measured.reason(_said(row), asked):
                 left.out[source, reason] += 1
             else:
                 yield place, row
 
 
-def _questions(row: Row, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def questions(row: Row, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Place and object of the questions of a row."""
     return items(row, "questions", dict, place)
 
 
@@ -148,13 +154,14 @@ def paragraphs(name: str, found: Iterable[tuple[str, Row]]) -> list[Passage]:
     wordy = untokenised if name in ("qed", "nq_swap") else tidy
     passages = []
     for place, row in found:
-        text = " ".join(wordy(value_of(row, "context", str, place)).split())
+        text = _MARK.sub(" ", value_of(row, "context", str, place))
+        text = " ".join(wordy(text).split())
         if not text or _TABLE.search(text):
             continue
         article = value_of(row, "doc_id", str, place)
         title = tidy(str(row.get("title") or "")) if crc32(article.encode()) % 2 else ""
         lead = f"{title}\n" if title else ""
-        asked = [_extracted(one, text, len(lead), wordy) for _, one in _questions(row, place)]
+        asked = [_extracted(one, text, len(lead), wordy) for _, one in questions(row, place)]
         passages.append(Passage(article, lead + text, tuple(one for one in asked if one)))
     return passages
 
@@ -207,7 +214,7 @@ def stories(found: Iterable[tuple[str, Row]]) -> list[list[Passage]]:
             cut += [(name, part) for part in _joined(tidy(text[begin:end]))]
         words = Words(Passage("", part) for _, part in cut)
         asked: list[list[Asked]] = [[] for _ in cut]
-        for _, one in _questions(row, place):
+        for _, one in questions(row, place):
             inside = [number for number, (name, _) in enumerate(cut) if name in one["sections"]]
             if inside and (answer := short([tidy(str(each)) for each in one["answers"]])):
                 number, mine = _placed(tidy(str(one["question"])), answer, cut, inside, words)
@@ -256,89 +263,3 @@ def best_sentence(said: str, text: str, words: Words) -> Span:
         begin = spans[-1][1]
         begin += len(text[begin:]) - len(text[begin:].lstrip())
     return max(spans, key=lambda span: words.overlap(said, text[slice(*span)]))
-
-
-# ---- talk ------------------------------------------------------------------------------------
-
-
-def scenes(name: str, found: Iterable[tuple[str, Row]]) -> list[Passage]:
-    """Conversations of several people, a line for each turn.
-
-    FriendsQA names the turn that holds the answer, Molweni a place in the text. Of a long scene,
-    the turns around the answer count as its passage.
-
-    Raises:
-        BadRecord: a row has another form.
-    """
-    passages = []
-    known = set()
-    for place, row in found:
-        article = value_of(row, "doc_id", str, place)
-        if article in known:  # chats of one name share lines
-            continue
-        known.add(article)
-        turns = row["turns"] if "turns" in row else row["sessions"][0]["turns"]
-        lines = [_line(str(turn["speaker"]), str(turn["text"])) for turn in turns]
-        asked = [_heard(one, lines, turns) for _, one in _questions(row, place)]
-        # scenes of one episode are hard to tell apart
-        article = f"{name}/{article.rpartition('_')[0] or article}"
-        passages.append(Passage(article, "\n".join(lines), tuple(one for one in asked if one)))
-    return passages
-
-
-def _line(speaker: str, text: str) -> str:
-    said = " ".join(untokenised(text.replace("EMOJI", "")).split())
-    return said if speaker.startswith("#") else f"{speaker}: {said}"
-
-
-def _heard(one: Mapping[str, Any], lines: list[str], turns: list[Any]) -> Asked | None:
-    """A question about a scene; None if the answer is too long or stands in no line."""
-    question = f"{untokenised(str(one['question'])).rstrip('?？. ')}?"
-    question = question[:1].upper() + question[1:]
-    if one.get("impossible"):
-        return Asked(question, "")
-    found = []  # answers with the number of their line
-    for number, answer in enumerate(one["answers"]):
-        text = untokenised(str(answer)).strip(" .,!?")
-        if line := _turn(one, number, text, lines, turns):
-            found.append((text, line - 1))
-    answer = short([text for text, _ in found])
-    if not answer:
-        return None
-    line = dict(reversed(found))[answer]
-    begins = [sum(len(each) + 1 for each in lines[:number]) for number in range(len(lines) + 1)]
-    first, last = _around(lines, line)
-    return Asked(
-        question,
-        answer,
-        (begins[line], begins[line + 1] - 1),
-        (begins[first], begins[last] - 1),
-    )
-
-
-def _turn(
-    one: Mapping[str, Any], number: int, answer: str, lines: list[str], turns: list[Any]
-) -> int:
-    """The number of the line that holds an answer, from 1; 0 if none does."""
-    if spans := one.get("spans"):
-        wanted = spans[number]["uid"] if number < len(spans) else None
-        near = [place for place, turn in enumerate(turns, 1) if turn.get("uid") == wanted]
-    else:
-        start = (one.get("answer_starts") or [0])[number]
-        length, near = 0, []
-        for place, turn in enumerate(turns, 1):
-            length += len(f"{turn['speaker']}: {turn['text']} ")
-            if start < length:
-                near = [place]
-                break
-    return next((place for place in near if places(lines[place - 1], answer)), 0)
-
-
-def _around(lines: list[str], line: int) -> tuple[int, int]:
-    """The first line of the passage around a line, and the line after its last."""
-    first, last = line, line + 1
-    while sum(len(each.split()) for each in lines[first:last]) < NEAR:
-        if first == 0 and last == len(lines):
-            break
-        first, last = max(0, first - 1), min(len(lines), last + 1)
-    return first, last

@@ -69,12 +69,14 @@ class Measured:
     questions: frozenset[str]
 
     @classmethod
-    def of(cls, paths: Iterable[Path]) -> Measured:
+    def of(cls, paths: Iterable[Path], held_out: Iterable[Path] = ()) -> Measured:
         """What some files hold, and the questions of `eval.recall` and `eval.dialogue`.
 
         Args:
             paths: files, or folders; in a folder with one folder a set, the files of `MEASURED`
                 are taken, and in any other folder all files.
+            held_out: files whose texts count and whose questions do not, because sets ask some
+                questions about many texts.
 
         Raises:
             BadRecord: a path holds no file, or a file can't be read.
@@ -87,6 +89,8 @@ class Measured:
                     asked.add(normal(text))
                 else:
                     found.append(sequences(text))
+        for path in held_out:
+            found += [sequences(text) for field, text in texts(path) if field not in ASKED]
         return cls(np.unique(np.concatenate(found)), frozenset(asked - {""}))
 
     def share(self, text: str) -> float:

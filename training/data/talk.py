@@ -1,26 +1,28 @@
 """Conversations with questions about what was said: scenes of several people, and one user's days.
 
-`training.data.prose.strewn` puts scenes of FriendsQA and Molweni together as it does paragraphs.
-`days` makes conversations of one RealMem user, whose next turn needs what was said sessions ago.
-Its label is silver: RealMem names the session that is needed, and the exchange is the one of that
-session which has most words in common with what is needed.
+`scenes` reads FriendsQA and Molweni, whose scenes `training.data.prose.strewn` puts together as it
+does paragraphs. `days` makes conversations of one RealMem user, whose next turn needs what was said
+sessions ago. Its label is silver: RealMem names the session that is needed, and the exchange is the
+one of that session which has most words in common with what is needed.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from eval.corpora.jsonl import Row
+from eval.corpora.jsonl import field as value_of
 from eval.corpora.long_documents import tidy
-from training.data.local import scenes
-from training.data.passages import Passage, Words
+from training.data.local import places, questions, short, untokenised
+from training.data.passages import Asked, Passage, Words
 from training.data.prose import strewn
 from training.data.records import Record, parse
 
 SCENES = (4, 12)  # in a document
+NEAR = 60  # words around an answer that count as its passage, in a long scene
 SESSIONS = (3, 7)  # of a document of `days`
 TURN_WORDS = 60  # told of a turn, up to the end of a sentence
 REPLY_WORDS = 40  # longest reply that is learned
@@ -44,6 +46,89 @@ def talk(found: Mapping[str, list[tuple[str, Row]]], passes: int, seed: int) -> 
         told = scenes(name, rows)
         for number in range(passes):
             yield from strewn(told, f"{name}/{number}", None, seed + number, SCENES)
+
+
+def scenes(name: str, found: Iterable[tuple[str, Row]]) -> list[Passage]:
+    """Conversations of several people, a line for each turn.
+
+    FriendsQA names the turn that holds the answer, Molweni a place in the text. Of a long scene,
+    the turns around the answer count as its passage.
+
+    Raises:
+        BadRecord: a row has another form.
+    """
+    passages = []
+    known = set()
+    for place, row in found:
+        article = value_of(row, "doc_id", str, place)
+        if article in known:  # chats of one name share lines
+            continue
+        known.add(article)
+        turns = row["turns"] if "turns" in row else row["sessions"][0]["turns"]
+        lines = [_line(str(turn["speaker"]), str(turn["text"])) for turn in turns]
+        asked = [_heard(one, lines, turns) for _, one in questions(row, place)]
+        # scenes of one episode are hard to tell apart
+        article = f"{name}/{article.rpartition('_')[0] or article}"
+        passages.append(Passage(article, "\n".join(lines), tuple(one for one in asked if one)))
+    return passages
+
+
+def _line(speaker: str, text: str) -> str:
+    said = " ".join(untokenised(text.replace("EMOJI", "")).split())
+    return said if speaker.startswith("#") else f"{speaker}: {said}"
+
+
+def _heard(one: Mapping[str, Any], lines: list[str], turns: list[Any]) -> Asked | None:
+    """A question about a scene; None if the answer is too long or stands in no line."""
+    question = f"{untokenised(str(one['question'])).rstrip('?？. ')}?"
+    question = question[:1].upper() + question[1:]
+    if one.get("impossible"):
+        return Asked(question, "")
+    found = []  # answers with the number of their line
+    for number, answer in enumerate(one["answers"]):
+        text = untokenised(str(answer)).strip(" .,!?")
+        if line := _turn(one, number, text, lines, turns):
+            found.append((text, line - 1))
+    answer = short([text for text, _ in found])
+    if not answer:
+        return None
+    line = dict(reversed(found))[answer]
+    begins = [sum(len(each) + 1 for each in lines[:number]) for number in range(len(lines) + 1)]
+    first, last = _around(lines, line)
+    return Asked(
+        question,
+        answer,
+        (begins[line], begins[line + 1] - 1),
+        (begins[first], begins[last] - 1),
+    )
+
+
+def _turn(
+    one: Mapping[str, Any], number: int, answer: str, lines: list[str], turns: list[Any]
+) -> int:
+    """The number of the line that holds an answer, from 1; 0 if none does."""
+    if spans := one.get("spans"):
+        wanted = spans[number]["uid"] if number < len(spans) else None
+        near = [place for place, turn in enumerate(turns, 1) if turn.get("uid") == wanted]
+    else:
+        start = (one.get("answer_starts") or [0])[number]
+        length, near = 0, []
+        for place, turn in enumerate(turns, 1):
+            length += len(f"{turn['speaker']}: {turn['text']} ")
+            if start < length:
+                near = [place]
+                break
+    return next((place for place in near if places(lines[place - 1], answer)), 0)
+
+
+def _around(lines: list[str], line: int) -> tuple[int, int]:
+    """The first line of the passage around a line, and the line after its last."""
+    first, last = line, line + 1
+    while sum(len(each.split()) for each in lines[first:last]) < NEAR:
+        if first == 0 and last == len(lines):
+            break
+        first, last = max(0, first - 1), min(len(lines), last + 1)
+    return first, last
 
 
 def days(found: Sequence[tuple[str, Row]], seed: int = 0) -> Iterator[Record]:
