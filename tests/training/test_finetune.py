@@ -26,8 +26,8 @@ from training.data.records import Question, Record, write
 from training.finetuning import loop, preparation, resume
 from training.finetuning import step as training_step
 from training.finetuning.launch import LaunchFailed, launch
-from training.finetuning.settings import TRAINED, Optim, Settings
-from training.finetuning.thaw import grouped, rate
+from training.finetuning.settings import TRAINED, Model, Optim, Settings, Stage
+from training.finetuning.thaw import build, grouped, rate
 from training.setup.config import BadConfig, read_config
 
 ROOT = Path(__file__).parents[2]
@@ -731,3 +731,21 @@ def test_gates_have_a_rate_of_their_own_and_no_decay(place):
     assert all("correction" in names[id(p)] for p in memory["params"])
     assert len(backbone["params"]) == len(list(model.backbone.parameters()))
     assert sum(len(group["params"]) for group in (gates, memory, backbone)) == len(names)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_gate_that_drops_prose_can_be_opened(place, tmp_path, is_open):
+    model = MemformerForCausalLM.from_pretrained(place / "memory")
+    model.memory.table.write_gate_weight.data.fill_(1.0)
+    model.memory.table.write_gate_bias.data.fill_(-9.0)
+    model.save_pretrained(tmp_path / "closed")
+    found = build(
+        Settings(
+            out="unused",
+            model=Model(str(tmp_path / "closed"), open_gate=is_open),
+            data=[],
+            stages=[Stage(1, 1, 8)],
+        )
+    )
+    assert (float(found.memory.table.write_gate_bias) > 0) == is_open
+    assert (float(found.memory.table.write_gate_weight.abs().sum()) == 0) == is_open

@@ -9,7 +9,9 @@ from eval.corpora.jsonl import BadRecord
 from memformer.asides import IGNORED_LABEL
 from memformer.template import chat_ids
 from training.data.records import Question, Record, parse, read, write
-from training.finetuning.documents import STYLES, collate, tokenised, windowed, with_asides
+from training.finetuning.documents import STYLES, tokenised
+from training.finetuning.finding import LABELS, arguments
+from training.finetuning.rows import collate, windowed, with_asides
 
 TEXT = "Ada left for Porto. Ben stayed in the mill! Where Cleo is, nobody knows."
 RECORD = Record(
@@ -161,7 +163,7 @@ def test_a_conversation_is_asked_about_between_its_exchanges(tokenizer, style):
 def test_batches_are_padded_on_the_right(tokenizer):
     rows = [with_asides(tokenised(one, tokenizer, "plain"), 64) for one in (RECORD, TALK)]
     batch = collate(rows, padding=7)
-    assert {value.shape for value in batch.values()} == {batch["input_ids"].shape}
+    assert {value.shape for value in arguments(batch).values()} == {batch["input_ids"].shape}
     for number, row in enumerate(rows):
         length = len(row.ids)
         assert batch["input_ids"][number, :length].tolist() == row.ids
@@ -232,3 +234,89 @@ def test_a_file_that_is_cut_off_leaves_the_one_before(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00cut")
     with pytest.raises(BadRecord, match="can't be read"):
         list(read(tmp_path / "cut.jsonl.gz"))
+
+
+STREWN = "Ada left for Porto. She sails.\n\nBen stayed in the mill. He bakes.\n\nCleo sings."
+GOLD = Record(
+    "gold",
+    STREWN,
+    (
+        Question("Where is Ada?", "Porto", 30, "In a word.", (0, 30), (0, 19)),
+        Question("Who drums?", "I don't know.", 66, "In a word."),
+        Question("Who bakes?", "Ben", len(STREWN), "", (32, 65), (56, 65), silver=True),
+    ),
+)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_batch_says_where_the_answers_stand_and_what_is_asked(tokenizer, style):
+    document = tokenised(GOLD, tokenizer, style)
+    found = [
+        one and text(tokenizer, document.ids[slice(*one)])
+        for aside in document.asides
+        for one in (aside.gold, aside.gold_sentence)
+    ]
+    passages = STREWN.split("\n\n")
+    assert found == [passages[0], "Ada left for Porto.", None, None, passages[1], "He bakes."]
+    asked = [text(tokenizer, aside.ids[slice(*aside.asked)]) for aside in document.asides]
+    assert asked == ["Where is Ada?", "Who drums?", "Who bakes?"]
+    said = text(tokenizer, document.asides[0].ids)
+    assert ("In a word. Where is Ada?" in said) == (style == "chat")
+    other = tokenised(RECORD, tokenizer, style)
+    batch = collate([with_asides(one, 40) for one in (document, other)], padding=7)
+    assert batch["gold"].shape == batch["gold_sentence"].shape == (2, 3, 2)
+    assert batch["gold"][0].tolist() == [list(aside.gold or (-1, -1)) for aside in document.asides]
+    assert (batch["gold"][1] == -1).all()
+    told = batch["input_ids"][0][batch["remembered"][0]]
+    assert text(tokenizer, told[slice(*batch["gold"][0, 2])].tolist()) == passages[1]
+    for row, record in enumerate((GOLD, RECORD)):
+        words = "".join(one.question for one in record.questions)
+        assert text(tokenizer, batch["input_ids"][row][batch["asked"][row]].tolist()) == words
+    assert batch.keys() - arguments(batch).keys() == set(LABELS)
+
+
+def test_places_in_a_conversation_are_counted_over_its_messages(tokenizer):
+    asked = TALK.questions[1]
+    talk = Record("talk", TALK.document, (Question(asked.question, "yes", 33, "", (16, 33)),))
+    (aside,) = tokenised(talk, tokenizer, "plain").asides
+    ids = tokenised(talk, tokenizer, "plain").ids
+    assert text(tokenizer, ids[slice(*aside.gold)]) == "Nice.\nuser:  They bark. "
+
+
+def test_a_paragraph_that_fits_into_a_segment_is_not_cut(tokenizer):
+    document = tokenised(Record("one", STREWN, ()), tokenizer, "plain")
+
+    def parts(most):
+        bounds = document.cut(most)
+        pairs = zip(bounds, bounds[1:], strict=False)
+        return [text(tokenizer, document.ids[begin:end]) for begin, end in pairs]
+
+    first, second, third = STREWN.split("\n\n")
+    assert parts(50) == [f"{first}\n\n", f"{second}\n\n{third}"]
+    assert parts(36) == [f"{first}\n\n", f"{second}\n\n", third]
+    # a paragraph that fits into no segment is cut at a sentence
+    assert parts(30)[-1].endswith(third) and all(len(part) <= 30 for part in parts(30))
+
+
+def test_fields_of_training_data_are_written_read_and_checked(tmp_path):
+    write(tmp_path / "gold.jsonl.gz", [GOLD])
+    (found,) = read(tmp_path / "gold.jsonl.gz")
+    assert found == GOLD
+    plain = {"document": STREWN, "questions": [{"question": "Who?", "answer": "Ada"}]}
+    for more, sentence in (
+        ({"passage": [0]}, "passage must be begin and end in characters"),
+        ({"passage": [5, 5]}, "passage must be"),
+        ({"passage": [0, 60], "after": 50}, "of which there are 50"),
+        ({"sentence": [0, 4]}, "sentence must lie in passage"),
+        ({"passage": [2, 9], "sentence": [1, 4]}, "sentence must lie in passage"),
+        ({"instruction": 7}, "instruction must be a text"),
+        ({"silver": 1}, "silver must be true or false"),
+    ):
+        with pytest.raises(BadRecord, match=sentence):
+            parse(plain | {"questions": [plain["questions"][0] | more]}, "here")
+    both = [{"question": "Why?", "answer": "So"}, {"question": "Who?", "answer": "I", "after": 9}]
+    both[1]["passage"] = [0, 9]
+    assert [one.passage for one in parse(plain | {"questions": both}, "here").questions] == [
+        (0, 9),
+        None,
+    ]

@@ -3,6 +3,7 @@
     python -m training.data.build squality squality.jsonl.gz --source SQuALITY/train.jsonl
     python -m training.data.build updates updates.jsonl --documents 5000
     python -m training.data.build hub deepmind/narrativeqa narrativeqa.jsonl.gz --documents 200
+    python -m training.data.build prose prose.jsonl.gz --folder SETS --measured SETS
 
 What each set is made of is said in the module it comes from; the format is that of
 `training.data.records`.
@@ -12,21 +13,26 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from eval.corpora.jsonl import BadRecord
+from eval.corpora.jsonl import BadRecord, Row
 from eval.corpora.stories import BadStory
-from training.data import drills, longqa
+from training.data import drills, local, longqa, prose, talk
 from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
+from training.data.drills import UNKNOWN
 from training.data.hub import BadSet, hub, hub_dialogues
+from training.data.local import Left, check_set, files_of, kept
+from training.data.overlap import Measured
 from training.data.plain import passages
 from training.data.records import Record, write
+
+Rows = list[tuple[str, Row]]
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
@@ -50,16 +56,27 @@ Source = Annotated[Path, typer.Option(help="Local copy of the set.", callback=al
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Documents = Annotated[int, typer.Option(min=1, help="How many to make.")]
 AtMost = Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")]
+Folder = Annotated[Path, typer.Option(help="Folder with a folder for each set.")]
+Sets = Annotated[str, typer.Option(help="Which sets, with commas between them.")]
+MeasuredIn = Annotated[
+    list[Path],
+    typer.Option(help="File or folder of what is measured, and so not trained on; repeat it."),
+]
+Part = Annotated[str, typer.Option(help="train, or dev for held-out documents.")]
+OnePass = Annotated[int | None, typer.Option(min=1, help="Default: all passages once.")]
 
 
 def build(out: Path, records: Iterable[Record]) -> None:
     """Writes the records and prints their number; ends with one sentence and status 2 on errors."""
-    questions = 0
+    questions = unknown = placed = silver = 0
 
     def counted() -> Iterator[Record]:
-        nonlocal questions
+        nonlocal questions, unknown, placed, silver
         for record in records:
             questions += len(record.questions)
+            unknown += sum(one.answer == UNKNOWN for one in record.questions)
+            placed += sum(one.passage is not None for one in record.questions)
+            silver += sum(one.silver for one in record.questions)
             yield record
 
     console = Console()
@@ -71,9 +88,45 @@ def build(out: Path, records: Iterable[Record]) -> None:
         message = f"{out} can't be written: {error.strerror or error}."
     else:
         console.print(f"{documents} documents with {questions} questions in {out}", soft_wrap=True)
+        if placed:
+            console.print(
+                f"{unknown} questions without an answer there; the passage of {placed} is known, "
+                f"of {silver} of them by a guess",
+                soft_wrap=True,
+            )
         return
     console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2)
+
+
+def build_from_sets(
+    out: Path,
+    folder: Path,
+    sets: Sequence[str],
+    allowed_sets: Sequence[str],
+    split: str,
+    measured: Sequence[Path],
+    make: Callable[[dict[str, Rows]], Iterable[Record]],
+) -> None:
+    """Builds from sets in a folder, without what is measured, and says how much was left out."""
+    if split not in ("train", "dev"):
+        raise typer.BadParameter(f"--split must be train or dev; got {split!r}.")
+    left = Left()
+
+    def records() -> Iterator[Record]:
+        for name in sets:
+            check_set(name, tuple(allowed_sets))
+        held_out = [
+            one for name in sets if split == "train" for one in files_of(folder, name, "dev")
+        ]
+        known = Measured.of(measured, held_out)
+        yield from make({name: list(kept(folder, name, split, known, left)) for name in sets})
+
+    try:
+        build(out, records())
+    finally:
+        for line in left.lines():
+            Console().print(line, soft_wrap=True)
 
 
 def texts_in(folder: Path) -> list[Path]:
@@ -207,6 +260,65 @@ def keys(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
 def updates(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
     """Drills: facts that change, asked all along; the newest counts."""
     build(out, drills.updates(documents, seed))
+
+
+@app.command("prose")
+def from_paragraphs(
+    out: Out,
+    folder: Folder,
+    measured: MeasuredIn,
+    sets: Sets = "squadshifts,squad_train_part",
+    split: Part = "train",
+    documents: OnePass = None,
+    seed: Seed = 0,
+) -> None:
+    """Paragraphs of several articles in one memory, with short answers or none."""
+
+    def make(found: dict[str, Rows]) -> Iterable[Record]:
+        return prose.strewn(
+            [one for name, rows in found.items() for one in local.paragraphs(name, rows)],
+            "prose",
+            documents,
+            seed,
+        )
+
+    build_from_sets(out, folder, sets.split(","), local.PARAGRAPHS, split, measured, make)
+
+
+@app.command("stories")
+def from_tales(
+    out: Out,
+    folder: Folder,
+    measured: MeasuredIn,
+    split: Part = "train",
+    documents: OnePass = None,
+    seed: Seed = 0,
+) -> None:
+    """FairytaleQA: stories, each told up to some place, with short answers or none."""
+
+    def make(found: dict[str, Rows]) -> Iterable[Record]:
+        tales = [story for rows in found.values() for story in local.stories(rows)]
+        return prose.stories(tales, documents, seed)
+
+    build_from_sets(out, folder, local.STORIES, local.STORIES, split, measured, make)
+
+
+@app.command("talk")
+def from_talk(
+    out: Out,
+    folder: Folder,
+    measured: MeasuredIn,
+    sets: Sets = "friendsqa,molweni,realmem",
+    split: Part = "train",
+    passes: Annotated[int, typer.Option(min=1, help="How often each scene is told.")] = 4,
+    seed: Seed = 0,
+) -> None:
+    """FriendsQA, Molweni, RealMem: scenes and sessions, with questions about what was said."""
+
+    def make(found: dict[str, Rows]) -> Iterable[Record]:
+        return talk.talk(found, passes, seed)
+
+    build_from_sets(out, folder, sets.split(","), local.TALKS, split, measured, make)
 
 
 @app.command("hub")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from accelerate import Accelerator
 
 from training.finetuning import sources
-from training.finetuning.documents import Document, collate, windowed, with_asides
+from training.finetuning.documents import Document
 from training.finetuning.objective import Batch
 from training.finetuning.preparation import Prepared, weights
+from training.finetuning.rows import collate, windowed, with_asides
 from training.finetuning.settings import Stage
 from training.finetuning.sources import Source
 

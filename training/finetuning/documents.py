@@ -1,32 +1,29 @@
-"""Turns records into the model's input: tokens, segments, asides, labels.
+"""Turns records into tokens: a document, the places where it may be cut, and its questions.
 
-A document is tokenised once (`Document`). It is cut into segments when a batch is made, since the
-stages of a curriculum have segments of different lengths. Its questions then stand as asides at
-their places (`memformer.asides`). The results are the same in every run and every process.
+A document is tokenised once (`Document`). It is cut into segments when a batch is made
+(`training.finetuning.rows`), since the stages of a curriculum have segments of different lengths.
+The results are the same in every run and every process.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from eval.corpora.stories import SENTENCE_END
-from memformer.asides import IGNORED_LABEL
 from memformer.template import ACKNOWLEDGEMENT, chat_ids, control_ids, text_ids
-from training.data.records import Record
+from training.data.records import Question, Record, Span
 
 # formats of a document and its questions. "chat": the format of ChatSession. "plain": without roles
 STYLES = ("plain", "chat")
 QUESTION, ANSWER = "Question: {}\nAnswer:", " {}"
 # a character for private use, which no chat template has
 NOWHERE = "\ue000"
-# segment ids of asides begin here, above all segment ids of documents
-ASIDE = 1_000_000
+PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,18 @@ class Aside:
         after: number of tokens of the document before the question.
         ids: tokens of question and answer.
         answer: number of tokens of the answer, which come last; its end-of-text token counts.
+        asked: begin and end of the question in `ids`, without instruction and template.
+        gold: begin and end, in tokens of the document, of the passage that holds the answer; None:
+            none is known.
+        gold_sentence: the same of the sentence.
     """
 
     after: int
     ids: tuple[int, ...]
     answer: int
+    asked: tuple[int, int] = (0, 0)
+    gold: tuple[int, int] | None = None
+    gold_sentence: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Document:
         ends: numbers of tokens after which a sentence ends.
         begins: numbers of tokens after which a new exchange of a conversation begins.
         asides: the questions, in order.
+        paragraphs: numbers of tokens after which a paragraph ends, in order.
     """
 
     id: str
@@ -61,12 +66,14 @@ class Document:
     ends: frozenset[int]
     begins: tuple[int, ...]
     asides: tuple[Aside, ...]
+    paragraphs: tuple[int, ...] = ()
 
     def cut(self, segment_tokens: int) -> list[int]:
         """The beginnings of the segments, and the end of the last segment.
 
-        A segment has `segment_tokens` at most. It ends where an exchange ends, or where a sentence
-        in its second half ends.
+        A segment has `segment_tokens` at most. It ends where an exchange ends; else where a
+        paragraph ends, if the next paragraph fits into one segment; else where a sentence in its
+        second half ends.
         """
         bounds = [0]
         for stop in (*self.begins, len(self.ids)):
@@ -76,8 +83,18 @@ class Document:
                 if end < stop:
                     half = begin + segment_tokens // 2
                     end = next((at for at in range(end, half, -1) if at in self.ends), end)
+                    end = self._whole(begin, begin + segment_tokens, stop) or end
                 bounds.append(end)
         return bounds
+
+    def _whole(self, begin: int, end: int, stop: int) -> int | None:
+        """The last end of a paragraph in a segment, if a cut there keeps the next one whole."""
+        number = bisect_right(self.paragraphs, end) - 1
+        if number < 0 or self.paragraphs[number] <= begin:
+            return None
+        last = self.paragraphs[number]
+        after = self.paragraphs[number + 1] if number + 1 < len(self.paragraphs) else stop
+        return last if min(after, stop) - last <= end - begin else None
 
 
 def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) -> Document:
@@ -93,6 +110,8 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
     begins: list[int] = []
     asides: list[Aside] = []
     waiting = list(record.questions)
+    paragraphs: list[int] = []
+    places = Places()
     seen = 0  # characters of the document before the piece
     for text, contents, spans in _pieces(record, tokenizer, style):
         first = len(ids)
@@ -104,17 +123,55 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
         sentence_ends = {match.start() for match in SENTENCE_END.finditer(text)}
         sentence_ends |= {match.start() for match in re.finditer(r"\n", text)}
         ends.update(first + place + 1 for place, stop in enumerate(stops) if stop in sentence_ends)
+        breaks = (match.end() for match in PARAGRAPH_END.finditer(text))
+        paragraphs.extend(first + bisect_right(stops, place) for place in breaks)
         for content, (begin, _) in zip(contents, spans, strict=True):
+            places.add(seen, first, begin, stops)
             while waiting and waiting[0].after <= seen + len(content):
                 asked = waiting.pop(0)
                 reached = begin + asked.after - seen
-                after = first + sum(stop < reached for stop in stops) + 1
+                after = first + bisect_left(stops, reached) + 1
                 # a question at the end of an exchange also comes after the closing marks
                 if asked.after == seen + len(content) and content is contents[-1]:
                     after = first + len(stops)
-                asides.append(_aside(asked.question, asked.answer, after, tokenizer, style))
+                asides.append(_aside(asked, after, places, tokenizer, style))
             seen += len(content)
-    return Document(record.id, tuple(ids), frozenset(ends), tuple(begins), tuple(asides))
+    return Document(
+        record.id, tuple(ids), frozenset(ends), tuple(begins), tuple(asides), tuple(paragraphs)
+    )
+
+
+class Places:
+    """Where the characters of a record are among its tokens, as far as it was tokenised."""
+
+    def __init__(self) -> None:
+        self._seen: list[int] = []
+        self._contents: list[tuple[int, int, list[int]]] = []
+
+    def add(self, seen: int, first: int, begin: int, stops: list[int]) -> None:
+        """Adds one content.
+
+        Args:
+            seen: characters of the record before the content.
+            first: tokens before the text in which it stands.
+            begin: characters of the text before the content.
+            stops: characters of the text before the end of each of its tokens.
+        """
+        self._seen.append(seen)
+        self._contents.append((first, begin, stops))
+
+    def tokens(self, span: Span | None) -> tuple[int, int] | None:
+        """The begin and the end of some characters in tokens; None for None."""
+        if span is None:
+            return None
+        # a token that has the first or the last character is inside
+        return self._before(span[0]), self._before(span[1] - 1) + 1
+
+    def _before(self, character: int) -> int:
+        """The number of tokens before the one that has a character."""
+        content = bisect_right(self._seen, character) - 1
+        first, begin, stops = self._contents[content]
+        return first + bisect_right(stops, begin + character - self._seen[content])
 
 
 def encoded(
@@ -199,90 +256,35 @@ def _exchange(
 
 
 def _aside(
-    question: str, answer: str, after: int, tokenizer: PreTrainedTokenizerBase, style: str
+    question: Question, after: int, places: Places, tokenizer: PreTrainedTokenizerBase, style: str
 ) -> Aside:
     if style == "chat":
-        asked = chat_ids(tokenizer, [{"role": "user", "content": question}], reply="")[0].tolist()
-        told = text_ids(tokenizer, answer)
+        said = f"{question.instruction} {question.question}".strip()
+        asked = chat_ids(tokenizer, [{"role": "user", "content": said}], reply="")[0].tolist()
+        told = text_ids(tokenizer, question.answer)
     else:
-        asked = text_ids(tokenizer, QUESTION.format(question))
-        told = text_ids(tokenizer, ANSWER.format(answer))
+        asked = text_ids(tokenizer, QUESTION.format(question.question))
+        told = text_ids(tokenizer, ANSWER.format(question.answer))
     told = [*told, tokenizer.eos_token_id]
-    return Aside(after, (*asked, *told), len(told))
+    return Aside(
+        after,
+        (*asked, *told),
+        len(told),
+        asked=_words_in(asked, question.question.strip(), tokenizer),
+        gold=places.tokens(question.passage),
+        gold_sentence=places.tokens(question.sentence),
+    )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a batch; `MemformerForCausalLM.forward` explains each list."""
+def _words_in(ids: list[int], question: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The begin and the end of a question among the tokens that ask it."""
+    begin = str(tokenizer.decode(ids)).rfind(question)
+    if begin < 0:  # a tokenizer that writes the question in other characters
+        return 0, len(ids)
+    numbers = range(len(ids) + 1)
 
-    ids: list[int]
-    segment_ids: list[int]
-    remembered: list[bool]
-    labels: list[int]
+    def written(number: int) -> int:
+        return len(tokenizer.decode(ids[:number]))
 
-
-def with_asides(
-    document: Document, segment_tokens: int, *, answers: bool = True, text: bool = False
-) -> Row:
-    """One row: a document with its questions as asides at their places.
-
-    Args:
-        document: as tokens.
-        segment_tokens: longest segment.
-        answers: whether answers are predicted.
-        text: whether the document is predicted, from its second segment on; the first segment has
-            no memory.
-    """
-    bounds = document.cut(segment_tokens)
-    row = Row([], [], [], [])
-    waiting = list(document.asides)
-    for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        for place in range(begin, end):
-            row.ids.append(document.ids[place])
-            row.segment_ids.append(number)
-            row.remembered.append(True)
-            row.labels.append(document.ids[place] if text and number else IGNORED_LABEL)
-            while waiting and waiting[0].after <= place + 1:
-                aside = waiting.pop(0)
-                asked = len(aside.ids) - aside.answer
-                row.ids.extend(aside.ids)
-                row.segment_ids.extend([ASIDE + len(waiting)] * len(aside.ids))
-                row.remembered.extend([False] * len(aside.ids))
-                row.labels.extend([IGNORED_LABEL] * asked)
-                row.labels.extend(aside.ids[asked:] if answers else [IGNORED_LABEL] * aside.answer)
-    return row
-
-
-def windowed(document: Document, window: int, between: Sequence[int]) -> list[Row]:
-    """One row for each question, with as much of the document before it as fits; no memory.
-
-    Args:
-        document: as tokens.
-        window: tokens of a row at most.
-        between: tokens between the document and the question.
-    """
-    rows = []
-    for aside in document.asides:
-        room = max(0, window - len(aside.ids))
-        before = [*document.ids[: aside.after], *between]
-        ids = [*before[max(0, len(before) - room) :], *aside.ids][-window:]
-        silent = [IGNORED_LABEL] * (len(ids) - aside.answer)
-        labels = [*silent, *aside.ids[-aside.answer :]]
-        rows.append(Row(ids, [ASIDE] * len(ids), [False] * len(ids), labels))
-    return rows
-
-
-def collate(rows: Sequence[Row], padding: int) -> dict[str, Tensor]:
-    """Rows as one batch of the arguments of `MemformerForCausalLM.forward`, padded on the right."""
-    width = max(len(row.ids) for row in rows)
-
-    def padded(lists: list[list[int]] | list[list[bool]], fill: int) -> Tensor:
-        return torch.tensor([[*values, *[fill] * (width - len(values))] for values in lists])
-
-    return {
-        "input_ids": padded([row.ids for row in rows], padding),
-        "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
-        "segment_ids": padded([row.segment_ids for row in rows], -1),
-        "remembered": padded([row.remembered for row in rows], 0).bool(),
-        "labels": padded([row.labels for row in rows], IGNORED_LABEL),
-    }
+    first = bisect_right(numbers, begin, key=written) - 1
+    return first, bisect_left(numbers, begin + len(question), key=written)

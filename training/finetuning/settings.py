@@ -20,10 +20,12 @@ class Model:
     Attributes:
         name: a plain decoder, which gets a memory, or a memformer checkpoint.
         memory: fields of `MemoryConfig`; for a checkpoint, the fields to change.
+        open_gate: open the write gate of a checkpoint, so that everything is written.
     """
 
     name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     memory: dict[str, Any] = field(default_factory=dict)
+    open_gate: bool = False
 
 
 @dataclass

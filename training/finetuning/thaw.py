@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from memformer import MemformerConfig, MemformerForCausalLM, MemoryConfig
 from memformer.attach.backbone import Backbone, family_of
 from memformer.checkpoint.decoders import load_config
+from memformer.memory.gate import OPEN
 from training.finetuning.settings import TARGETS, TRAINED, Lora, Optim, Settings
 from training.setup.config import BadConfig
 
@@ -101,6 +102,9 @@ def build(settings: Settings) -> MemformerForCausalLM:
     model = MemformerForCausalLM.from_pretrained(place, memory_config=memory, dtype=torch.float32)
     if attached and changes:
         model = model.with_memory(**changes)
+    if settings.model.open_gate:
+        model.memory.table.write_gate_weight.data.zero_()
+        model.memory.table.write_gate_bias.data.fill_(OPEN)
     if settings.window is not None:
         model.memory.requires_grad_(False)
     torch.manual_seed(settings.seed)
