@@ -90,7 +90,8 @@ memory
 classic.controller classic.addressing classic.links classic.sparse classic.search classic.step
 classic.ntm classic.dnc classic.sam classic.segment classic
 attach attach.backbone attach.mixing attach.calibrate attach.heads attach.layers attach.names
-checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
+checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.merging
+checkpoint.loading
 checks fingerprints cache engine asides generation attached model
 turns folder store reading chat
 cli.output cli.application cli.inputs cli.demo cli.documents cli.conversation cli.commands cli.talk
