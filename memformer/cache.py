@@ -7,6 +7,7 @@ Each row has its own segment border.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, NoReturn
 
 import torch
@@ -57,6 +58,7 @@ class MemoryCache(DynamicCache):
         self._memory = memory
         # the prepared slots of each layer, made at the first token and used for the next tokens
         self.slot_views: dict[int, SlotView] = {}
+        self.notes: dict[Hashable, Any] = {}
 
     @property
     def segment(self) -> DynamicCache:

@@ -167,9 +167,16 @@ def forward_cached(
         mask = torch.cat([cache.real, new_real], 1).long()
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
         # with a gradient, prepared slots serve one step only
-        views = None if torch.is_grad_enabled() else cache.slot_views
+        is_kept = not torch.is_grad_enabled()
         chunk = Chunk.after(cache.memory, new_real[:, None])
-        memory_pass = MemoryPass(cache.memory, chunk, engine.rules, writes=False, slot_views=views)
+        memory_pass = MemoryPass(
+            cache.memory,
+            chunk,
+            engine.rules,
+            writes=False,
+            slot_views=cache.slot_views if is_kept else None,
+            notes=cache.notes if is_kept else None,
+        )
         outputs = engine.call(
             memory_pass,
             input_ids=new,

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from memformer.attach.backbone import Backbone, StopBackbone
+from memformer.attach.backbone import Backbone, StopBackbone, Turn, turned
 from memformer.attach.heads import TableHeads
 from memformer.attach.mixing import Read, bind, unbind
 from memformer.config import MemoryConfig
@@ -46,9 +46,34 @@ class Correction(nn.Module):
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """The change of the projection's output."""
+        linear = nn.functional.linear
         if self.rank is None:
-            return x @ self.full.T.to(x.dtype)
-        return (x @ self.down.T.to(x.dtype)) @ self.up.T.to(x.dtype)
+            return linear(x, self.full.to(x.dtype))
+        return linear(linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+
+    def of_few(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """The same for a few tokens: low-rank products in float32, which need no cast of weights.
+
+        On a CPU, two small products in bfloat16 take six times as long as in float32.
+        """
+        if self.rank is None or x.dtype == self.down.dtype:
+            return cast(Tensor, self(x))
+        linear = nn.functional.linear
+        return linear(linear(x.to(self.down.dtype), self.down), self.up).to(x.dtype)
+
+
+class Asking(NamedTuple):
+    """The part of a layer's reads that no token changes.
+
+    Attributes:
+        turn: the rotation of queries.
+        strength: the factor on the queries of each head.
+        heads: the learned numbers of the layer's read heads.
+    """
+
+    turn: Turn
+    strength: Float[Tensor, "heads 1"]
+    heads: ReadHeads
 
 
 class MemoryLayer(nn.Module):
@@ -103,27 +128,57 @@ class MemoryLayer(nn.Module):
             memory: carries the memory of this call.
             table: the heads that decide about slots, at the lowest memory layer.
         """
+        queries = None
+        if memory.writes:
+            queries = self._write(attention, x, memory, table)
+        if not memory.reads:
+            return None
+        if queries is None:
+            correction = self.query_correction.of_few(x)
+            queries = self._backbone[0].project_queries(attention, x, correction)
+        asking = memory.once(
+            ("asking", self.index, x.dtype), lambda: self._asking(cast(Tensor, queries))
+        )
+        queries = turned(queries, asking.turn).float()
+        with torch.autocast(x.device.type, enabled=False):
+            return memory.read(self.index, queries * asking.strength, asking.heads)
+
+    def _write(
+        self,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        memory: MemoryPass,
+        table: TableHeads | None,
+    ) -> Float[Tensor, "entries tokens heads width"]:
+        """Writes keys and values of the tokens; returns their queries, without positions."""
         backbone = self._backbone[0]
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
-        if memory.writes:
-            if table is not None:
-                memory.decide(*table(x, memory.chunk))
-            positions = x.new_zeros(1, 1, dtype=torch.long)
-            if self.key_positions == "passage":
-                positions = memory.positions()
-            memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
-        far = torch.tensor([[self.read_distance]], device=x.device)
-        queries = backbone.rotate(self.layer, queries, far).float()
+        if table is not None:
+            memory.decide(*table(x, memory.chunk))
+        positions = x.new_zeros(1, 1, dtype=torch.long)
+        if self.key_positions == "passage":
+            positions = memory.positions()
+        memory.write(self.index, backbone.rotate(self.layer, keys, positions), values)
+        return queries
+
+    def _asking(self, queries: Float[Tensor, "entries tokens heads width"]) -> Asking:
+        """The part of the reads that no token changes, for queries on this device."""
+        backbone = self._backbone[0]
+        far = torch.tensor([[self.read_distance]], device=queries.device)
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
-        with torch.autocast(x.device.type, enabled=False):
-            heads = ReadHeads(
+        with torch.autocast(queries.device.type, enabled=False):
+            modes = self.read_modes.float().softmax(-1) if self.links else None
+        return Asking(
+            backbone.turn(self.layer, queries, far),
+            strength[:, None],
+            ReadHeads(
                 self.age_slope.float(),
                 self.null_logit.float(),
                 backbone.softcap(self.layer),
-                self.read_modes.float().softmax(-1) if self.links else None,
-            )
-            return memory.read(self.index, queries * strength[:, None], heads)
+                modes,
+            ),
+        )
 
 
 class MemoryPath(nn.Module):
