@@ -7,6 +7,7 @@ Each row has its own segment border.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, NoReturn
 
 import torch
@@ -61,6 +62,7 @@ class MemoryCache(DynamicCache):
         self.reading: MemoryState | None = None
         # their contents prepared in each layer, at the first token for the next tokens
         self.slot_views: dict[int, SlotView] = {}
+        self.notes: dict[Hashable, Any] = {}
 
     @property
     def segment(self) -> DynamicCache:

@@ -195,11 +195,18 @@ def forward_cached(
         mask = torch.cat([cache.real, new_real], 1).long()
         positions = _positions(mask)[:, -new.shape[1] :]
         # with a gradient, prepared slots serve one step only
-        views = None if torch.is_grad_enabled() else cache.slot_views
         if cache.reading is None:
             cache.reading = reading(engine, cache.memory, cache.recalled)
+        is_kept = not torch.is_grad_enabled()
         chunk = Chunk.after(cache.reading, new_real[:, None])
-        memory_pass = MemoryPass(cache.reading, chunk, engine.rules, writes=False, slot_views=views)
+        memory_pass = MemoryPass(
+            cache.reading,
+            chunk,
+            engine.rules,
+            writes=False,
+            slot_views=cache.slot_views if is_kept else None,
+            notes=cache.notes if is_kept else None,
+        )
         outputs = engine.call(
             memory_pass,
             input_ids=new,

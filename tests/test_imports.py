@@ -91,7 +91,8 @@ classic.controller classic.addressing classic.links classic.sparse classic.searc
 classic.ntm classic.dnc classic.sam classic.segment classic
 attach attach.backbone attach.borders attach.words attach.finders attach.mixing attach.calibrate
 attach.heads attach.layers attach.questions attach.choosing attach.names
-checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.loading
+checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.merging
+checkpoint.loading
 checks fingerprints cache engine words recollection asides generation attached model
 turns folder store reading chat
 cli.output cli.application cli.inputs cli.demo cli.documents cli.conversation cli.commands cli.talk

@@ -378,7 +378,8 @@ def test_a_checkpoint_with_an_adapter_comes_back(tmp_path):
     again = MemformerForCausalLM.from_pretrained(tmp_path / "adapted")
     ids = random_ids(2, 80)
     with torch.no_grad():
-        assert torch.equal(again(ids).logits, model.eval()(ids).logits)
+        # the adapter is merged in the opened model
+        torch.testing.assert_close(again(ids).logits, model.eval()(ids).logits)
         generated = again.generate(ids, max_new_tokens=4, do_sample=False)
     assert generated.shape == (2, 84)
     again.save_pretrained(tmp_path / "again")

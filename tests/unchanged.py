@@ -204,6 +204,10 @@ def trained() -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     model = MemformerForCausalLM.from_pretrained(TRAINED)
+    adapter = [weight for name, weight in model.named_parameters() if "lora_" in name]
+    # an unfrozen adapter is not merged: the figures are those of peft's own products
+    for weight in adapter:
+        weight.requires_grad_(True)
     tokenizer = AutoTokenizer.from_pretrained(TRAINED)
     story, asked, answer = (
         tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
@@ -219,6 +223,8 @@ def trained() -> dict[str, Any]:
         )
         out["text"] = tokenizer.decode(said[0])
         out |= memory_figures("generate", after)
+    for weight in adapter:
+        weight.requires_grad_(False)
     ids = torch.cat([story, asked, answer], 1)
     place = torch.arange(ids.shape[1])[None]
     told = place < story.shape[1]

@@ -255,10 +255,7 @@ class Roster:
             self._opened = None
             model: Any
             model, tokenizer = open_model(name, self.device, self.dtype)
-            fingerprint = model.fingerprint
-            if hasattr(model.backbone, "merge_adapter"):
-                model.backbone.merge_adapter()  # a merged layer takes one product instead of three
-            self._opened = (name, model, tokenizer, fingerprint)
+            self._opened = (name, model, tokenizer, model.fingerprint)
         return self._opened[1:]
 
     def _finder(self, name: str) -> Finder:

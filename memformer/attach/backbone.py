@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 Corrections = tuple[Tensor, Tensor, Tensor] | None
 Projected = tuple[Tensor, Tensor, Tensor]
+# cosines and sines of a rotation
+Turn = tuple[Tensor, Tensor] | None
 
 
 class StopBackbone(Exception):  # noqa: N818 - control flow, not an error
@@ -38,12 +40,15 @@ class Family:
             projections' outputs, before any norm.
         rotary: path to the rotary embedding module, None for backbones without
             rotary positions.
+        query: `(attention, x, correction) -> queries`, the first result of `project` alone; None
+            where the three are one product.
     """
 
     layers: str
     attention: str
     project: Callable[[nn.Module, Tensor, Corrections], Projected]
     rotary: str | None = None
+    query: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
 
 
 class Backbone:
@@ -55,6 +60,8 @@ class Backbone:
         self.family = family
         self.layers = list(cast(nn.ModuleList, model.get_submodule(family.layers)))
         self.rotary = model.get_submodule(family.rotary) if family.rotary else None
+        forward = inspect.signature(type(self.rotary).forward) if self.rotary else None
+        self._turns_by_type = forward is not None and "layer_type" in forward.parameters
         self.model_type: str = config.model_type
         self.vocabulary: int = config.vocab_size
         self.hidden: int = config.hidden_size
@@ -100,27 +107,45 @@ class Backbone:
         shape = (*x.shape[:-1], -1, self.width)
         return queries.reshape(shape), keys.reshape(shape), values.reshape(shape)
 
+    def project_queries(
+        self,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        correction: Float[Tensor, "entries tokens queries"],
+    ) -> Float[Tensor, "entries tokens heads width"]:
+        """The queries of `project`, without keys and values where the family has them apart."""
+        if self.family.query is None:
+            nothing = x.new_zeros(())
+            return self.project(attention, x, (correction, nothing, nothing))[0]
+        queries = self.family.query(attention, x, correction)
+        return queries.reshape(*x.shape[:-1], -1, self.width)
+
+    def turn(
+        self,
+        layer: int,
+        x: Float[Tensor, "entries tokens heads width"],
+        positions: Int[Tensor, "rows columns"],
+    ) -> Turn:
+        """The rotation of `x` by positions; None without rotary positions.
+
+        `rows` is 1 or entries, `columns` is 1 or tokens.
+        """
+        if self.rotary is None or not getattr(self.attention(layer), "use_rope", True):
+            return None
+        arguments: tuple[Any, ...] = (x, positions)
+        if self._turns_by_type:
+            arguments += (self.attention(layer).layer_type,)
+        cos, sin = self.rotary(*arguments)
+        return cos[:, :, None], sin[:, :, None]
+
     def rotate(
         self,
         layer: int,
         x: Float[Tensor, "entries tokens heads width"],
         positions: Int[Tensor, "rows columns"],
     ) -> Float[Tensor, "entries tokens heads width"]:
-        """Rotates by positions; identity without rotary positions.
-
-        `rows` is 1 or entries, `columns` is 1 or tokens.
-        """
-        if self.rotary is None or not getattr(self.attention(layer), "use_rope", True):
-            return x
-        arguments: tuple[Any, ...] = (x, positions)
-        if "layer_type" in inspect.signature(self.rotary.forward).parameters:
-            arguments += (self.attention(layer).layer_type,)
-        cos, sin = self.rotary(*arguments)
-        cos, sin = cos[:, :, None], sin[:, :, None]
-        turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-        first, second = turning.chunk(2, dim=-1)
-        turned = turning * cos + torch.cat([-second, first], -1) * sin
-        return torch.cat([turned.to(x.dtype), still], -1)
+        """Rotates by positions; identity without rotary positions."""
+        return turned(x, self.turn(layer, x, positions))
 
     def attention_inputs(
         self, ids: Int[Tensor, "rows tokens"], last: int | None = None
@@ -191,6 +216,19 @@ class Backbone:
         return digest.hexdigest()[:16]
 
 
+def turned(
+    x: Float[Tensor, "entries tokens heads width"], turn: Turn
+) -> Float[Tensor, "entries tokens heads width"]:
+    """Rotates by the result of `Backbone.turn`."""
+    if turn is None:
+        return x
+    cos, sin = turn
+    turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = turning.chunk(2, dim=-1)
+    rotated = (turning * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+    return rotated if still.shape[-1] == 0 else torch.cat([rotated, still], -1)
+
+
 def family_of(model_type: str) -> Family:
     """The family of decoders with this `config.model_type`.
 
@@ -243,6 +281,22 @@ def _separate_whole_norms(attention: nn.Module, x: Tensor, corrections: Correcti
     return a.q_norm(queries), a.k_norm(keys), values
 
 
+def _query(attention: nn.Module, x: Tensor, correction: Tensor) -> Tensor:
+    queries: Tensor = cast(Any, attention).q_proj(x)
+    return queries + correction
+
+
+def _query_head_norm(attention: nn.Module, x: Tensor, correction: Tensor) -> Tensor:
+    a: Any = attention
+    queries: Tensor = a.q_norm(_query(a, x, correction).view(*x.shape[:-1], -1, a.head_dim))
+    return queries
+
+
+def _query_whole_norm(attention: nn.Module, x: Tensor, correction: Tensor) -> Tensor:
+    queries: Tensor = cast(Any, attention).q_norm(_query(attention, x, correction))
+    return queries
+
+
 def _phi3(attention: nn.Module, x: Tensor, corrections: Corrections) -> Projected:
     a: Any = attention
     queries = a.config.num_attention_heads * a.head_dim
@@ -262,8 +316,17 @@ def _gpt_neox(attention: nn.Module, x: Tensor, corrections: Corrections) -> Proj
     return _corrected((queries, keys, values), corrections)
 
 
+# the queries alone, of families whose three projections are apart
+_QUERIES: dict[Any, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+    _separate: _query,
+    _separate_head_norms: _query_head_norm,
+    _separate_whole_norms: _query_whole_norm,
+}
+
+
 def _llama_like(project: Callable[[nn.Module, Tensor, Corrections], Projected]) -> Family:
-    return Family("model.layers", "self_attn", project, "model.rotary_emb")
+    query = _QUERIES.get(project)
+    return Family("model.layers", "self_attn", project, "model.rotary_emb", query)
 
 
 _FAMILIES: dict[str, Family] = {
@@ -274,7 +337,7 @@ _FAMILIES: dict[str, Family] = {
     "llama": _llama_like(_separate),
     "mistral": _llama_like(_separate),
     "olmo2": _llama_like(_separate_whole_norms),
-    "opt": Family("model.decoder.layers", "self_attn", _separate),
+    "opt": Family("model.decoder.layers", "self_attn", _separate, query=_query),
     "phi3": _llama_like(_phi3),
     "qwen2": _llama_like(_separate),
     "qwen3": _llama_like(_separate_head_norms),

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from memformer.attach.backbone import Backbone, StopBackbone
+from memformer.attach.backbone import Backbone, StopBackbone, Turn, turned
 from memformer.attach.finders import Finders
 from memformer.attach.heads import TableHeads
 from memformer.attach.mixing import Read, bind, unbind
@@ -50,9 +50,34 @@ class Correction(nn.Module):
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """The change of the projection's output."""
+        linear = nn.functional.linear
         if self.rank is None:
-            return x @ self.full.T.to(x.dtype)
-        return (x @ self.down.T.to(x.dtype)) @ self.up.T.to(x.dtype)
+            return linear(x, self.full.to(x.dtype))
+        return linear(linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+
+    def of_few(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """The same for a few tokens: low-rank products in float32, which need no cast of weights.
+
+        On a CPU, two small products in bfloat16 take six times as long as in float32.
+        """
+        if self.rank is None or x.dtype == self.down.dtype:
+            return cast(Tensor, self(x))
+        linear = nn.functional.linear
+        return linear(linear(x.to(self.down.dtype), self.down), self.up).to(x.dtype)
+
+
+class Pointing(NamedTuple):
+    """The part of a layer's reads that no token changes.
+
+    Attributes:
+        turn: the rotation of queries.
+        strength: the factor on the queries of each head.
+        heads: the learned numbers of the layer's read heads.
+    """
+
+    turn: Turn
+    strength: Float[Tensor, "heads 1"]
+    heads: ReadHeads
 
 
 class MemoryLayer(nn.Module):
@@ -109,35 +134,52 @@ class MemoryLayer(nn.Module):
             table: the heads that decide about slots, at the lowest memory layer.
             finders: number and key head of each small key that this layer hands to the record.
         """
+        queries = None
+        if memory.writes:
+            queries = self._write(attention, x, memory, table, finders)
+        if not memory.reads:
+            return None
+        if queries is None:
+            correction = self.query_correction.of_few(x)
+            queries = self._backbone[0].project_queries(attention, x, correction)
+        pointing = memory.once(
+            ("pointing", self.index, x.dtype), lambda: self._pointing(cast(Tensor, queries))
+        )
+        queries = turned(queries, pointing.turn).float()
+        with torch.autocast(x.device.type, enabled=False):
+            return memory.read(self.index, queries * pointing.strength, pointing.heads)
+
+    def _write(
+        self,
+        attention: nn.Module,
+        x: Float[Tensor, "entries tokens hidden"],
+        memory: MemoryPass,
+        table: TableHeads | None,
+        finders: Sequence[tuple[int, int]],
+    ) -> Float[Tensor, "entries tokens heads width"]:
+        """Writes keys and values of the tokens; returns their queries, without positions."""
         backbone = self._backbone[0]
         corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
         queries, keys, values = backbone.project(attention, x, corrections)
-        if memory.writes:
-            if table is not None:
-                memory.decide(*table(x, memory.chunk))
-            positions = x.new_zeros(1, 1, dtype=torch.long)
-            if self.key_positions == "passage":
-                positions = memory.positions()
-            keys = backbone.rotate(self.layer, keys, positions)
-            memory.write(self.index, keys, values)
-            for number, head in finders:
-                memory.find_keys(number, keys[:, :, head])
-        with torch.autocast(x.device.type, enabled=False):
-            queries = self._pointed(queries)
-            heads = ReadHeads(
-                self.age_slope.float(),
-                self.null_logit.float(),
-                backbone.softcap(self.layer),
-                self.read_modes.float().softmax(-1) if self.links else None,
-            )
-            return memory.read(self.index, queries, heads)
+        if table is not None:
+            memory.decide(*table(x, memory.chunk))
+        positions = x.new_zeros(1, 1, dtype=torch.long)
+        if self.key_positions == "passage":
+            positions = memory.positions()
+        keys = backbone.rotate(self.layer, keys, positions)
+        memory.write(self.index, keys, values)
+        for number, head in finders:
+            memory.find_keys(number, keys[:, :, head])
+        return queries
 
     def queries(
         self, attention: nn.Module, x: Float[Tensor, "entries tokens hidden"]
     ) -> Float[Tensor, "entries tokens heads width"]:
         """The queries of all heads, multiplied by key strength and attention scale."""
-        corrections = (self.query_correction(x), self.key_correction(x), self.value_correction(x))
-        return self._pointed(self._backbone[0].project(attention, x, corrections)[0])
+        correction = self.query_correction(x)
+        queries = self._backbone[0].project_queries(attention, x, correction)
+        pointing = self._pointing(queries)
+        return turned(queries, pointing.turn).float() * pointing.strength
 
     def keys(
         self,
@@ -150,15 +192,23 @@ class MemoryLayer(nn.Module):
         _, keys, _ = self._backbone[0].project(attention, x, corrections)
         return self._backbone[0].rotate(self.layer, keys, positions)
 
-    def _pointed(
-        self, queries: Float[Tensor, "entries tokens heads width"]
-    ) -> Float[Tensor, "entries tokens heads width"]:
-        """Queries at their distance from the memory, with their strength."""
+    def _pointing(self, queries: Float[Tensor, "entries tokens heads width"]) -> Pointing:
+        """The part of the reads that no token changes, for queries on this device."""
         backbone = self._backbone[0]
         far = torch.tensor([[self.read_distance]], device=queries.device)
-        queries = backbone.rotate(self.layer, queries, far).float()
         strength = self.log_key_strength.float().exp() * backbone.scale(self.layer)
-        return queries * strength[:, None]
+        with torch.autocast(queries.device.type, enabled=False):
+            modes = self.read_modes.float().softmax(-1) if self.links else None
+        return Pointing(
+            backbone.turn(self.layer, queries, far),
+            strength[:, None],
+            ReadHeads(
+                self.age_slope.float(),
+                self.null_logit.float(),
+                backbone.softcap(self.layer),
+                modes,
+            ),
+        )
 
 
 class MemoryPath(nn.Module):
@@ -240,7 +290,7 @@ class MemoryPath(nn.Module):
             The read; None where there was nothing to read.
         """
         index = self.index_of[number]
-        found = enumerate(self.finders.keys)
+        found = enumerate(self.finders.keys if memory.writes else ())
         finders = [(key, head) for key, (layer, head) in found if layer == number]
         table = self.table if index == 0 else None
         read = self.layers[index](attention, x, memory, table, finders)

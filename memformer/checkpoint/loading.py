@@ -190,11 +190,15 @@ def _open_backbone(
 def adapted(backbone: PreTrainedModel, place: Place) -> PreTrainedModel:
     """The backbone with the checkpoint's adapter; peft changes it in place and wraps it.
 
+    At inference, the backbone computes with the sum of weight and adapter; see `merging.py`.
+
     Raises:
         ValueError: the adapter's files are damaged.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    from memformer.checkpoint.merging import merge_at_inference
 
     source = place.source
     where, options = str(place.folder / ADAPTER), {}
@@ -213,6 +217,7 @@ def adapted(backbone: PreTrainedModel, place: Place) -> PreTrainedModel:
         ) from error
     own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     check_weights(weights, own, "adapter", source)
+    merge_at_inference(wrapped)
     return wrapped
 
 

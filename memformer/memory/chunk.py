@@ -8,6 +8,7 @@ computation. The backbone sees the segments that hold text as one batch of *entr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,6 +77,11 @@ class Chunk:
         """`real`, with the segments of a row joined."""
         return self.real.flatten(1)
 
+    @cached_property
+    def is_full(self) -> bool:
+        """Whether there is no padding."""
+        return bool(self.real.all())
+
     def gather(self, entries: Float[Tensor, "entries tokens ..."]) -> Tensor:
         """Arranges entries as `[batch, segments, tokens, ...]`, zero where there is no text."""
         batch, segments, _ = self.real.shape
@@ -84,6 +90,8 @@ class Chunk:
         else:
             full = entries.new_zeros(batch, segments, *entries.shape[1:])
             full = full.index_put(self.sequences, entries)
+        if self.is_full:
+            return full
         mask = self.real.view(*self.real.shape, *[1] * (full.dim() - 3))
         return torch.where(mask, full, torch.zeros((), dtype=full.dtype, device=full.device))
 

@@ -13,8 +13,8 @@ A pass has five steps. Each takes the result of the step before, so the types en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -28,6 +28,8 @@ from memformer.memory.reach import Near, working_set
 from memformer.memory.read import SlotView, content_read, prepare_slots
 from memformer.memory.record import check_room, to_bits
 from memformer.memory.state import MemoryState
+
+T = TypeVar("T")
 
 
 class ReadHeads(NamedTuple):
@@ -57,6 +59,7 @@ class MemoryPass:
         limit: see `gate.gate`.
         slot_views: the prepared slots of each layer, shared by passes over the same state that
             write nothing; None: each layer prepares its slots anew.
+        notes: what `once` has made, shared by the same passes; None: nothing is kept.
 
     Raises:
         ValueError: the record has no room for the text; see `MemoryConfig.record_tokens`.
@@ -71,6 +74,7 @@ class MemoryPass:
         writes: bool = True,
         limit: Float[Tensor, "batch segments tokens"] | None = None,
         slot_views: dict[int, SlotView] | None = None,
+        notes: dict[Hashable, Any] | None = None,
     ) -> None:
         self.state = state
         self.chunk = chunk
@@ -78,19 +82,49 @@ class MemoryPass:
         self.writes = writes
         self.limit = limit
         self.slot_views = slot_views
+        self.notes = notes
         if writes:
             check_room(state.told, self.is_told, state.record_tokens)
         self.table = TableWrites.none(state, chunk)
         # None: every segment reads all slots
         self.near: Near | None = None
         if not writes:  # else the order of writing is known once it is decided what is written
-            self.passage = passages(state.written_at, rules.passage_tokens)
+            self.passage = self.once(
+                "passage", lambda: passages(state.written_at, rules.passage_tokens)
+            )
         # split once for all layers, so that the gradient of one layer is no copy of the whole
-        self._stored = tuple(zip(state.keys, state.values, strict=True))
+        self._stored = self.once(
+            "stored", lambda: tuple(zip(state.keys, state.values, strict=True))
+        )
         self._written: dict[int, LayerWrites] = {}
         self._read_mass: dict[int, list[Tensor | None]] = {}
         self._neighbours: dict[int, tuple[Tensor, Tensor]] = {}
         self._finder_keys: dict[int, Tensor] = {}
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        """A value that passes which share `notes` make once; other passes make it anew."""
+        if self.notes is None:
+            return make()
+        if name not in self.notes:
+            self.notes[name] = make()
+        found: T = self.notes[name]
+        return found
+
+    @property
+    def reads(self) -> bool:
+        """Whether any segment has anything to read; without, a read costs nothing."""
+        return self.state.token.shape[1] > 0 or self._reads_chunk
+
+    @property
+    def _reads_chunk(self) -> bool:
+        return self.chunk.real.shape[1] > 1 and self.chunk.until is None
+
+    @property
+    def _num_passages(self) -> int | None:
+        """The number of passages of a pass that writes nothing; None: it differs by segment."""
+        if self.notes is None:
+            return None
+        return self.once("passages", lambda: int(self.passage.max()) + 1)
 
     def decide(
         self,
@@ -162,8 +196,8 @@ class MemoryPass:
             memory costs nothing and changes nothing.
         """
         chunk, stored = self.chunk, self._num_taken
-        segments, tokens = chunk.real.shape[1:]
-        reads_chunk = segments > 1 and chunk.until is None
+        tokens = chunk.real.shape[2]
+        reads_chunk = self._reads_chunk
         if stored == 0 and not reads_chunk:
             return None
         pool = self._pool(layer, reads_chunk)
@@ -189,12 +223,15 @@ class MemoryPass:
                 self.passage[:, :seen],
                 self.rules.focus,
                 None if pool.kept is None else pool.kept[:, :seen],
+                self._num_passages,
             )
             words.append(found[0])
             evidence.append(found[1])
             mass.append(found[2])
         if self.writes or chunk.until is not None:
             self._read_mass[layer] = mass
+        if len(words) == 1 and chunk.sequences is None:
+            return words[0], evidence[0]
         return chunk.scatter(torch.stack(words, 1)), chunk.scatter(torch.stack(evidence, 1))
 
     def read_mass(self, segment: int, slots: int) -> Float[Tensor, "batch slots"]:

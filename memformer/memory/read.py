@@ -107,6 +107,7 @@ def content_read(
     passage: Int[Tensor, "batch slots"] | None = None,
     focus: float = 0.0,
     kept: Float[Tensor, "batch slots"] | None = None,
+    passages: int | None = None,
 ) -> tuple[
     Float[Tensor, "batch tokens heads width"],
     Float[Tensor, "batch tokens heads"],
@@ -130,6 +131,7 @@ def content_read(
         focus: how firmly all heads keep to the passages that most heads find; 0: not at all.
         kept: 1 for slots that are read and 0 for the others; unlike a strength of 0, this 0 lets
             the gradient of a hard write gate through.
+        passages: the number of passages; None: they are counted.
 
     Returns:
         The read words r, the evidence g in [0, 1], and per slot the read weight summed over
@@ -139,10 +141,16 @@ def content_read(
     Cost: O(tokens heads slots width) time; memory for one block of tokens, not for all, where no
         gradient is needed.
     """
-    passages = 0 if passage is None or not focus else int(passage.max()) + 1
+    if passage is None or not focus:
+        passages = 0
+    elif passages is None:
+        passages = int(passage.max()) + 1
     reads = _Reads(queries, slots, readers, passage, passages, focus, kept)
-    if torch.is_grad_enabled() and slots.softcap is None and kept is None:
-        return reads.with_one_kernel()
+    if slots.softcap is None and kept is None:
+        if torch.is_grad_enabled():
+            return reads.with_one_kernel()
+        if queries.shape[1] == 1 and readers is None:
+            return reads.of_one_token()
     return reads.by_blocks()
 
 
@@ -233,6 +241,27 @@ class _Reads:
             torch.cat(scales, 2) if scales else None,
         ).transpose(1, 2)
         return _along(found[..., :-1], modes), found[..., -1], mass
+
+    def of_one_token(self) -> tuple[Tensor, Tensor, None]:
+        """The sums of `by_blocks` for a decoding step, in few operations.
+
+        For one token, most operations take longer to call than to run.
+        """
+        key_rows, value_rows, query_terms, _, _, modes = self.slots
+        batch, _, heads, _ = self.queries.shape
+        kv_heads, groups = query_terms.shape[2:4]
+        terms = query_terms.view(1, heads, 3).expand(batch, heads, 3)
+        rows = torch.cat([self.queries[:, 0].float(), terms], -1).view(batch, kv_heads, groups, -1)
+        weights = (rows @ key_rows).softmax(-1)
+        if self.passage is not None and self.passages > KEPT_PASSAGES:
+            scaled = weights[..., :-1]
+            votes = scaled.sum((1, 2))[:, None]
+            scaled.mul_(focused(votes, self.passage, self.passages, self.focus)[:, None])
+        read = weights @ value_rows
+        total = read[..., -1:]
+        words = (read[..., :-1] / total).view(batch, 1, heads, -1)
+        evidence = 1.0 - weights[..., -1:] / total
+        return _along(words, modes), evidence.view(batch, 1, heads), None
 
     def by_blocks(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Reads for a block of tokens at a time; for all at once where a gradient is needed."""

@@ -21,6 +21,7 @@ NEEDED = {
     "babilong.__main__": ([], "markdown-it-py"),
     "chats": ([], "markdown-it-py"),
     "continual": ([], "markdown-it-py"),
+    "decoding": ([], "markdown-it-py"),
     "dialogue": ([], "markdown-it-py"),
     "fewshot": ([], "markdown-it-py"),
     "footprint": ([], "markdown-it-py"),
