@@ -20,14 +20,14 @@ from memformer.engine import Engine
 from memformer.memory.finding import loud, scores, standardised, votes
 from memformer.memory.passages import Stretches, stretches
 from memformer.memory.state import MemoryState
-from memformer.words import can_compare_words, word_scores
+from memformer.words import can_compare_words, content, word_scores
 
 # weight of the score by words beside the score by heads
 WORDS_WEIGHT = 1.0
 # passages that are looked at for a working set
 MOST_PASSAGES = 64
 # a passage is read beside the best if its score is at least this share of the best score
-NEAR = 0.5
+NEAR = 0.7
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def recollect(
     without = torch.tensor(path.finders.question_without_content, device=ids.device)
     found = []
     for row in range(len(ids)):
-        question = ids[row][real[row]]
+        question = content(ids[row][real[row]], path.words)
         cut = _cut(engine, memory, row)
         found.append(_of_row(path, question, without, memory, row, cut, top_k))
     return found

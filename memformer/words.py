@@ -15,12 +15,38 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from memformer.attach.words import NO_WORD
+from memformer.attach.words import CONTROL
+
+# a stretch with fewer words is the name of a role, such as "user"
+LEAST_WORDS = 3
 
 
 def can_compare_words() -> bool:
     """Whether bm25s is installed."""
     return importlib.util.find_spec("bm25s") is not None
+
+
+def content(
+    question: Int[Tensor, " tokens"], words: Int[Tensor, " vocabulary"]
+) -> Int[Tensor, " tokens"]:
+    """A question without the turns and names that a chat template writes around it.
+
+    It is the last stretch between control tokens that has a few words; the whole question where
+    there is none.
+
+    Args:
+        question: token ids.
+        words: which word each token id is; see `word_table`.
+    """
+    kinds = words[question.long()]
+    stretch = (kinds == CONTROL).long().cumsum(0)
+    counts = torch.zeros_like(stretch).scatter_add(
+        0, stretch.clamp_max(len(stretch) - 1), (kinds >= 0).long()
+    )
+    enough = (counts >= LEAST_WORDS).nonzero().flatten()
+    if not len(enough):
+        return question
+    return question[(stretch == enough[-1]) & (kinds != CONTROL)]
 
 
 def word_scores(
@@ -39,7 +65,7 @@ def word_scores(
 
     def of(ids: Int[Tensor, " tokens"]) -> list[str]:
         numbers = words[ids.long()]
-        return [str(number) for number in numbers[numbers != NO_WORD].tolist()]
+        return [str(number) for number in numbers[numbers >= 0].tolist()]
 
     asked, known = of(question), [of(text) for text in texts]
     if not asked or not any(known):

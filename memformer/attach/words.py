@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-# what a token without a letter or a digit is
-NO_WORD = -1
+# what a token without a letter or a digit is, and a token of a chat template
+NO_WORD, CONTROL = -1, -2
 
 
 def word_table(vocabulary: int, tokenizer: Any | None) -> Int[Tensor, " vocabulary"]:
@@ -30,7 +30,10 @@ def word_table(vocabulary: int, tokenizer: Any | None) -> Int[Tensor, " vocabula
     special |= {number for number, one in tokenizer.added_tokens_decoder.items() if one.special}
     first: dict[str, int] = {}
     for number in range(min(vocabulary, len(tokenizer))):
+        if number in special:
+            table[number] = CONTROL
+            continue
         word = str(tokenizer.decode([number])).strip().casefold()
-        is_word = number not in special and any(letter.isalnum() for letter in word)
+        is_word = any(letter.isalnum() for letter in word)
         table[number] = first.setdefault(word, number) if is_word else NO_WORD
     return table
