@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from eval.harness.looks import looks, words
-from eval.harness.roster import TRAINED, parse
+from eval.harness.specs import WITH_MEMORY, parse
 from eval.harness.summary import bootstrap
 from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, PICTURE, require
@@ -28,8 +28,6 @@ from eval.reporting.options import OutOption
 from eval.reporting.page import grid, write_page
 from eval.reporting.report import write_json
 
-# systems with a memory of this library; all others are alternatives to it
-WITH_MEMORY = (*TRAINED, "attached")
 ALL = "all questions"
 # the name for the model of each report where several reports stand together
 OWN = "MODEL"
