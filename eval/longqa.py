@@ -40,6 +40,11 @@ from eval.reporting.extras import missing
 from eval.sets import KINDS, Kind, Name
 
 NARRATIVEQA = "deepmind/narrativeqa"
+RANKED = (
+    "Likelihood: the text of the right option is the likeliest after the question without options, "
+    "as a whole or for its length in characters. Accuracy: the option that a free answer to the "
+    "question with its options names. Costs are those of the free answer."
+)
 
 
 def longqa(
@@ -94,6 +99,7 @@ def longqa(
         name=name if paragraphs is None else f"{name}-{paragraphs}",
         quotable=kind.quotable,
         ranking=kind.ranking,
+        notes=(RANKED,) if kind.ranking else (),
     )
 
 

@@ -109,7 +109,7 @@ def likelihood(sums: Sequence[float], options: Sequence[str], right: str) -> dic
         right: the right option.
     """
     scores = {
-        BY_LENGTH: [one / len(text) for one, text in zip(sums, options, strict=True)],
+        BY_LENGTH: [one / max(1, len(text)) for one, text in zip(sums, options, strict=True)],
         LIKELIHOOD: sums,
     }
     return {

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from eval import longqa
 from eval.corpora.jsonl import BadRecord
 from eval.harness.benchmark import Question
-from eval.harness.metrics import contains, exact, f1, normal, option, overlap, rouge
+from eval.harness.metrics import contains, exact, f1, likelihood, normal, option, overlap, rouge
 from eval.sets import KINDS
 from tests.eval.toy import said
 from tests.tiny import save_tiny
@@ -98,6 +98,18 @@ def test_an_option_is_taken_by_its_letter_or_its_words(output: str, taken: str |
     assert option(output, ["Oil", "Water (at last)", "Mud", "Gold"]) == taken
 
 
+def test_options_are_compared_as_a_whole_and_for_their_length() -> None:
+    options = ("Ada", "a long rope", "Otto")
+    assert likelihood([-6.0, -11.0, -20.0], options, "Ada") == {
+        "likelihood, by length": 0.0,
+        "likelihood": 1.0,
+    }
+    assert likelihood([-6.0, -11.0, -20.0], options, "a long rope") == {
+        "likelihood, by length": 1.0,
+        "likelihood": 0.0,
+    }
+
+
 def test_rouge_takes_the_best_reference() -> None:
     scores = rouge()("Ada digs a deep well.", ["Nothing at all.", "Ada dug a well."])
     # ada, a, well of five and four words; "dug" and "digs" have other stems
@@ -119,6 +131,7 @@ def test_quality_is_a_choice_between_four(tmp_path: Path) -> None:
     assert first.chance == 0.25
     assert (first.bare, first.options) == ("What came?", ("Oil", "Water (at last)", "Mud", "Gold"))
     assert benchmark.metrics == ("likelihood, by length", "likelihood", "accuracy")
+    assert "Accuracy: the option that a free answer" in benchmark.notes[0]
     assert benchmark.ranks and benchmark.ranking == "Answer from what I told you before."
     assert benchmark.score(first, "(B)") == {"accuracy": 1.0}
     assert benchmark.score(first, "(A)") == {"accuracy": 0.0}
