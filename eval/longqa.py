@@ -1,132 +1,55 @@
-"""Questions about documents: stories, meetings, passages of an encyclopaedia.
+"""Questions about documents: stories, meetings, chats, paragraphs, and documents of your own.
 
+    python -m eval.longqa --source mine.jsonl --systems nothing,bm25,memformer
     python -m eval.longqa --set quality --source quality.jsonl --systems full,bm25,memformer
+    python -m eval.longqa --set squad --paragraphs 30 --source squad.jsonl
 
-The sets, and what they are scored by:
+Without `--set`, a file in the form of training data (`eval/corpora/records.py`) with answers of a
+few words; `--set own-paragraphs` has longer answers. `docs/benchmarks.md` lists all sets, and
+`eval/sets.py` how each is asked:
 
-- `squality`: stories; answers of a paragraph; ROUGE of the best of several references
-- `quality`: stories; one of four options; accuracy
-- `qmsum`: transcripts of meetings; answers of a paragraph; ROUGE
-- `nq`: passages of Wikipedia among others; exact match, F1, and whether the answer is contained
-- `squad`: paragraphs that any window holds; exact match and F1; what a model could do before
-- `narrativeqa`: books and film scripts, from the hub; F1 of the best of two answers
-- `own`: your documents, in the form of training data (`eval/corpora/records.py`); exact match,
-  F1, and whether the answer is contained
-- `own-paragraphs`: the same with answers of a paragraph; ROUGE
+- answers of a few words are scored by F1, exact match, and whether the answer is contained
+- answers of a paragraph are scored by ROUGE of the best of several references
+- options are ranked by the likelihood of their texts, after the question without them; beside it
+  stands the accuracy of a free answer to the question with them
+- where a text does not answer a question, only a reply that says so is right
 
-All but NarrativeQA are read from a local copy, JSONL in the set's own form, which
-`eval/corpora/long_documents.py` says. A document is read once for all its questions; one of your
-own once for each place at which a question stands.
+All but NarrativeQA are read from a local copy, JSONL. A document is read once for all its
+questions; one of your own, or a long chat, once for each place at which a question stands. With
+`--paragraphs`, a document is made of so many paragraphs of the set strewn together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from eval.corpora import long_documents
 from eval.corpora.jsonl import BadRecord
 from eval.corpora.long_documents import Asked, LongDocument
-from eval.harness.benchmark import Benchmark, Document, Question, Score
+from eval.corpora.prose import strewn
+from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.command import command
-from eval.harness.metrics import contains, exact, f1, option, rouge
 from eval.reporting.extras import missing
+from eval.sets import KINDS, Kind, Name
 
-Name = Literal[
-    "squality", "quality", "qmsum", "nq", "squad", "narrativeqa", "own", "own-paragraphs"
-]
 NARRATIVEQA = "deepmind/narrativeqa"
-SHORT = "Answer from what I told you before, in as few words as you can."
-LETTER = "Answer from what I told you before. Which option is right? Write its letter."
-PARAGRAPH = "Answer from what I told you before, in one paragraph."
-# the name and the values of a table's columns
-ALL = ("kind", ("all",))
-SUMMARIES = ("question", ("summary", "specific"))
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The prompts and scores for the questions of a set.
-
-    Attributes:
-        title: the name of the set.
-        instruction: the words before every question.
-        metrics: the names of the scores, headline first.
-        score: opens the score, and checks the packages that it needs.
-        max_new_tokens: the most tokens of an answer.
-        axis: the name and the values of the table's columns.
-        constants: whether to report the score of a constant answer.
-        quotable: whether the questions may be passed on.
-    """
-
-    title: str
-    instruction: str
-    metrics: tuple[str, ...]
-    score: Callable[[], Score]
-    max_new_tokens: int
-    axis: tuple[str, tuple[str, ...]] = ALL
-    constants: bool = True
-    quotable: bool = True
-
-
-def _short() -> Score:
-    def score(question: Question, output: str) -> Mapping[str, float]:
-        line = next((line for line in output.splitlines() if line.strip()), "")
-        return {
-            "F1": f1(line, question.answers),
-            "exact match": exact(line, question.answers),
-            "contained": contains(output, question.answers),
-        }
-
-    return score
-
-
-def _choice() -> Score:
-    def score(question: Question, output: str) -> Mapping[str, float]:
-        options = [found for _, found in long_documents.OPTION.findall(question.text)]
-        return {"accuracy": float(option(output, options) == question.answers[0])}
-
-    return score
-
-
-def _paragraph() -> Score:
-    if sentence := missing("ROUGE", "rouge_score", "nltk"):
-        raise BadRecord(sentence)
-    scores = rouge()
-    return lambda question, output: scores(output, question.answers)
-
-
-def _with_paragraphs(title: str, axis: tuple[str, tuple[str, ...]]) -> Kind:
-    metrics = ("ROUGE-L", "ROUGE-1", "ROUGE-2")
-    return Kind(title, PARAGRAPH, metrics, _paragraph, 200, axis, constants=False)
-
-
-def _with_few_words(title: str) -> Kind:
-    return Kind(title, SHORT, ("F1", "exact match", "contained"), _short, 24)
-
-
-KINDS: dict[str, Kind] = {
-    "squality": _with_paragraphs("SQuALITY", SUMMARIES),
-    # its repository names no licence for the data as a whole
-    "quality": Kind("QuALITY", LETTER, ("accuracy",), _choice, 12, quotable=False),
-    "qmsum": _with_paragraphs("QMSum", SUMMARIES),
-    "nq": _with_few_words("Natural Questions"),
-    "squad": _with_few_words("SQuAD"),
-    "narrativeqa": _with_few_words("NarrativeQA"),
-    "own": _with_few_words("Own questions"),
-    "own-paragraphs": _with_paragraphs("Own questions", ALL),
-}
+RANKED = (
+    "Likelihood: the text of the right option is the likeliest after the question without options, "
+    "as a whole or for its length in characters. Accuracy: the option that a free answer to the "
+    "question with its options names. Costs are those of the free answer."
+)
 
 
 def longqa(
     tokenizer: Any,
-    name: Annotated[Name, typer.Option("--set", help="Which set.")],
+    name: Annotated[Name, typer.Option("--set", help="Which set.")] = "own",
     source: Annotated[
         Path | None, typer.Option(help="Its local copy, .jsonl or .jsonl.gz; not for narrativeqa.")
     ] = None,
@@ -134,9 +57,14 @@ def longqa(
         int | None, typer.Option(min=1, help="Only so many, from the first; nq: 20 are made.")
     ] = None,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="At most so many about a document, from the first.")
+        int | None,
+        typer.Option(min=1, help="At most so many about a document."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the documents of nq.")] = 0,
+    paragraphs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Make documents of so many paragraphs of the set each."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the documents of nq and --paragraphs.")] = 0,
 ) -> Benchmark:
     """The questions of one set.
 
@@ -144,9 +72,13 @@ def longqa(
         BadRecord: the set can't be read, or a row has another form.
     """
     kind = KINDS[name]
-    found = _read(name, source, documents, questions, seed)
+    if paragraphs is None:
+        found = _read(name, source, documents, questions, seed)
+    else:
+        found = _strewn(name, source, documents, questions, paragraphs, seed)
+    many = "" if paragraphs is None else f", {paragraphs} paragraphs"
     return Benchmark(
-        title=kind.title,
+        title=f"{kind.title}{many}",
         axes={kind.axis[0]: list(kind.axis[1])},
         documents=[_document(name, kind, one, questions) for one in found],
         score=kind.score(),
@@ -160,11 +92,14 @@ def longqa(
             else NARRATIVEQA,
             "documents": documents,
             "questions": questions,
+            "paragraphs": paragraphs,
             "seed": seed,
         },
         constants=kind.constants,
-        name=name,
+        name=name if paragraphs is None else f"{name}-{paragraphs}",
         quotable=kind.quotable,
+        ranking=kind.ranking,
+        notes=(RANKED,) if kind.ranking else (),
     )
 
 
@@ -177,17 +112,26 @@ def _read(
         return list(islice(narrativeqa(), documents))
     if source is None:
         raise BadRecord(f"{name} is read from a local copy; give it with --source.")
-    if name == "nq":
+    read = KINDS[name].read
+    if read is None:
         return list(long_documents.nq(source, documents or 20, seed))
-    if name.startswith("own"):
-        return list(long_documents.own(source, documents, questions))
-    readers: dict[str, Callable[[Path], Iterator[LongDocument]]] = {
-        "squality": long_documents.squality,
-        "quality": long_documents.quality,
-        "qmsum": long_documents.qmsum,
-        "squad": long_documents.squad,
-    }
-    return list(islice(readers[name](source), documents))
+    return list(read(source, documents, questions))
+
+
+def _strewn(
+    name: str,
+    source: Path | None,
+    documents: int | None,
+    questions: int | None,
+    paragraphs: int,
+    seed: int,
+) -> list[LongDocument]:
+    """Documents of many paragraphs each."""
+    if not KINDS[name].paragraphs:
+        known = ", ".join(one for one, kind in KINDS.items() if kind.paragraphs)
+        raise BadRecord(f"the documents of {name} are no paragraphs; --paragraphs takes {known}.")
+    found = _read(name, source, None, None, seed)
+    return list(islice(strewn(found, paragraphs, seed, questions), documents))
 
 
 def narrativeqa() -> Iterator[LongDocument]:
@@ -218,20 +162,20 @@ def narrativeqa() -> Iterator[LongDocument]:
 
 
 def _document(name: str, kind: Kind, one: LongDocument, most: int | None) -> Document:
-    axis, _ = kind.axis
-    asked = [_question(axis, number, each) for number, each in enumerate(one.asked)]
+    asked = [_question(kind, number, each) for number, each in enumerate(one.asked)]
     found = Document.of(f"{name}/{one.id}", [one.text], asked[:most])
     return replace(found, source=f"{name}/{one.source}") if one.source else found
 
 
-def _question(axis: str, number: int, asked: Asked) -> Question:
-    value = "all" if axis == "kind" else ("summary" if asked.general else "specific")
+def _question(kind: Kind, number: int, asked: Asked) -> Question:
     return Question(
         str(number),
         long_documents.choice(asked.question, asked.options),
         asked.answers,
-        {axis: value},
+        {kind.axis[0]: kind.column(asked)},
         chance=1 / len(asked.options) if asked.options else 0.0,
+        options=asked.options,
+        bare=asked.question if asked.options else "",
     )
 
 

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import typer
 
 from eval.harness.looks import looks, words
-from eval.harness.roster import TRAINED, parse
+from eval.harness.metrics import BY_LENGTH, LIKELIHOOD
+from eval.harness.specs import WITH_MEMORY, parse
 from eval.harness.summary import bootstrap
 from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, PICTURE, require
@@ -28,8 +29,6 @@ from eval.reporting.options import OutOption
 from eval.reporting.page import grid, write_page
 from eval.reporting.report import write_json
 
-# systems with a memory of this library; all others are alternatives to it
-WITH_MEMORY = (*TRAINED, "attached")
 ALL = "all questions"
 # the name for the model of each report where several reports stand together
 OWN = "MODEL"
@@ -180,13 +179,13 @@ def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
     whole = [["all questions", *(words(text, OWN) for text in systems)]]
     for report in reports:
         scores = {_short(one["system"], report): one["scores"] for one in report["overall"]}
-        metric = report["metrics"][0]
-        cells = [
-            "" if text not in scores else
-            "n/a" if scores[text] is None else _percent(scores[text][metric])
-            for text in systems
-        ]  # fmt: skip
-        whole.append([f"{report['title']}, {metric}", *cells])
+        for metric in _shown(report):
+            cells = [
+                "" if text not in scores else
+                "n/a" if scores[text] is None else _percent(scores[text][metric])
+                for text in systems
+            ]  # fmt: skip
+            whole.append([f"{report['title']}, {metric}", *cells])
     models = ", ".join(dict.fromkeys(report["model"] for report in reports))
     commands = "\n".join(report["command"] for report in reports)
     return "\n\n".join([
@@ -201,6 +200,13 @@ def markdown(found: Sequence[Line], reports: Sequence[Report]) -> str:
         grid(whole),
         f"```sh\n{commands}\n```",
     ]) + "\n"  # fmt: skip
+
+
+def _shown(report: Report) -> list[str]:
+    """The headline; where options are ranked, the score of free answers too."""
+    headline, *others = report["metrics"]
+    ranked = (BY_LENGTH, LIKELIHOOD)
+    return [headline, *(one for one in others if headline in ranked and one not in ranked)]
 
 
 def _percent(share: float) -> str:

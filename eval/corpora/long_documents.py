@@ -1,7 +1,8 @@
 """Documents with questions: local copies of five public sets, each in its own form, and your own.
 
-`eval.longqa` decides how questions are asked and scored; `training.data.longqa` makes training
-data from the same files. This file knows no model.
+Sets of one shared form are read by `prose.py` and `talk.py`. `eval.longqa` decides how questions
+are asked and scored; `training.data.longqa` makes training data from the same files. This file
+knows no model.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Asked:
         answers: all answers that the set takes for right; with options, the right option.
         options: the options of a multiple choice.
         general: whether the question asks for a summary of the whole document.
+        impossible: whether the document does not answer it; `answers` then say so.
     """
 
     question: str
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()
     general: bool = False
+    impossible: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class LongDocument:
         place: the place in the file, for messages.
         also: the name of the same story in SQuALITY, whose test may contain it.
         source: the name of the document of which this is the beginning; empty: it stands alone.
+        title: its heading, where it is a paragraph of an article.
     """
 
     id: str
@@ -58,6 +62,7 @@ class LongDocument:
     place: str
     also: str | None = None
     source: str = ""
+    title: str = ""
 
 
 def squality(path: Path) -> Iterator[LongDocument]:
@@ -179,13 +184,14 @@ def nq(
 def squad(path: Path) -> Iterator[LongDocument]:
     """SQuAD: paragraphs of Wikipedia, each a document of its own, with answers found in them.
 
-    A row is `{doc_id, paragraphs: [{context, qas: [{question, answers: [{text}]}]}]}`.
+    A row is `{doc_id, title, paragraphs: [{context, qas: [{question, answers: [{text}]}]}]}`.
 
     Raises:
         BadRecord: a row has another form.
     """
     for place, row in rows(path):
-        name = field(row, "doc_id", str, place)
+        name, title = field(row, "doc_id", str, place), str(row.get("title") or "")
+        heading = tidy(title.replace("_", " "))
         for number, (where, one) in enumerate(items(row, "paragraphs", dict, place)):
             asked = []
             for at, qa in items(one, "qas", dict, where):
@@ -194,7 +200,7 @@ def squad(path: Path) -> Iterator[LongDocument]:
                     raise BadRecord(f"{at}: there is no answer.")
                 asked.append(Asked(tidy(field(qa, "question", str, at)), tuple(map(tidy, found))))
             text = tidy(field(one, "context", str, where))
-            yield LongDocument(f"{name}/{number}", text, tuple(asked), where)
+            yield LongDocument(f"{name}/{number}", text, tuple(asked), where, title=heading)
 
 
 def own(

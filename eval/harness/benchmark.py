@@ -28,6 +28,9 @@ class Question:
         chance: the score of a blind guess in [0, 1], such as 0.25 with four options.
         lead: the first words of a chat, such as a task and examples; the same for all questions
             of a document.
+        options: the texts of a multiple choice. They are ranked by likelihood too; the right one
+            is the first of `answers`.
+        bare: the text of the question without its options, which are ranked after it.
     """
 
     id: str
@@ -37,6 +40,8 @@ class Question:
     begun: str = ""
     chance: float = 0.0
     lead: str = ""
+    options: tuple[str, ...] = ()
+    bare: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class Benchmark:
             benchmark.
         quotable: whether the report may hold questions and answers; not every licence lets data be
             passed on.
+        ranking: the words of a chat right before a question whose options are ranked by
+            likelihood. Questions with options have the metrics of `metrics.likelihood` too.
 
     Raises:
         ValueError: an axis has the name of an entry in a cell of the report.
@@ -118,6 +125,7 @@ class Benchmark:
     marks: tuple[str, str] = ("", "")
     name: str = ""
     quotable: bool = True
+    ranking: str = ""
 
     def __post_init__(self) -> None:
         if taken := [axis for axis in self.axes if axis in COUNTED]:
@@ -125,6 +133,11 @@ class Benchmark:
                 f"an axis can't be called {taken[0]!r}, which a report calls something else; "
                 "choose another name."
             )
+
+    @property
+    def ranks(self) -> bool:
+        """Whether a question has options, which every system ranks."""
+        return any(one.options for document in self.documents for one in document.questions)
 
     def cell(self, question: Question) -> tuple[str, ...]:
         """The cell of a question: its value on each axis."""

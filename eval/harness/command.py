@@ -20,8 +20,9 @@ from eval.harness.benchmark import Benchmark, Document
 from eval.harness.cases import OtherRun
 from eval.harness.charts import draw_all
 from eval.harness.pages import markdown
-from eval.harness.roster import ENCODER, BadSystem, Roster, Spec, check, cost, parse
+from eval.harness.roster import ENCODER, Roster, check
 from eval.harness.runner import ask, begin_log, groups, results
+from eval.harness.specs import BadSystem, Spec, cost, parse
 from eval.harness.summary import Key, summarize
 from eval.reporting.app import make_app
 from eval.reporting.extras import PAGE, PICTURE, require
@@ -38,6 +39,8 @@ from eval.reporting.report import head, write_json
 # how long processes wait for the process with the longest documents; torch's half an hour was not
 # enough
 PATIENCE = timedelta(days=30)
+# what a report holds of an answer
+SHOWN = ("output", "scores", "log_likelihoods")
 # makes a benchmark from a tokenizer and the benchmark's own options
 Builder = Callable[..., Benchmark]
 
@@ -52,7 +55,7 @@ class Shared:
 
     model: ModelArgument = None
     systems: Annotated[
-        str, typer.Option(help="What is compared; a list. See eval/harness/roster.py.")
+        str, typer.Option(help="What is compared; a list. See eval/harness/specs.py.")
     ] = "nothing,truncated,sliding,full,bm25,dense,attached,memformer"
     style: Annotated[
         Literal["plain", "chat"], typer.Option(help="How systems are asked that name no style.")
@@ -130,6 +133,8 @@ def run(build: Builder, own: dict[str, Any], shared: Shared) -> None:
             "dtype": shared.dtype,
             "max_new_tokens": benchmark.max_new_tokens,
             "instruction": benchmark.instruction,
+            # stored answers without likelihoods are of another run
+            **({"ranking": benchmark.ranking} if benchmark.ranks else {}),
             **benchmark.settings,
         }
         settings = {
@@ -216,8 +221,7 @@ def write(
             "system": system,
             "document": document,
             "question": question.id,
-            "output": found[key]["output"],
-            "scores": found[key]["scores"],
+            **{name: found[key][name] for name in SHOWN if name in found[key]},
         }
         for system in systems
         for document, question in cases

@@ -129,6 +129,41 @@ class Desk(Asker):
                 self.advance(sum(map(len, prompts)))
         return found
 
+    def ranking_tokens(self, question: Question) -> int:
+        """The tokens of a question without its options, and of the longest option after it."""
+        asked = len(self.prompts.asked(question, alone=False, bare=True))
+        return asked + max(len(self.prompts.option(one)) for one in question.options)
+
+    def ranked(
+        self, before: CachedText | list[int], question: Question, *, alone: bool = False
+    ) -> list[float]:
+        """The log-likelihood of each option of a question, by the backbone without memory.
+
+        Args:
+            before: what the backbone sees before the question.
+            question: a question with options, which is asked without them.
+            alone: whether nothing stands before the question.
+        """
+        prompt = self.prompts.asked(question, alone=alone, bare=True)
+        options = [self.prompts.option(one) for one in question.options]
+        if not isinstance(before, CachedText):
+            self.fits(len(before) + len(prompt))
+            whole = [*before, *prompt]
+            before, prompt = self.cached(whole[:-1]), whole[-1:]
+        found: list[float] = []
+        at_once = BATCH_TOKENS // before.cache.get_seq_length()
+        for some in chunks(options, max(1, min(BATCH_QUESTIONS, at_once))):
+            cache = copy.deepcopy(before.cache)
+            cache.batch_repeat_interleave(len(some))
+            # padding on the right is seen by no token, so there is no need for a mask
+            ids, _ = self.padded([prompt + option for option in some])
+            places = torch.arange(ids.shape[1], device=ids.device) + before.tokens
+            logits = self.model.backbone(
+                input_ids=ids, position_ids=places[None], past_key_values=cache, use_cache=True
+            ).logits
+            found += likelihoods(logits, [len(prompt)] * len(some), some)
+        return found
+
     def _continue(self, text: CachedText, prompts: Sequence[list[int]]) -> list[str]:
         cache = copy.deepcopy(text.cache)
         cache.batch_repeat_interleave(len(prompts))
@@ -185,6 +220,22 @@ def neighbours(
             end += 1
         yield items[begin:end]
         begin = end
+
+
+def likelihoods(logits: Tensor, begins: Sequence[int], options: Sequence[list[int]]) -> list[float]:
+    """The log-likelihood of the option in each row, summed over its tokens.
+
+    Args:
+        logits: (rows, tokens, vocabulary), of prompts and options padded on the right.
+        begins: the place of the first token of each option.
+        options: the ids of the options.
+    """
+    sums = []
+    for row, begin, option in zip(logits, begins, options, strict=True):
+        shares = row[begin - 1 : begin - 1 + len(option)].float().log_softmax(-1)
+        ids = torch.tensor(option, device=shares.device)[:, None]
+        sums.append(round(float(shares.gather(-1, ids).sum()), 4))
+    return sums
 
 
 def common(prompts: Sequence[list[int]]) -> int:

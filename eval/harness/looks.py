@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.harness.roster import Spec, parse
+from eval.harness.specs import Spec, parse
 
 # windows in orange and brown, retrieval in green, memories in blue
 COLORS = {
@@ -62,7 +62,9 @@ def words(system: str, model: str) -> str:
     """
     (spec,) = parse(system)
     number = spec.number or NUMBERS.get(spec.name)
-    if spec.name in WORDS:
+    if spec.in_tokens:
+        text = WORDS[spec.name].replace("passages", "tokens").format(number=f"{number:,}")
+    elif spec.name in WORDS:
         text = WORDS[spec.name].format(number=f"{number:,}" if number else "")
         if number == 1:
             text = text.removesuffix("s")
@@ -71,6 +73,8 @@ def words(system: str, model: str) -> str:
     else:
         text = _last(spec.model) if spec.model else spec.name.rpartition(":")[2]
         text += f" {number:,}" if number else ""
+    for name, value in spec.switches.items():
+        text += f", {name.replace('_', ' ')} {str(value).lower()}"
     if spec.style:
         text += {"plain": ", plain text", "chat": ", chat"}[spec.style]
     if spec.model == model:

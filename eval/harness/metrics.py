@@ -96,6 +96,28 @@ def option(output: str, options: Sequence[str]) -> str | None:
     return options[best] if shares[best] else None
 
 
+# the best option by likelihood, as the LM Evaluation Harness counts: its acc_norm and its acc
+BY_LENGTH, LIKELIHOOD = "likelihood, by length", "likelihood"
+
+
+def likelihood(sums: Sequence[float], options: Sequence[str], right: str) -> dict[str, float]:
+    """Whether the right option is the likeliest: for its length in characters, and as a whole.
+
+    Args:
+        sums: the log-likelihood of each option, summed over its tokens.
+        options: the texts of the options.
+        right: the right option.
+    """
+    scores = {
+        BY_LENGTH: [one / max(1, len(text)) for one, text in zip(sums, options, strict=True)],
+        LIKELIHOOD: sums,
+    }
+    return {
+        name: float(options[max(range(len(values)), key=values.__getitem__)] == right)
+        for name, values in scores.items()
+    }
+
+
 def wilson_interval(correct: int, cases: int) -> tuple[float, float]:
     """95 % confidence interval of a share (Wilson's, which stays inside 0 and 1)."""
     z = 1.959964

@@ -33,6 +33,7 @@ class Plain:
     tokenizer: Any
     instruction: str
     marks: tuple[str, str] = ("", "")
+    ranking: str = ""
     frame: None = None
 
     def head(self, question: Question) -> list[int]:
@@ -51,16 +52,21 @@ class Plain:
         """The ids of a document that a user says: the text, because there are no roles."""
         return self.text(parts)
 
-    def asked(self, question: Question, *, alone: bool) -> list[int]:
+    def asked(self, question: Question, *, alone: bool, bare: bool = False) -> list[int]:
         """The ids of a question, up to the place of the answer.
 
         Args:
             question: the question.
             alone: whether the text begins with the question.
+            bare: whether the options are left out.
         """
         begun = f" {question.begun}" if question.begun else ""
-        text = f"Question: {question.text}\nAnswer:{begun}"
+        text = f"Question: {question.bare if bare else question.text}\nAnswer:{begun}"
         return text_ids(self.tokenizer, text if alone else f"\n{text}")
+
+    def option(self, text: str) -> list[int]:
+        """The ids of an option that follows a bare question as its answer."""
+        return text_ids(self.tokenizer, f" {text}", after="Answer:")
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Chat:
     tokenizer: Any
     instruction: str
     marks: tuple[str, str] = ("", "")
+    ranking: str = ""
 
     def __post_init__(self) -> None:
         self.frame  # noqa: B018 - a template that can't be used is refused at once
@@ -111,14 +118,16 @@ class Chat:
         ids: list[int] = chat_ids(self.tokenizer, turn)[0].tolist()
         return ids
 
-    def asked(self, question: Question, *, alone: bool) -> list[int]:
+    def asked(self, question: Question, *, alone: bool, bare: bool = False) -> list[int]:
         """The ids of a turn, or of its rest, that asks, up to the place of the answer.
 
         Args:
             question: the question.
             alone: whether the turn begins with the question, not with `head` and a document.
+            bare: whether the options are left out.
         """
-        said = f"{self.instruction} {question.text}".strip()
+        words = (self.ranking, question.bare) if bare else (self.instruction, question.text)
+        said = " ".join(words).strip()
         if alone:
             turn = [{"role": "user", "content": _joined(question.lead, said)}]
             ids: list[int] = chat_ids(self.tokenizer, turn, reply=question.begun)[0].tolist()
@@ -132,6 +141,12 @@ class Chat:
         reply = text_ids(self.tokenizer, begun, after="\n")
         return [*text_ids(self.tokenizer, after), *around.after, *around.reply, *reply]
 
+    def option(self, text: str) -> list[int]:
+        """The ids of an option that follows a bare question as its answer."""
+        if self.tokenizer.chat_template:
+            return text_ids(self.tokenizer, text, after="\n")
+        return text_ids(self.tokenizer, f" {text}", after=f"{PLAIN_NAMES['assistant']}:")
+
 
 def wording(prompts: Prompts, question: Question) -> str:
     """A checksum of the tokens that tell texts and ask a question."""
@@ -143,6 +158,8 @@ def wording(prompts: Prompts, question: Question) -> str:
         prompts.asked(question, alone=True),
         prompts.asked(question, alone=False),
     ]
+    if question.options:
+        ids.append(prompts.asked(question, alone=True, bare=True))
     return sha256(json.dumps(ids).encode()).hexdigest()[:12]
 
 

@@ -1,19 +1,8 @@
-"""The systems of a run, as the command line names them: `bm25:8`, `memformer@runs/mine`.
-
-    NAME[:NUMBER][/STYLE][@MODEL]
-
-NUMBER is a window in tokens (`truncated`, `sliding`), a number of passages (`bm25`, `dense`), or a
-number of slots (`memformer`, `ungated`, `session`). STYLE is `chat` or `plain`. Without a MODEL,
-`memformer`, `ungated` and `session` are the run's model, and the others are its backbone as it was
-released; `attached` is that backbone with an untrained memory. With a MODEL, a system is that model
-with its adapter. NAME may also be `package.module:Class`: the class is called with a `Desk` of the
-run's model, the NUMBER or None, and the MODEL or None, which it opens itself.
-"""
+"""Opens the systems of a run, whose names `specs.py` reads, and knows them by their weights."""
 
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,82 +15,16 @@ from memformer.checkpoint import OWN_BACKBONE
 from memformer.pretrained import DEFAULT_MODEL
 from transformers import AutoConfig
 
-from eval.harness.benchmark import Benchmark, Document
+from eval.harness.benchmark import Benchmark
 from eval.harness.desk import Desk
+from eval.harness.memories import Memory, Session
 from eval.harness.prompts import STYLES, Prompts, wording
-from eval.harness.retrieval import (
-    PACKAGES,
-    PASSAGE_TOKENS,
-    Dense,
-    Finder,
-    NoRetrieval,
-    bm25,
-    check_packages,
-)
-from eval.harness.systems import (
-    Full,
-    Memory,
-    Nothing,
-    Retrieval,
-    Session,
-    Sliding,
-    System,
-    Truncated,
-)
+from eval.harness.retrieval import PACKAGES, Dense, Finder, NoRetrieval, bm25, check_packages
+from eval.harness.specs import TRAINED, BadSystem, Spec
+from eval.harness.systems import Full, Nothing, Retrieval, Sliding, System, Truncated
 from eval.reporting.opening import open_model
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-# systems with the weights of the run's model; all others have its backbone as it was released
-TRAINED = ("memformer", "ungated", "session")
-NAMES = ("nothing", "truncated", "sliding", "full", "bm25", "dense", "attached", *TRAINED)
-_SPEC = re.compile(
-    r"(?P<name>[\w.]+(?::[A-Za-z_]\w*)?)(?::(?P<number>\d+))?(?:/(?P<style>\w+))?(?:@(?P<model>.+))?"
-)
-
-
-class BadSystem(ValueError):
-    """A system that is unknown or can't be opened; the message says why."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One system as the command line names it."""
-
-    text: str
-    name: str
-    number: int | None
-    style: str | None
-    model: str | None
-
-
-def parse(text: str) -> list[Spec]:
-    """Reads a list of systems with commas between them.
-
-    Raises:
-        BadSystem: a system has another form, is unknown, or stands in the list twice.
-    """
-    found: dict[str, Spec] = {}
-    for part in text.split(","):
-        match = _SPEC.fullmatch(part.strip())
-        if match is None:
-            raise BadSystem(
-                f"a system is written NAME[:NUMBER][/STYLE][@MODEL], such as bm25:8; got {part!r}."
-            )
-        name, style = match["name"], match["style"]
-        if ":" not in name and name not in NAMES:
-            raise BadSystem(
-                f"there is no system {name!r}; there are {', '.join(NAMES)}, and classes of your "
-                "own as package.module:Class."
-            )
-        if style is not None and style not in STYLES:
-            raise BadSystem(f"a style is one of {', '.join(STYLES)}; got {style!r} in {part!r}.")
-        if part.strip() in found:
-            raise BadSystem(f"the system {part.strip()!r} is named twice.")
-        number = int(match["number"]) if match["number"] else None
-        if number == 0:
-            raise BadSystem(f"the number of a system is at least 1; got {part!r}.")
-        found[part.strip()] = Spec(part.strip(), name, number, style, match["model"])
-    return list(found.values())
 
 
 def check(specs: Sequence[Spec]) -> None:
@@ -157,9 +80,18 @@ class Roster:
                 self._finder(spec.name)
 
     def fingerprints(self, specs: Sequence[Spec]) -> dict[str, dict[str, str]]:
-        """Fingerprints of the systems' weights, by the names of their models."""
+        """Fingerprints of the systems' weights, by the names of their models.
+
+        Raises:
+            BadSystem: a model can't be switched as a system says.
+        """
         names = dict.fromkeys(self._name(spec) for spec in specs)
-        found = {name: self._open(name)[2] for name in names}
+        found = {}
+        for name in names:
+            found[name] = self._open(name)[2]
+            for spec in specs:
+                if self._name(spec) == name:
+                    self._view(spec)  # a switch that can't be is refused before anything is asked
         # a user's own class may open any file of its folder, so all files count
         own = (spec.model for spec in specs if ":" in spec.name and spec.model is not None)
         for name in own:
@@ -207,9 +139,9 @@ class Roster:
 
         Raises:
             BadSystem: the system lacks a package, an encoder or a chat template, or a user's own
-                class can't be opened.
+                class can't be opened or can't rank the options of the benchmark.
         """
-        model, tokenizer, _ = self._open(self._name(spec))
+        model, tokenizer = self._view(spec), self._open(self._name(spec))[1]
         prompts = self._prompts(spec.style or self.style, tokenizer, benchmark)
         desk = Desk(model, tokenizer, prompts, benchmark.max_new_tokens, advance)
         number = () if spec.number is None else (spec.number,)
@@ -222,6 +154,8 @@ class Roster:
                 return Truncated(desk, *number)
             case "sliding":
                 return Sliding(desk, *number)
+            case "bm25" | "dense" if spec.in_tokens:
+                return Retrieval(desk, self._finder(spec.name), tokens=spec.number)
             case "bm25" | "dense":
                 return Retrieval(desk, self._finder(spec.name), *number)
             case "memformer" | "attached":
@@ -231,13 +165,18 @@ class Roster:
             case "session":
                 return Session(desk, spec.number)
         try:
-            return _own(spec)(desk, spec.number, spec.model)
+            own = _own(spec)(desk, spec.number, spec.model)
         except (OSError, ValueError) as error:
             raise BadSystem(f"the system {spec.text!r} can't be had: {error}") from None
+        if benchmark.ranks and not hasattr(own, "rank"):
+            raise BadSystem(f"the system {spec.text!r} has no method rank, and there are options.")
+        return own
 
     def _prompts(self, style: str, tokenizer: Any, benchmark: Benchmark) -> Prompts:
         try:
-            return STYLES[style](tokenizer, benchmark.instruction, benchmark.marks)
+            return STYLES[style](
+                tokenizer, benchmark.instruction, benchmark.marks, benchmark.ranking
+            )
         except ValueError as error:
             raise BadSystem(f"{error} Ask in plain text, with --style plain.") from None
 
@@ -248,6 +187,20 @@ class Roster:
         if spec.model is not None:
             return spec.model
         return self.model if spec.name in TRAINED else released(self.model)
+
+    def _view(self, spec: Spec) -> Any:
+        """The model of a system, with the switches of the system.
+
+        Raises:
+            BadSystem: the model can't be switched so.
+        """
+        model = self._open(self._name(spec))[0]
+        if not spec.switches:
+            return model
+        try:
+            return model.with_memory(**spec.switches)
+        except ValueError as error:
+            raise BadSystem(f"the system {spec.text!r} can't be had: {error}") from None
 
     def _open(self, name: str) -> tuple[Any, Any, dict[str, str]]:
         """A model, its tokenizer and its fingerprint. Only one model is held at a time."""
@@ -265,24 +218,6 @@ class Roster:
         except NoRetrieval as error:
             raise BadSystem(str(error)) from None
         return self._finders[name]
-
-
-def cost(spec: Spec, documents: Sequence[Document]) -> int:
-    """The tokens that a system reads for some documents and their questions, roughly."""
-    total = 0
-    for document in documents:
-        questions = len(document.questions)
-        match spec.name:
-            case "nothing":
-                before = 0
-            case "truncated":
-                before = questions * min(spec.number or 512, document.tokens)
-            case "bm25" | "dense":
-                before = questions * min((spec.number or 8) * PASSAGE_TOKENS, document.tokens)
-            case _:
-                before = document.tokens
-        total += before + 60 * questions
-    return total
 
 
 def _files(path: Path) -> dict[str, str]:

@@ -19,10 +19,12 @@ from accelerate import PartialState
 
 from eval.harness.benchmark import Benchmark, Document, Question
 from eval.harness.cases import CaseLog, read_cases
-from eval.harness.desk import BATCH_QUESTIONS, WindowExceeded, chunks, neighbours
-from eval.harness.roster import Roster, Spec
+from eval.harness.desk import BATCH_QUESTIONS, Answer, WindowExceeded, chunks, neighbours
+from eval.harness.metrics import likelihood
+from eval.harness.roster import Roster
+from eval.harness.specs import Spec
 from eval.harness.summary import Key
-from eval.harness.systems import System
+from eval.harness.systems import Reading, System
 
 # the most questions of short documents that are read together
 BATCH_CASES = 20
@@ -164,19 +166,43 @@ class _Run:
             with torch.inference_mode():
                 answers = self._system.answer(reading, some)
             each = seconds + (time.perf_counter() - started) / len(some)
+            ranked = self._ranked(self._system, reading, some)
             yield [
                 head
                 | {
                     "output": answer.text,
-                    "scores": dict(self.benchmark.score(question, answer.text)),
+                    "scores": self._scores(question, answer, sums),
+                    **({"log_likelihoods": sums} if sums else {}),
                     "prompt_tokens": answer.tokens,
                     "read_tokens": reading.tokens[place],
                     "state_bytes": reading.nbytes[place],
                     "seconds": round(each, 4),
                 }
-                for head, (place, question), answer in zip(heads, some, answers, strict=True)
+                for head, (place, question), answer, sums in zip(
+                    heads, some, answers, ranked, strict=True
+                )
                 if _key(head) not in done
             ]
+
+    def _scores(
+        self, question: Question, answer: Answer, sums: Sequence[float]
+    ) -> dict[str, float]:
+        """The scores of an answer and, where the question has options, of their likelihoods."""
+        ranked = likelihood(sums, question.options, question.answers[0]) if sums else {}
+        return {**self.benchmark.score(question, answer.text), **ranked}
+
+    def _ranked(
+        self, system: System, reading: Reading, asked: Sequence[tuple[int, Question]]
+    ) -> list[list[float]]:
+        """The log-likelihoods of the options of each question; an empty list where it has none."""
+        wanted = [number for number, (_, question) in enumerate(asked) if question.options]
+        found: list[list[float]] = [[] for _ in asked]
+        if wanted:
+            with torch.inference_mode():
+                sums = system.rank(reading, [asked[number] for number in wanted])
+            for number, one in zip(wanted, sums, strict=True):
+                found[number] = one
+        return found
 
     def _lacking(
         self, group: Sequence[Document], reason: str, done: dict[Key, Record]

@@ -8,25 +8,23 @@ and then answers any number of questions about them; each decides what to keep i
 - `sliding`: the whole document; each token sees the last tokens before it and the first four
 - `full`: the whole document in the window; n/a where the window is too short
 - `bm25`, `dense`: the passages that look most like the question, found by words or by an encoder
-- `memformer`: the document is memorized, the question stands in a segment of its own
-- `ungated`: as `memformer`, with a trained write gate held open: every token is written
-- `session`: as `memformer`, with documents told as a `ChatSession` tells them
+
+Systems with a memory are in `memories.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from memformer import MemoryState
-from memformer.reading import begun
 from torch import Tensor
 from transformers import DynamicCache
 
 from eval.harness.benchmark import Document, Question
-from eval.harness.desk import BATCH_QUESTIONS, Answer, CachedText, Desk, chunks
+from eval.harness.desk import Answer, CachedText, Desk
+from eval.harness.prompts import BREAK
 from eval.harness.retrieval import Finder, Search, passages
 
 # the first tokens of a text that a sliding window keeps: without them a model that was trained on
@@ -66,6 +64,15 @@ class System(Protocol):
             WindowExceeded: a prompt is too long for the window.
         """
 
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """The log-likelihoods of the options of questions, which are asked without their options.
+
+        Benchmarks whose questions have no options never call it.
+
+        Raises:
+            WindowExceeded: a prompt is too long for the window.
+        """
+
 
 @dataclass
 class Nothing:
@@ -81,6 +88,10 @@ class Nothing:
     def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
         """Answers from the weights of the model alone."""
         return self.desk.plain([self.desk.prompts.asked(one, alone=True) for _, one in asked])
+
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """Ranks options after the question alone."""
+        return [self.desk.ranked([], question, alone=True) for _, question in asked]
 
 
 @dataclass
@@ -100,12 +111,24 @@ class Truncated:
         """Answers with the end of the document that fits before the question."""
         prompts = []
         for place, question in asked:
-            head = self.desk.prompts.head(question)
             after = self.desk.prompts.asked(question, alone=False)
-            room = max(0, self.tokens - len(head) - len(after))
-            text = reading.kept[place]
-            prompts.append(head + text[max(0, len(text) - room) :] + after)
+            prompts.append(self._before(reading.kept[place], question, len(after)) + after)
         return self.desk.plain(prompts)
+
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """Ranks options after the end of the document, which leaves room for the longest one."""
+        found = []
+        for place, question in asked:
+            after = self.desk.ranking_tokens(question)
+            before = self._before(reading.kept[place], question, after)
+            found.append(self.desk.ranked(before, question))
+        return found
+
+    def _before(self, text: list[int], question: Question, after: int) -> list[int]:
+        """The ids before a question that takes `after` tokens."""
+        head = self.desk.prompts.head(question)
+        room = max(0, self.tokens - len(head) - after)
+        return head + text[max(0, len(text) - room) :]
 
 
 @dataclass
@@ -143,6 +166,10 @@ class Full:
         found |= zip(alone, self.desk.plain(prompts), strict=True)
         return [found[number] for number in range(len(asked))]
 
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """Ranks options after the whole document."""
+        return [self.desk.ranked(reading.kept[place], question) for place, question in asked]
+
 
 @dataclass
 class Sliding:
@@ -164,6 +191,10 @@ class Sliding:
         """Answers from the keys and values of the last tokens."""
         found = self.desk.continued(dict(enumerate(reading.kept)), asked)
         return [found[number] for number in range(len(asked))]
+
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """Ranks options after the last tokens."""
+        return [self.desk.ranked(reading.kept[place], question) for place, question in asked]
 
     def _slide(self, told: list[int]) -> CachedText:
         """Keys and values of the end of a text."""
@@ -202,11 +233,20 @@ class Sliding:
 
 @dataclass
 class Retrieval:
-    """The passages that look most like the question, in the order of the document."""
+    """The passages that look most like the question, in the order of the document.
+
+    Attributes:
+        desk: the model.
+        finder: makes passages searchable.
+        count: the number of passages.
+        tokens: the most tokens of the window, question and all, in place of a number of passages.
+            At least one passage is told.
+    """
 
     desk: Desk
     finder: Finder
     count: int = 8
+    tokens: int | None = None
 
     def read(self, documents: Sequence[Document]) -> Reading:
         """Cuts each document into passages and makes them searchable."""
@@ -221,112 +261,41 @@ class Retrieval:
         """Answers from the passages found for each question."""
         prompts = []
         for place, question in asked:
-            cut, search = reading.kept[place]
-            best = sorted(search(question.text, min(self.count, len(cut))))
-            told = self.desk.told([cut[number] for number in best], question)
-            prompts.append(told + self.desk.prompts.asked(question, alone=False))
+            after = self.desk.prompts.asked(question, alone=False)
+            told = self._told(reading.kept[place], question, question.text, len(after))
+            prompts.append(told + after)
         return self.desk.plain(prompts)
 
-
-@dataclass
-class Memory:
-    """The document is memorized; the question stands in a segment of its own.
-
-    Attributes:
-        slots: the capacity; None: the capacity in the model's settings.
-        gated: whether a trained write gate decides what is written.
-    """
-
-    desk: Desk
-    slots: int | None = None
-    gated: bool = True
-
-    def read(self, documents: Sequence[Document]) -> Reading:
-        """Memorizes the parts of each document one after the other."""
-        model = self.desk.model
-        slots = self.slots or model.memory_config.num_slots
-        memory = self._begun(model.init_memory(len(documents), num_slots=slots))
-        read = [0] * len(documents)
-        texts = [document.parts() for document in documents]
-        for place in range(max(map(len, texts))):
-            parts = [text[place : place + 1] for text in texts]
-            rows = [self._told(part) if part else [] for part in parts]
-            read = [before + len(ids) for before, ids in zip(read, rows, strict=True)]
-            ids, mask = self.desk.padded(rows)
-            memory = model.memorize(
-                ids,
-                mask,
-                memory=memory,
-                gated=self.gated,
-                limit=self._limit(ids),
-                progress=self._meter(rows),
-            )
-        return Reading(memory, read, row_bytes(memory))
-
-    def answer(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[Answer]:
-        """Answers from the memory."""
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """Ranks options after the passages found for the question without its options."""
         found = []
-        for some in chunks(asked, BATCH_QUESTIONS):
-            prompts = [self.desk.prompts.asked(one, alone=True) for _, one in some]
-            texts = self.desk.generate(
-                self.desk.model,
-                *self.desk.padded(prompts, left=True),
-                memory=reading.kept.select([place for place, _ in some]),
-            )
-            found += [Answer(text, len(ids)) for text, ids in zip(texts, prompts, strict=True)]
-            self.desk.advance(sum(map(len, prompts)))
+        for place, question in asked:
+            after = self.desk.ranking_tokens(question)
+            told = self._told(reading.kept[place], question, question.bare, after)
+            found.append(self.desk.ranked(told, question))
         return found
 
-    def _begun(self, memory: MemoryState) -> MemoryState:
-        """The memory before the first part of a document."""
-        return memory
+    def _told(
+        self, kept: tuple[list[str], Search], question: Question, words: str, after: int
+    ) -> list[int]:
+        """The ids before a question that takes `after` tokens: passages found by some words."""
+        cut, search = kept
+        if self.tokens is None:
+            best = search(words, min(self.count, len(cut)))
+        else:
+            room = self.tokens - len(self.desk.prompts.head(question)) - after
+            best = self._within(room, cut, search(words, len(cut)))
+        return self.desk.told([cut[number] for number in sorted(best)], question)
 
-    def _told(self, parts: Sequence[str]) -> list[int]:
-        """The token ids that tell some parts of a document."""
-        return self.desk.prompts.remembered(parts)
-
-    def _limit(self, ids: Tensor) -> Tensor | None:
-        """The highest write gate of each id; None: no limit."""
-        return None
-
-    def _meter(self, rows: Sequence[list[int]]) -> Callable[[int], None]:
-        """A callback that reports the tokens read of all rows."""
-        before = 0
-
-        def progress(done: int) -> None:
-            nonlocal before
-            now = sum(min(done, len(ids)) for ids in rows)
-            self.desk.advance(now - before)
-            before = now
-
-        return progress
-
-
-@dataclass
-class Session(Memory):
-    """A memory that is told as `ChatSession` tells: each part is a turn of the user without thanks,
-    the system message stands before it and is not written, and the first token is written once.
-    """
-
-    def _begun(self, memory: MemoryState) -> MemoryState:
-        frame = self.desk.prompts.frame
-        return memory if frame is None else begun(self.desk.model, frame, memory)
-
-    def _told(self, parts: Sequence[str]) -> list[int]:
-        return self.desk.prompts.said(parts)
-
-    def _limit(self, ids: Tensor) -> Tensor | None:
-        frame = self.desk.prompts.frame
-        if frame is None:
-            return None
-        limit = torch.ones_like(ids, dtype=torch.float32)
-        limit[:, : frame.unwritten] = 0
-        return limit
-
-
-def row_bytes(memory: MemoryState) -> list[int]:
-    """The bytes of each memory in a batch, without slots that only other rows fill."""
-    fixed = sum(count.nbytes for count in memory.counts.values())
-    batch, slots = memory.token.shape
-    each = (memory.nbytes - fixed) // (batch * slots) if slots else 0
-    return [fixed // batch + each * count for count in memory.occupied.sum(-1).tolist()]
+    def _within(self, room: int, cut: Sequence[str], order: Sequence[int]) -> list[int]:
+        """The best passages that fit into some tokens: the best one, and each next that fits."""
+        best: list[int] = []
+        for number in order:
+            # a passage and the break before it
+            size = self.desk.count(f"{BREAK}{cut[number]}")
+            if not best or size <= room:
+                best.append(number)
+                room -= size
+            if room <= 0:
+                break
+        return best

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from eval.harness.benchmark import Document, Question
-from eval.harness.desk import Answer, Desk
+from eval.harness.desk import Answer, Desk, likelihoods
 from eval.harness.systems import Reading
 from eval.peers.armt import ARMT, Associations
 from eval.peers.rmt import RMT
@@ -147,6 +147,19 @@ class Saved:
             ids = [*last, *self.desk.prompts.asked(question, alone=True)]
             found.append(Answer(self._said(ids, state), len(ids)))
             self.desk.advance(len(ids))
+        return found
+
+    def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
+        """Ranks options one after the other, each in the last segment of its document."""
+        found = []
+        for place, question in asked:
+            state, last = reading.kept[place]
+            prompt = [*last, *self.desk.prompts.asked(question, alone=True, bare=True)]
+            options = [self.desk.prompts.option(one) for one in question.options]
+            rows = [self.peer.logits(self._row(prompt + one), state) for one in options]
+            sums = (likelihoods(logits, [len(prompt)], [one])
+                    for logits, one in zip(rows, options, strict=True))  # fmt: skip
+            found.append([one for (one,) in sums])
         return found
 
     def _said(self, ids: list[int], state: Any) -> str:

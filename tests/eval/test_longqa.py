@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from eval import longqa
 from eval.corpora.jsonl import BadRecord
 from eval.harness.benchmark import Question
-from eval.harness.metrics import contains, exact, f1, normal, option, overlap, rouge
-from eval.longqa import KINDS
+from eval.harness.metrics import contains, exact, f1, likelihood, normal, option, overlap, rouge
+from eval.sets import KINDS
 from tests.eval.toy import said
 from tests.tiny import save_tiny
 
@@ -98,6 +98,18 @@ def test_an_option_is_taken_by_its_letter_or_its_words(output: str, taken: str |
     assert option(output, ["Oil", "Water (at last)", "Mud", "Gold"]) == taken
 
 
+def test_options_are_compared_as_a_whole_and_for_their_length() -> None:
+    options = ("Ada", "a long rope", "Otto")
+    assert likelihood([-6.0, -11.0, -20.0], options, "Ada") == {
+        "likelihood, by length": 0.0,
+        "likelihood": 1.0,
+    }
+    assert likelihood([-6.0, -11.0, -20.0], options, "a long rope") == {
+        "likelihood, by length": 1.0,
+        "likelihood": 0.0,
+    }
+
+
 def test_rouge_takes_the_best_reference() -> None:
     scores = rouge()("Ada digs a deep well.", ["Nothing at all.", "Ada dug a well."])
     # ada, a, well of five and four words; "dug" and "digs" have other stems
@@ -117,6 +129,10 @@ def test_quality_is_a_choice_between_four(tmp_path: Path) -> None:
     first, second = document.questions
     assert first.text == "What came?\n(A) Oil\n(B) Water (at last)\n(C) Mud\n(D) Gold"
     assert first.chance == 0.25
+    assert (first.bare, first.options) == ("What came?", ("Oil", "Water (at last)", "Mud", "Gold"))
+    assert benchmark.metrics == ("likelihood, by length", "likelihood", "accuracy")
+    assert "Accuracy: the option that a free answer" in benchmark.notes[0]
+    assert benchmark.ranks and benchmark.ranking == "Answer from what I told you before."
     assert benchmark.score(first, "(B)") == {"accuracy": 1.0}
     assert benchmark.score(first, "(A)") == {"accuracy": 0.0}
     assert benchmark.score(second, "Ada did") == {"accuracy": 1.0}
@@ -155,6 +171,7 @@ def test_a_paragraph_of_squad_is_a_document(tmp_path: Path) -> None:
     benchmark = longqa.longqa(None, "squad", source)
     first, second = benchmark.documents
     assert (first.id, first.parts()) == ("squad/Wells/0", ["Ada dug."])
+    assert not benchmark.ranks and benchmark.ranking == ""
     assert second.questions[0].answers == ("Mud", "some mud")
     assert benchmark.score(second.questions[0], "Some mud.\nQuestion: Who?")["exact match"] == 1.0
     unanswered = deepcopy(SQUAD)
@@ -222,6 +239,12 @@ def test_a_set_of_one_kind_of_question_has_a_table_too(
     monkeypatch.chdir(tmp_path)
     report = run(tmp_path, "quality", saved(tmp_path / "q.jsonl", QUALITY))
     assert [one["kind"] for one in report["cells"]] == ["all"] * 2
+    heads = "| system | likelihood, by length | likelihood | accuracy | tokens a question |"
+    assert heads in (tmp_path / "reports" / "quality.md").read_text()
+    for one in report["predictions"]:
+        sums = one["log_likelihoods"]
+        assert len(sums) == 4 and max(sums) < 0.0
+        assert set(one["scores"]) == {"likelihood, by length", "likelihood", "accuracy"}
     assert report["cells"][0]["questions"] == report["overall"][0]["questions"] > 1
     # its licence is not known, so nothing of it is passed on
     assert {name for one in report["questions"] for name in one} == {"document", "question", "at"}
@@ -236,6 +259,8 @@ def test_a_set_of_one_kind_of_question_has_a_table_too(
         (["--set", "nq", "--source", "no.jsonl"], "no.jsonl can't be read: No such file"),
         (["--set", "narrativeqa", "--source", "no.jsonl"], "is read from the hub"),
         (["--set", "poems"], "Invalid value for '--set'"),
+        ([], "own is read from a local copy; give it with --source."),
+        (["--set", "quality", "--paragraphs", "3"], "the documents of quality are no paragraphs"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
@@ -292,6 +317,20 @@ def test_your_own_documents_are_read_as_far_as_each_question_says(tmp_path: Path
     assert [one.id for one in fewer.documents] == [f"{letters}@19"]
     (ada,) = fewer.documents[0].questions
     assert ada.text == "Where is Ada?"
+
+
+def test_a_file_in_the_form_of_training_data_needs_no_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(KINDS, "own", replace(KINDS["own"], max_new_tokens=3))
+    source = saved(tmp_path / "mine.jsonl", OWN, SILENT)
+    arguments = [str(save_tiny(tmp_path / "model")), "--source", str(source)]
+    few = ["--systems", "nothing,memformer", "--threads", "1"]
+    result = CliRunner().invoke(longqa.app, [*arguments, *few], terminal_width=200)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "reports" / "own.json").read_text())
+    assert report["settings"]["set"] == "own" and report["overall"][0]["questions"] == 3
 
 
 def test_answers_of_your_own_may_be_paragraphs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.harness.looks import COLORS, WORDS, looks, words
-from eval.harness.roster import NAMES
+from eval.harness.specs import NAMES
 
 PEER = "eval.peers.system:Saved"
 

@@ -126,6 +126,21 @@ def test_the_reports_own_model_is_called_model() -> None:
     assert "Open: the interval contains 0" in text
 
 
+def test_where_options_are_ranked_free_answers_stand_in_the_table_too() -> None:
+    report = made({"full": half, "memformer[focus=0]": right, "bm25:tokens=9": half})
+    text = json.dumps(report).replace('"right"', '"likelihood, by length"')
+    report = json.loads(text.replace('"other"', '"accuracy"'))
+    report["metrics"].insert(1, "likelihood")
+    for one in report["overall"]:
+        one["scores"]["accuracy"] = 0.25
+    found = list(lines(report, "memformer"))
+    assert {one.metric for one in found} == {"likelihood, by length"}
+    page = markdown(found, [report])
+    assert "| Toy, likelihood, by length | 50.0 | 100.0 | 50.0 |" in page
+    assert "| Toy, accuracy | 25.0 | 25.0 | 25.0 |" in page
+    assert "| Toy, likelihood |" not in page
+
+
 @pytest.mark.parametrize(("reports", "columns"), [(1, 1), (9, 2)])
 def test_a_picture_is_not_taller_than_wide_however_many_benchmarks(
     tmp_path: Path, reports: int, columns: int

@@ -15,18 +15,10 @@ from eval.harness import desk as desks
 from eval.harness import retrieval, systems
 from eval.harness.benchmark import Document, Question
 from eval.harness.desk import Desk, WindowExceeded
+from eval.harness.memories import Memory, Session
 from eval.harness.prompts import Chat, Plain
 from eval.harness.retrieval import PASSAGE_TOKENS, Dense, NoRetrieval, bm25, passages
-from eval.harness.systems import (
-    Full,
-    Memory,
-    Nothing,
-    Retrieval,
-    Session,
-    Sliding,
-    System,
-    Truncated,
-)
+from eval.harness.systems import Full, Nothing, Retrieval, Sliding, System, Truncated
 from memformer.chat import ACKNOWLEDGEMENT, ChatSession, chat_ids
 from tests.tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer, open_lively
 
@@ -219,6 +211,74 @@ def test_answers_do_not_depend_on_what_is_read_or_asked_beside(desk: Desk, encod
                 assert alone.text == together[one.id, question.id], system
 
 
+CHOICE = replace(
+    DOCUMENTS[0].questions[0],
+    text="Who?\n(A) Ada\n(B) Otto who rows\n(C) Nobody",
+    bare="Who?",
+    options=("Ada", "Otto who rows", "Nobody"),
+    answers=("Ada",),
+)
+
+
+def summed(desk: Desk, prompt: list[int], option: str, **kwargs: Any) -> float:
+    """The log-likelihood of an option right after a prompt, one forward of one row."""
+    model = kwargs.pop("model", desk.model.backbone)
+    ids = desk.prompts.option(option)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prompt + ids]), **kwargs).logits[0]
+    shares = logits[len(prompt) - 1 : -1].log_softmax(-1)
+    return float(sum(row[one] for row, one in zip(shares, ids, strict=True)))
+
+
+def test_options_are_ranked_after_the_question_without_them(desk: Desk) -> None:
+    parts = DOCUMENTS[0].parts()
+    asked = {alone: desk.prompts.asked(CHOICE, alone=alone, bare=True) for alone in (True, False)}
+    text = desk.tokenizer.decode(asked[True])
+    assert "Who?" in text and "(A)" not in text
+    told = desk.told(parts, CHOICE) + asked[False]
+    memory = desk.model.memorize(torch.tensor([desk.prompts.remembered(parts)]))
+    for system, prompt, given in (
+        (Nothing(desk), asked[True], {}),
+        (Full(desk), told, {}),
+        (Sliding(desk, 400), told, {}),
+        (Truncated(desk, 400), told, {}),
+        (Retrieval(desk, bm25, 9), None, {}),
+        (Memory(desk, 300), asked[True], {"model": desk.model, "memory": memory}),
+    ):
+        if prompt is None:  # all passages, with breaks between them
+            prompt = desk.told(passages(parts, desk.count), CHOICE) + asked[False]
+        with torch.inference_mode():
+            (found,) = system.rank(system.read(DOCUMENTS[:1]), [(0, CHOICE)])
+        wanted = [summed(desk, prompt, one, **given) for one in CHOICE.options]
+        # sums over some 15 tokens, in other batches
+        assert found == pytest.approx(wanted, abs=2e-3), system
+
+
+def test_ranks_do_not_depend_on_what_is_read_or_ranked_beside(desk: Desk, encoder: Path) -> None:
+    other = replace(CHOICE, id="9", bare="What is green?", options=("Red", "The boat of Otto"))
+    asked = [(0, CHOICE), (1, other), (1, CHOICE)]
+    for system in all_systems(desk, encoder):
+        with torch.inference_mode():
+            together = system.rank(system.read(DOCUMENTS), asked)
+            for found, (place, question) in zip(together, asked, strict=True):
+                reading = system.read([DOCUMENTS[place]])
+                (alone,) = system.rank(reading, [(0, question)])
+                assert found == pytest.approx(alone, abs=2e-3), system
+
+
+def test_a_window_holds_the_document_the_bare_question_and_the_longest_option(desk: Desk) -> None:
+    system = Truncated(desk, 100)
+    given: list[list[int]] = []
+    hook = desk.model.backbone.model.embed_tokens.register_forward_pre_hook(
+        lambda module, inputs: given.append(inputs[0].tolist())
+    )
+    with torch.inference_mode():
+        system.rank(system.read(DOCUMENTS[:1]), [(0, CHOICE)])
+    hook.remove()
+    before, after = given
+    assert len(before[0]) + len(after[0]) == 100 and len(after) == 3
+
+
 def test_full_is_everything_in_one_prompt(desk: Desk) -> None:
     found = answers(Full(desk), DOCUMENTS)
     for one in DOCUMENTS:
@@ -387,6 +447,25 @@ def test_found_passages_are_told_in_the_order_of_the_document(
     assert answers(Retrieval(desk, bm25, 2), [one])["a", "0"] == greedy(desk, ids)
 
 
+@pytest.mark.parametrize("tokens", [150, 170, 200, 400])
+def test_a_window_in_tokens_takes_as_many_passages_as_fit(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    monkeypatch.setattr(retrieval, "PASSAGE_TOKENS", 40)
+    one = document("a", "".join(LINES) * 3, questions=("Is the clock of Otto green?",))
+    system = Retrieval(desk, bm25, tokens=tokens)
+    with torch.inference_mode():
+        (found,) = system.answer(system.read([one]), [(0, one.questions[0])])
+    # the next passage, and the break before it, would not fit
+    assert tokens - 42 < found.tokens <= tokens
+    tiny = Retrieval(desk, bm25, tokens=1)
+    ids = desk.told([LINES[1].strip()], one.questions[0])
+    after = desk.prompts.asked(one.questions[0], alone=False)
+    with torch.inference_mode():
+        (found,) = tiny.answer(tiny.read([one]), [(0, one.questions[0])])
+    assert found.tokens == len(ids + after)  # the best one is told in any case
+
+
 def test_a_missing_package_or_encoder_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoRetrieval, match="the encoder 'no/such' can't be opened"):
         Dense("no/such")
@@ -404,6 +483,14 @@ def test_what_is_kept_of_a_document_does_not_depend_on_its_neighbours(
             together = system.read(DOCUMENTS).nbytes
             alone = [system.read([one]).nbytes[0] for one in DOCUMENTS]
         assert list(together) == alone
+    # a short document counts its own slots, not the padding up to a long one
+    with torch.inference_mode():
+        short, long = document("s", LINES[0]), document("l", "".join(LINES) * 9, LINES[2])
+        reading = Memory(desk).read([short, long])
+    each = [size / int(used) for size, used in
+            zip(reading.nbytes, reading.kept.occupied.sum(-1), strict=True)]  # fmt: skip
+    assert max(each) < 1.05 * min(each)  # clocks beside the slots
+    assert reading.nbytes[0] < reading.nbytes[1] / 2
     # of an open gate, a slot for each token
     with torch.inference_mode():
         sizes = Memory(desk).read(DOCUMENTS).nbytes
