@@ -152,7 +152,17 @@ def generate(
     sequences = result.sequences if structured else result
     with torch.no_grad():
         after = _remember(engine, prompt, sequences, unread, before, turn, config.eos_token_id)
+        if recalled is not None and any(recalled):
+            # what was recalled stays when others are evicted
+            marked = places(engine, recalled, prompt.memory)
+            answers = after.batch_size // len(marked)
+            after = after.renewed(_wide(marked.repeat_interleave(answers, 0), after))
     return result, after
+
+
+def _wide(marked: Bool[Tensor, "rows told"], memory: MemoryState) -> Bool[Tensor, "rows told"]:
+    """Marks for a record that has grown."""
+    return torch.nn.functional.pad(marked, (0, memory.told.shape[1] - marked.shape[1]))
 
 
 def _finished(

@@ -8,6 +8,7 @@ zero, as in SAM (Rae et al. 2016), and a step costs the same in a small memory a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from memformer.attach.layers import MemoryPath
 from memformer.engine import Engine
 from memformer.memory.finding import loud, scores, standardised, votes
 from memformer.memory.passages import Stretches, stretches
+from memformer.memory.record import resized
 from memformer.memory.state import MemoryState
 from memformer.words import can_compare_words, content, word_scores
 
@@ -28,6 +30,8 @@ WORDS_WEIGHT = 1.0
 MOST_PASSAGES = 64
 # a passage is read beside the best if its score is at least this share of the best score
 NEAR = 0.7
+# a stretch of which a smaller share has slots is encoded again
+KEPT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -227,9 +231,52 @@ def reading(
     if not bool(large.any()):
         return memory
     there = memory.occupied & (memory.strength > 0)
-    wanted = torch.nn.functional.pad(recalled, (0, 1))
-    wanted = wanted.gather(1, memory.seen_at.where(there, wanted.shape[1] - 1))
-    last = (memory.segment == memory.num_segments[:, None] - 1) & (
+    newest = (memory.segment == memory.num_segments[:, None] - 1) & (
         memory.turn == memory.num_turns[:, None] - 1
     )
-    return memory.at(there & (wanted | last | memory.is_open | ~large[:, None]))
+    lost = [(row, *span) for row, span in _spans(memory, recalled & large[:, None])]
+    lost = [one for one in lost if _is_lost(memory, *one)]
+    for row, begin, end in lost:
+        recalled = recalled.clone()
+        recalled[row, begin:end] = False
+    wanted = memory.at_places(recalled) | newest | memory.is_open | ~large[:, None]
+    found = memory.at(there & wanted)
+    for row, begin, end in lost:
+        found = found.beside(row, _encoded(engine, memory, row, begin, end))
+    return found
+
+
+def _spans(
+    memory: MemoryState, marked: Bool[Tensor, "batch told"]
+) -> list[tuple[int, tuple[int, int]]]:
+    """The runs of marked places in one turn and segment: row, first place, place after the last."""
+    same = marked[:, 1:] & marked[:, :-1]
+    for column in (memory.told_turn, memory.told_segment):
+        same = same & (column[:, 1:] == column[:, :-1])
+    pad = torch.nn.functional.pad
+    begins, ends = marked & ~pad(same, (1, 0)), marked & ~pad(same, (0, 1))
+    pairs = zip(begins.nonzero().tolist(), ends.nonzero().tolist(), strict=True)
+    return [(row, (begin, end + 1)) for (row, begin), (_, end) in pairs]
+
+
+def _is_lost(memory: MemoryState, row: int, begin: int, end: int) -> bool:
+    """Whether most slots of a stretch are gone: the gate or an eviction took them."""
+    inside = (memory.seen_at[row] >= begin) & (memory.seen_at[row] < end)
+    readable = inside & memory.occupied[row] & (memory.strength[row] > 0)
+    return int(readable.sum()) < KEPT_SHARE * (end - begin)
+
+
+def _encoded(engine: Engine, memory: MemoryState, row: int, begin: int, end: int) -> MemoryState:
+    """A stretch of the record encoded again, every token written, as a memory of one row."""
+    one = memory.select([row])
+    before = one.written_at.where(one.occupied & (one.seen_at < begin), -1)
+    written = torch.nn.functional.pad(before, (0, 1), value=-1).amax(-1) + 1
+    clocks = {"num_seen": torch.full_like(one.num_seen, begin), "num_written": written}
+    empty = one.at(torch.zeros_like(one.occupied)).replaced(
+        **clocks, **resized(one.record, begin, one.finder_keys.shape[2]), record_tokens=None
+    )
+    rules = dataclasses.replace(engine.rules, gate=False)
+    ids = one.told[:, begin:end].long()
+    with torch.no_grad():
+        anew = dataclasses.replace(engine, rules=rules)
+        return anew.ingest(ids, torch.ones_like(ids, dtype=torch.bool), empty).closed()

@@ -302,3 +302,35 @@ def test_generation_finds_by_its_prompt_with_beams_and_beyond_a_segment():
     beams = model.generate(prompt, memory=memory, num_beams=2, **options)
     alone = model.generate(prompt[:1], memory=memory.select([0]), num_beams=2, **options)
     assert torch.equal(beams[:1], alone)
+
+
+def test_a_passage_that_lost_its_slots_is_encoded_again():
+    model = finds(num_slots=40)
+    first = random_ids(1, 16, seed=4)
+    alone = model.memorize(first).closed()
+    memory = model.memorize(random_ids(1, 120, seed=8), memory=alone).closed()
+    begun, _ = begin_turn(memory, torch.ones(1, 1, dtype=torch.bool))
+    begun = begun.without(begun.turn == 0, torch.zeros_like(begun.is_told))
+    engine = model.engine()
+    read = reading(engine, begun, places(engine, [[passage(0, 8, 2.0)]], begun))
+    order = read.seen_at[0].argsort()
+    assert read.seen_at[0, order].tolist() == list(range(8))
+    slots = alone.seen_at[0].argsort()[:8]
+    torch.testing.assert_close(read.keys[:, 0, order], alone.keys[:, 0, slots])
+    torch.testing.assert_close(read.values[:, 0, order], alone.values[:, 0, slots])
+    assert int(begun.occupied.sum()) == 40  # the memory itself is as it was
+
+
+def test_what_is_recalled_is_used():
+    model = finds(num_slots=64)
+    ids, memory = told_to(model, tokens=100)
+    slots = memory.seen_at[0][memory.occupied[0]].sort().values[:8].tolist()
+    recalled = [[passage(slots[0], slots[-1] + 1, 2.0)]]
+    options = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    options |= {"memory": memory, "return_memory": True}
+    _, after = model.generate(ids[:, :4], recalled=recalled, **options)
+    for place in slots:
+        slot = (after.seen_at[0] == place).nonzero()
+        assert float(after.usage[0, slot]) == pytest.approx(float(after.strength[0, slot]))
+    _, other = model.generate(ids[:, :4], recalled=[[]], **options)
+    assert float(other.usage[0, other.seen_at[0] == slots[0]]) < 0.9

@@ -336,6 +336,28 @@ class MemoryState:
             addresses=self.addresses[rows, order],
         )
 
+    def beside(self, row: int, other: MemoryState) -> MemoryState:
+        """This batch with the slots of a memory of one row added to one of its rows."""
+        slots = self.token.shape[1]
+        wide = self.padded(slots + other.token.shape[1])
+        tensors = {name: tensor.clone() for name, tensor in wide.tensors.items()}
+        for name in (*COLUMNS, "addresses"):
+            tensors[name][row, slots:] = other.tensors[name][0]
+        for name in ("keys", "values"):
+            tensors[name][:, row, slots:] = other.tensors[name][:, 0]
+        return wide.replaced(**tensors)
+
+    def at_places(self, marked: Bool[Tensor, "batch told"]) -> Bool[Tensor, "batch slots"]:
+        """Which readable slots hold a token of the marked places of the record."""
+        there = self.occupied & (self.strength > 0)
+        padded = torch.nn.functional.pad(marked, (0, 1))
+        return padded.gather(1, self.seen_at.where(there, marked.shape[1]))
+
+    def renewed(self, marked: Bool[Tensor, "batch told"]) -> MemoryState:
+        """The same memory with the slots of marked places used as if they were just written."""
+        usage = torch.maximum(self.usage, self.strength.detach())
+        return self.replaced(usage=torch.where(self.at_places(marked), usage, self.usage))
+
     def put(self, rows: Int[Tensor, " rows"], other: MemoryState) -> MemoryState:
         """This batch with the given rows replaced by the rows of `other`."""
         slots = max(self.token.shape[1], other.token.shape[1])
