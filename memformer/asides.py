@@ -13,8 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.engine import Engine, Forwarded, begin_turn
+from memformer.memory.columns import EMPTY
 from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.state import MemoryState
+from memformer.recollection import MOST_PASSAGES, is_large, places, recollect
 from memformer.segments import Segments, arrange
 
 IGNORED_LABEL = -100
@@ -130,13 +132,40 @@ class _Reading:
     ) -> None:
         """Reads asides; each aside reads the memory of the place where it stands."""
         part = Segments(asides.ids, asides.real & due[..., None], asides.column, due)
-        memory_pass = self.engine.begin_pass(part, state, until=until, writes=False)
+        reach = self.reach(part, state, until)
+        memory_pass = self.engine.begin_pass(part, state, until=until, writes=False, reach=reach)
         self.predict(part, memory_pass, self.targets)
         for number in range(len(part)):
             read = memory_pass.read_mass(number, state.token.shape[1])[due[:, number]]
             self.evidence.append(read.sum(-1) / part.real[due[:, number], number].sum(-1))
             share = read / read.sum(-1, keepdim=True).clamp_min(1e-30)
             self.entropy.append(torch.special.entr(share).sum(-1))
+
+    def reach(
+        self, part: Segments, state: MemoryState, until: Int[Tensor, "batch asides"]
+    ) -> Bool[Tensor, "batch asides slots"] | None:
+        """The slots that each aside reads: those that its question is found to be about.
+
+        The question is what stands before the first label. None: memories are read whole.
+        """
+        large = is_large(self.engine, state)
+        if not bool(large.any()):
+            return None
+        slots = torch.ones_like(state.occupied)[:, None].repeat(1, len(part), 1)
+        told_at = torch.arange(state.told.shape[1], device=state.device)
+        for row, number in (part.real.any(-1) & large[:, None]).nonzero().tolist():
+            real = part.real[row, number]
+            ids, column = part.ids[row, number][real], part.column[row, number][real]
+            answered = (self.targets[row, column] != IGNORED_LABEL).nonzero().flatten()
+            question = ids[: int(answered[0]) + 1] if len(answered) else ids
+            # an aside knows what was told before it, and no more
+            known = state.select([row])
+            later = told_at >= until[row, number]
+            known = known.replaced(told=known.told.masked_fill(later, EMPTY))
+            is_text = torch.ones_like(question, dtype=torch.bool)
+            found = recollect(self.engine, question[None], is_text[None], known, MOST_PASSAGES)
+            slots[row, number] = known.at_places(places(self.engine, found, known))[0]
+        return slots
 
     def predict(
         self, part: Segments, memory_pass: MemoryPass, targets: Int[Tensor, "batch tokens"]

@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 from memformer import fingerprints
 from memformer.attach import calibrate
 from memformer.attach.backbone import Backbone
-from memformer.attach.borders import border_table
-from memformer.attach.choosing import choose, material
+from memformer.attach.choosing import prepare
 from memformer.attach.heads import ADDRESS_WIDTH
-from memformer.attach.layers import MemoryLayer, MemoryPath, attach, detach
-from memformer.attach.words import word_table
+from memformer.attach.hooks import attach, detach
+from memformer.attach.layers import MemoryLayer, MemoryPath
 from memformer.checkpoint.loading import Decoder, adapted, load_parts
 from memformer.checkpoint.saving import save_checkpoint
 from memformer.config import MemformerConfig, MemoryConfig
@@ -160,21 +159,15 @@ class AttachedModel(Conventions, PreTrainedModel):  # type: ignore[misc]
         with torch.no_grad():
             for layer in model.memory_layers:
                 layer.null_logit.copy_(nulls[layer.layer] + wanted.null_offset)
-            model.memory.borders.copy_(border_table(view, tokenizer))
-            model.memory.words.copy_(word_table(view.vocabulary, tokenizer))
             model.choose_finders(tokenizer)
         return model.train(backbone.training)
 
-    @torch.no_grad()
     def choose_finders(self, tokenizer: Any | None) -> None:
-        """Chooses the heads that find passages, on questions of our own; see `finders.py`."""
-        family, settings = self._family[0], self.memory_config
-        layers = tuple(layer for layer in self.memory.index_of if family.sees_all(layer))
-        if not settings.finders or not layers:
-            return
-        questions = material(tokenizer, calibrate.plain_text(family, None))
-        heads = choose(self.memory, questions, layers, settings.finders)
-        self.memory.finders.set(heads, questions.nothing)
+        """Makes the tables of a tokenizer and chooses the heads that find, as attaching does.
+
+        For a checkpoint of an earlier version, which has neither; save it anew afterwards.
+        """
+        prepare(self.memory, tokenizer, self.memory_config.finders)
 
     @property
     def memory_layers(self) -> list[MemoryLayer]:

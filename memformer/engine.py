@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from memformer.attach.backbone import StopBackbone
-from memformer.attach.layers import MemoryCall, MemoryPath
+from memformer.attach.hooks import MemoryCall
+from memformer.attach.layers import MemoryPath
 from memformer.memory.chunk import Chunk, Rules
 from memformer.memory.columns import EMPTY
 from memformer.memory.memory_pass import MemoryPass
@@ -97,10 +98,11 @@ class Engine:
         until: Int[Tensor, "batch segments"] | None = None,
         writes: bool = True,
         limit: Float[Tensor, "batch segments tokens"] | None = None,
+        reach: Bool[Tensor, "batch segments slots"] | None = None,
     ) -> MemoryPass:
         """A pass with segments that follow a memory; for the options, see `Chunk`, `MemoryPass`."""
         chunk = Chunk.after(state, part.real, part.sequences, until)
-        return MemoryPass(state, chunk, self.rules, writes=writes, limit=limit)
+        return MemoryPass(state, chunk, self.rules, writes=writes, limit=limit, reach=reach)
 
     def call(self, memory: MemoryPass, *, is_last: bool = False, **arguments: Any) -> Any:
         """Calls the backbone; returns its output, or None where the upper layers are skipped."""
@@ -173,6 +175,7 @@ class Engine:
         memory: MemoryState,
         *,
         segments_per_chunk: int | None = None,
+        reach: Bool[Tensor, "batch slots"] | None = None,
         **arguments: Any,
     ) -> Forwarded:
         """The logits of plain text, and the memory after it.
@@ -182,13 +185,15 @@ class Engine:
             real: False at padding.
             memory: the memory before the text, with all segments closed.
             segments_per_chunk: number of segments in a pass; None: as many as may be.
+            reach: the slots that text of one segment reads; None: those written last.
             **arguments: arguments of the backbone, if the text is one segment;
                 `output_hidden_states` for text of any length.
         """
         state, turn = begin_turn(memory, real)
         if ids.shape[1] > self.segment_tokens:
             return self._forward_long(ids, real, state, turn, segments_per_chunk, **arguments)
-        memory_pass = MemoryPass(state, Chunk.after(state, real[:, None]), self.rules)
+        slots = None if reach is None else reach[:, None]
+        memory_pass = MemoryPass(state, Chunk.after(state, real[:, None]), self.rules, reach=slots)
         outputs = self.call(memory_pass, input_ids=ids, use_cache=False, **arguments)
         written = memory_pass.written
         turns = turn[:, None, None].expand_as(real[:, None])

@@ -133,15 +133,16 @@ def generate(
         elif bool(finished.any()):
             before = engine.ingest(prompt.ids, finished, before, turn=turn, limit=prompt.limit)
     unread = prompt.real & ~finished
+    if recalled is None:
+        recalled = recollect_if_large(engine, prompt.ids, unread, readable)
     if config.use_cache is False:
         carried: dict[str, Any] = {
-            "memory": None if given is None else given.replaced(record_tokens=None)
+            "memory": None if given is None else given.replaced(record_tokens=None),
+            "recalled": recalled,
         }
     else:
         first_column = unread.long().argmax(-1)
         cache = MemoryCache(readable, int(first_column.min()), first_column)
-        if recalled is None:
-            recalled = recollect_if_large(engine, prompt.ids, unread, readable)
         cache.recalled = places(engine, recalled, readable)
         carried = {"past_key_values": cache}
     mixin: Any = GenerationMixin

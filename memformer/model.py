@@ -31,7 +31,7 @@ from memformer.checks import NO_TOKEN_IDS, check_ids, check_limit, check_rows, t
 from memformer.config import MemformerConfig
 from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.state import IncompatibleMemory, MemoryState
-from memformer.recollection import Passage, Recollection, recollect
+from memformer.recollection import Passage, Recollection, places, reach, recollect
 
 # weight of the write-budget penalty in the loss
 BUDGET_WEIGHT = 1.0
@@ -134,6 +134,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         logits_to_keep: int | Tensor = 0,
         memory: MemoryState | None = None,
         segments_per_chunk: int | None = None,
+        recalled: Sequence[Sequence[Passage]] | None = None,
         segment_ids: Int[Tensor, "batch tokens"] | None = None,
         remembered: Bool[Tensor, "batch tokens"] | None = None,
         chunks: int = 1,
@@ -164,6 +165,8 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
                 tensor names; 0: all.
             memory: what is remembered so far; None: nothing.
             segments_per_chunk: see `memorize`; 1 is the recurrent form.
+            recalled: the passages that text of one segment reads, from `recall`; None: the slots
+                written last, because the text itself must not choose what its beginning reads.
             segment_ids: which segment each token is in; a segment begins where the number changes.
                 Logits are then computed only where there is a label to predict, of shape
                 `[labels, vocabulary]` in the order of the text, row after row.
@@ -205,6 +208,8 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         if cache is None and use_cache and labels is None and segment_ids is None:
             cache = MemoryCache(begin_turn(self._known(memory, ids), real)[0])
         engine = self.engine()
+        if cache is not None and recalled is not None and cache.recalled is None:
+            cache.recalled = places(engine, recalled, cache.memory)
         if segment_ids is not None:
             known = self._known(memory, ids)
             found = forward_document(
@@ -216,7 +221,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             known = self._known(memory, ids)
             kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
             found = self._forward_plain(
-                engine, ids, real, known, segments_per_chunk, logits_to_keep, kwargs
+                engine, ids, real, known, segments_per_chunk, recalled, logits_to_keep, kwargs
             )
         output = MemformerOutput(
             logits=found.logits,
@@ -273,6 +278,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         real: Bool[Tensor, "batch tokens"],
         memory: MemoryState,
         segments_per_chunk: int | None,
+        recalled: Sequence[Sequence[Passage]] | None,
         logits_to_keep: int | Tensor,
         arguments: dict[str, Any],
     ) -> Forwarded:
@@ -280,8 +286,11 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         if not bool(real.any()):
             raise ValueError("There is no text: attention_mask is 0 everywhere.")
         if ids.shape[1] <= self.memory_config.segment_tokens:
+            slots = None
+            if recalled is not None:
+                slots = reach(engine, memory, places(engine, recalled, memory))
             return engine.forward_plain(
-                ids, real, memory, logits_to_keep=logits_to_keep, **arguments
+                ids, real, memory, logits_to_keep=logits_to_keep, reach=slots, **arguments
             )
         # transformers itself counts tokens where it generates without a cache
         counted, position_ids = real.long().cumsum(-1) - 1, arguments["position_ids"]

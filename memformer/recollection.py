@@ -246,6 +246,19 @@ def reading(
     return found
 
 
+def reach(
+    engine: Engine, memory: MemoryState, recalled: Bool[Tensor, "batch told"]
+) -> Bool[Tensor, "batch slots"] | None:
+    """The slots of the working set, for a pass that also writes; None: the memory is read whole.
+
+    As `reading`, but passages without slots are not encoded again.
+    """
+    large = is_large(engine, memory)
+    if not bool(large.any()):
+        return None
+    return memory.at_places(recalled) | ~large[:, None]
+
+
 def _spans(
     memory: MemoryState, marked: Bool[Tensor, "batch told"]
 ) -> list[tuple[int, tuple[int, int]]]:

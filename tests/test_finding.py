@@ -334,3 +334,62 @@ def test_what_is_recalled_is_used():
         assert float(after.usage[0, slot]) == pytest.approx(float(after.strength[0, slot]))
     _, other = model.generate(ids[:, :4], recalled=[[]], **options)
     assert float(other.usage[0, other.seen_at[0] == slots[0]]) < 0.9
+
+
+def test_forward_and_generation_without_cache_read_what_was_recalled():
+    model = finds()
+    ids, memory = told_to(model)
+    recalled = [[passage(40, 56, 2.0)]]
+    other = memory.replaced(values=memory.values.clone())
+    other.values[:, 0, (memory.seen_at[0] < 40) | (memory.seen_at[0] >= 56)] = 9.0
+    asked = ids[:, :4]
+    one = model(asked, memory=memory, recalled=recalled).logits
+    assert torch.equal(one, model(asked, memory=other, recalled=recalled).logits)
+    assert not torch.equal(one, model(asked, memory=memory).logits)
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "recalled": recalled}
+    cached = model.generate(asked, memory=memory, **options)
+    assert torch.equal(cached, model.generate(asked, memory=memory, use_cache=False, **options))
+    step = model(asked, memory=memory, recalled=recalled, use_cache=True)
+    torch.testing.assert_close(step.logits, one)
+
+
+def test_an_aside_finds_by_its_question_and_knows_only_what_was_told_before():
+    pytest.importorskip("bm25s")
+    model = finds()
+    text = random_ids(1, 96, seed=5)
+    question = text[:, 40:46]  # a question in the words of the sixth segment
+    row = torch.cat([text[:, :64], question, text[:, 64:]], 1)
+    segment_ids = torch.cat(
+        [torch.arange(64) // 8, torch.full((6,), 50), 60 + torch.arange(32) // 8]
+    )
+    remembered = (segment_ids != 50)[None]
+    labels = torch.full_like(row, -100)
+    labels[0, 69] = row[0, 69]  # the last token of the aside is the answer
+    options = {"segment_ids": segment_ids[None], "remembered": remembered, "labels": labels}
+    logits = model(row, **options).logits
+    # later text changes nothing, nor does text that is not found
+    later = row.clone()
+    later[0, 70:] = random_ids(1, 32, seed=6)
+    torch.testing.assert_close(model(later, **options).logits, logits)
+    memory = model.memorize(text[:, :64]).closed()
+    found = recollect(model.engine(), question[:, :5], torch.ones(1, 5).bool(), memory, 64)
+    assert found[0][0].start <= 44 and found[0][0].end > 40
+    wanted = model(question, memory=memory, recalled=found).logits[:, 4]
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
+    chunks = model(row, chunks=3, **options).logits
+    torch.testing.assert_close(chunks, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_with_a_sliding_window_neither_find_nor_are_chosen_to_read():
+    from backbones import tiny_backbone
+
+    from memformer import MemformerForCausalLM
+
+    backbone = tiny_backbone("gemma3_text")
+    kinds = backbone.config.layer_types
+    if "sliding_attention" not in kinds:
+        backbone.config.layer_types = kinds = ["sliding_attention", "full_attention"] * 2
+    whole = {number for number, kind in enumerate(kinds) if kind == "full_attention"}
+    model = MemformerForCausalLM.from_backbone(backbone, MemoryConfig(finders=3))
+    assert {layer.layer for layer in model.memory_layers} <= whole
+    assert {layer for layer, _ in model.memory.finders.chosen} <= whole

@@ -90,7 +90,7 @@ memory.chunk memory.gate memory.reach memory.commit memory.memory_pass memory
 classic.controller classic.addressing classic.links classic.sparse classic.search classic.step
 classic.ntm classic.dnc classic.sam classic.segment classic
 attach attach.backbone attach.borders attach.words attach.finders attach.mixing attach.calibrate
-attach.heads attach.layers attach.questions attach.choosing attach.names
+attach.heads attach.layers attach.hooks attach.questions attach.choosing attach.names
 checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.merging
 checkpoint.loading
 checks fingerprints cache engine words recollection asides generation attached model

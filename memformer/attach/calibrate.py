@@ -80,6 +80,9 @@ def measure(
     if wanted == "auto" and tokenizer is not None:
         retrieving = retrieval(backbone, tokenizer)
     layers = choose_layers(wanted, len(backbone.layers), retrieving)
+    if wanted == "auto":
+        # a layer that was trained on a sliding window finds and reads nothing far away
+        layers = tuple(layer for layer in layers if backbone.sees_all(layer)) or layers
     return layers, null_logits(backbone, plain_text(backbone, tokenizer))
 
 

@@ -13,8 +13,11 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from memformer.attach.borders import border_table
+from memformer.attach.calibrate import plain_text
 from memformer.attach.layers import MemoryPath
 from memformer.attach.questions import QUESTIONS
+from memformer.attach.words import word_table
 from memformer.memory.finding import Asking, loud, standardised, votes
 from memformer.memory.record import to_bits
 
@@ -23,6 +26,27 @@ FORM = "Question: {}\nAnswer:"
 NOTHING = "N/A"
 # tokens of a segment and of a passage while heads are chosen
 SEGMENT, PASSAGE = 512, 64
+
+
+@torch.no_grad()
+def prepare(path: MemoryPath, tokenizer: Any | None, finders: int) -> None:
+    """Fills in what is made once for a memory: the tables of a tokenizer, and the finder heads.
+
+    Args:
+        path: the memory layers, whose null logits are calibrated.
+        tokenizer: the backbone's tokenizer; None: there is nothing to know of tokens, and the heads
+            are chosen on text that the backbone generates.
+        finders: how many heads find; 0: none.
+    """
+    backbone = path.backbone
+    path.borders.copy_(border_table(backbone, tokenizer))
+    path.words.copy_(word_table(backbone.vocabulary, tokenizer))
+    layers = tuple(layer for layer in path.index_of if backbone.sees_all(layer))
+    if not finders or not layers:
+        return
+    text = plain_text(backbone, None) if tokenizer is None else torch.zeros(0, 0)
+    found = material(tokenizer, text)
+    path.finders.set(choose(path, found, layers, finders), found.nothing)
 
 
 class Material(NamedTuple):

@@ -9,6 +9,8 @@ A pass has five steps. Each takes the result of the step before, so the types en
 | write | `MemoryPass.write`, in every memory layer | keys and values |
 | read | `MemoryPass.read`, in every memory layer | read words, and how much each slot was read |
 | commit | `commit.commit`, after the backbone | the next `MemoryState` |
+
+This file is long because the steps of one pass share its state.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class MemoryPass:
         slot_views: the prepared slots of each layer, shared by passes over the same state that
             write nothing; None: each layer prepares its slots anew.
         notes: what `once` has made, shared by the same passes; None: nothing is kept.
+        reach: the slots that each segment reads, and beside them the segments before it; None: a
+            pass that writes reads the slots written last, another pass reads all.
 
     Raises:
         ValueError: the record has no room for the text; see `MemoryConfig.record_tokens`.
@@ -75,6 +79,7 @@ class MemoryPass:
         limit: Float[Tensor, "batch segments tokens"] | None = None,
         slot_views: dict[int, SlotView] | None = None,
         notes: dict[Hashable, Any] | None = None,
+        reach: Bool[Tensor, "batch segments slots"] | None = None,
     ) -> None:
         self.state = state
         self.chunk = chunk
@@ -88,9 +93,14 @@ class MemoryPass:
         self.table = TableWrites.none(state, chunk)
         # None: every segment reads all slots
         self.near: Near | None = None
+        if reach is not None:
+            new = chunk.is_new[:, None].expand(-1, reach.shape[1], -1)
+            self.near = Near.of(torch.cat([reach, new], -1), state.token.shape[1])
+        self.reach = reach
         if not writes:  # else the order of writing is known once it is decided what is written
             self.passage = self.once(
-                "passage", lambda: passages(state.written_at, rules.passage_tokens)
+                "passage",
+                lambda: passages(self._taken(state.written_at), rules.passage_tokens),
             )
         # split once for all layers, so that the gradient of one layer is no copy of the whole
         self._stored = self.once(
@@ -138,8 +148,9 @@ class MemoryPass:
             self.table = let_go(
                 self.state, self.chunk, self.table, addresses, releases, self.rules.least_age
             )
-        reach = working_set(self.state, self.table, self.rules.working_set)
-        self.near = None if reach is None else Near.of(reach, self.state.token.shape[1])
+        if self.reach is None:
+            reach = working_set(self.state, self.table, self.rules.working_set)
+            self.near = None if reach is None else Near.of(reach, self.state.token.shape[1])
         order = torch.cat([self._taken(self.state.written_at), self.table.written_at], 1)
         self.passage = passages(order, self.rules.passage_tokens)
 
