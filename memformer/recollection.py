@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -24,6 +25,8 @@ from memformer.memory.record import resized
 from memformer.memory.state import MemoryState
 from memformer.words import can_compare_words, content, word_scores
 
+# what paragraphs are found by; "both": by heads and, where bm25s is installed, by words
+By = Literal["both", "heads", "words"]
 # weight of the score by words beside the score by heads
 WORDS_WEIGHT = 1.0
 # passages that are looked at for a working set
@@ -84,6 +87,7 @@ def recollect(
     real: Bool[Tensor, "batch tokens"],
     memory: MemoryState,
     top_k: int,
+    by: By = "both",
 ) -> list[Recollection]:
     """The passages of each memory that its question is about, best first.
 
@@ -93,6 +97,10 @@ def recollect(
         real: False at padding.
         memory: the memories; nothing in them changes.
         top_k: the most passages for each question.
+        by: what they are found by.
+
+    Raises:
+        ImportError: they are to be found by words alone, and bm25s is not installed.
     """
     path = engine.path
     if not path.finders.chosen or not bool(memory.is_told.any()):
@@ -102,7 +110,7 @@ def recollect(
     for row in range(len(ids)):
         question = content(ids[row][real[row]], path.words)
         cut = _cut(engine, memory, row)
-        found.append(_of_row(path, question, without, memory, row, cut, top_k))
+        found.append(_of_row(path, question, without, memory, row, cut, top_k, by))
     return found
 
 
@@ -122,6 +130,7 @@ def _of_row(
     row: int,
     cut: Stretches,
     top_k: int,
+    by: By,
 ) -> Recollection:
     """The passages that one question is about."""
     spans = cut.spans
@@ -137,10 +146,11 @@ def _of_row(
     total = score.new_zeros(len(spans)).scatter_add(0, paragraph, score.clamp_min(0.0))
     best = score.new_full((len(spans),), -torch.inf).scatter_reduce(0, paragraph, score, "amax")
     total = standardised(total + best)
-    if can_compare_words():
-        texts = [told[begin:end] for begin, end in spans]
-        words = word_scores(question.cpu(), [text.cpu() for text in texts], path.words.cpu())
-        total = total + WORDS_WEIGHT * standardised(words.to(total.device))
+    if by == "words" or (by == "both" and can_compare_words()):
+        texts = [told[begin:end].cpu() for begin, end in spans]
+        words = word_scores(question.cpu(), texts, path.words.cpu()).to(total.device)
+        words = standardised(words)
+        total = words if by == "words" else total + WORDS_WEIGHT * words
     order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
     share = (asked / len(question) - nothing / len(without)).mean(0)
     share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)

@@ -13,12 +13,19 @@ from itertools import islice
 
 import torch
 from memformer import MemoryState
+from memformer.cache import MemoryCache
+from memformer.engine import begin_turn
 from memformer.reading import begun
+from memformer.recollection import Recollection, is_large, places
+from memformer.template import text_ids
 from torch import Tensor
 
 from eval.harness.benchmark import Document, Question
 from eval.harness.desk import BATCH_QUESTIONS, Answer, Desk, chunks, likelihoods
 from eval.harness.systems import Reading
+
+# passages found for a question about a large memory; those near the best are read
+PASSAGES = 8
 
 
 @dataclass
@@ -61,10 +68,12 @@ class Memory:
         found = []
         for some in chunks(asked, BATCH_QUESTIONS):
             prompts = [self.desk.prompts.asked(one, alone=True) for _, one in some]
+            memory = reading.kept.select([place for place, _ in some])
             texts = self.desk.generate(
                 self.desk.model,
                 *self.desk.padded(prompts, left=True),
-                memory=reading.kept.select([place for place, _ in some]),
+                memory=memory,
+                recalled=self._recalled(memory, [one.text for _, one in some]),
             )
             found += [Answer(text, len(ids)) for text, ids in zip(texts, prompts, strict=True)]
             self.desk.advance(sum(map(len, prompts)))
@@ -74,19 +83,48 @@ class Memory:
         """Ranks options from the memory; nothing of questions and options is kept."""
         prompts = self.desk.prompts
         cases = [
-            (place, prompts.asked(one, alone=True, bare=True), prompts.option(text))
+            (place, one, prompts.asked(one, alone=True, bare=True), prompts.option(text))
             for place, one in asked
             for text in one.options
         ]
         sums: list[float] = []
         for some in chunks(cases, BATCH_QUESTIONS):
-            ids, mask = self.desk.padded([prompt + option for _, prompt, option in some])
-            memory = reading.kept.select([place for place, _, _ in some])
-            logits = self.desk.model(input_ids=ids, attention_mask=mask, memory=memory).logits
-            begins = [len(prompt) for _, prompt, _ in some]
-            sums += likelihoods(logits, begins, [option for _, _, option in some])
+            ids, mask = self.desk.padded([prompt + option for *_, prompt, option in some])
+            memory = reading.kept.select([place for place, *_ in some])
+            recalled = self._recalled(memory, [one.bare for _, one, *_ in some])
+            logits = self._logits(ids, mask, memory, recalled)
+            begins = [len(prompt) for *_, prompt, _ in some]
+            sums += likelihoods(logits, begins, [option for *_, option in some])
         rest = iter(sums)
         return [list(islice(rest, len(one.options))) for _, one in asked]
+
+    def _recalled(self, memory: MemoryState, questions: Sequence[str]) -> list[Recollection] | None:
+        """What questions are about, found by their own words as retrieval finds it.
+
+        None: all memories are read whole, or the model has no heads that find.
+        """
+        model = self.desk.model
+        if not bool(is_large(model.engine(), memory).any()):
+            return None
+        rows = [text_ids(self.desk.tokenizer, text) for text in questions]
+        ids, mask = self.desk.padded(rows)
+        found: list[Recollection] = model.recall(ids, memory, PASSAGES, attention_mask=mask)
+        return found
+
+    def _logits(
+        self, ids: Tensor, mask: Tensor, memory: MemoryState, recalled: list[Recollection] | None
+    ) -> Tensor:
+        """The logits of texts that read what was recalled; None: the whole memory."""
+        model = self.desk.model
+        if recalled is None:
+            logits: Tensor = model(input_ids=ids, attention_mask=mask, memory=memory).logits
+            return logits
+        # a text without a cache is taken in, and reads what was written last
+        cache = MemoryCache(begin_turn(memory.closed(), mask.bool())[0])
+        cache.recalled = places(model.engine(), recalled, cache.memory)
+        read = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        found: Tensor = read.logits
+        return found
 
     def _begun(self, memory: MemoryState) -> MemoryState:
         """The memory before the first part of a document."""

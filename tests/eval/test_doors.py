@@ -24,6 +24,7 @@ NEEDED = {
     "decoding": ([], "markdown-it-py"),
     "dialogue": ([], "markdown-it-py"),
     "fewshot": ([], "markdown-it-py"),
+    "finding": (["--source", "squad.jsonl"], "markdown-it-py"),
     "footprint": ([], "markdown-it-py"),
     "forgetting": ([], "markdown-it-py"),
     "locomo": (["--data", "locomo.json"], "markdown-it-py"),

@@ -20,6 +20,8 @@ from eval.harness.prompts import Chat, Plain
 from eval.harness.retrieval import PASSAGE_TOKENS, Dense, NoRetrieval, bm25, passages
 from eval.harness.systems import Full, Nothing, Retrieval, Sliding, System, Truncated
 from memformer.chat import ACKNOWLEDGEMENT, ChatSession, chat_ids
+from memformer.recollection import Recollection
+from memformer.template import text_ids
 from tests.tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer, open_lively
 
 FEW = 5
@@ -385,6 +387,55 @@ def test_memory_reads_the_parts_in_turn_and_generates(desk: Desk) -> None:
             ids = desk.prompts.asked(question, alone=True)
             text = greedy(desk, ids, model=desk.model, memory=memory)
             assert found[one.id, question.id] == text
+
+
+def test_a_large_memory_is_searched_by_the_words_of_the_question_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = desk.model.with_memory(working_set=60)
+    system = Memory(replace(desk, model=model))
+    (one,) = document("a", "\n\n".join(LINES), questions=["Where is the violin?"]).questions
+    reading = system.read(DOCUMENTS[:1])
+    asked = torch.tensor([text_ids(desk.tokenizer, one.text)])
+    recalled = model.recall(asked, reading.kept, 8)
+    ids = desk.prompts.asked(one, alone=True)
+    wanted = greedy(desk, ids, model=model, memory=reading.kept, recalled=recalled)
+    seen: list[str] = []
+
+    def spy(ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        real = kwargs["attention_mask"][0].bool()
+        seen.append(desk.tokenizer.decode(ids[0][real]))
+        return recall(ids, *args, **kwargs)
+
+    recall = model.recall
+    monkeypatch.setattr(model, "recall", spy)
+    with torch.inference_mode():
+        (found,) = system.answer(reading, [(0, one)])
+        system.rank(reading, [(0, CHOICE)])
+    assert found.text == wanted
+    assert seen == [one.text, CHOICE.bare]
+    # a memory that is read whole is not searched, nor one for which no heads are chosen
+    finders = model.memory.finders
+    monkeypatch.setattr(finders, "heads", torch.full_like(finders.heads, -1))
+    with torch.inference_mode():
+        Memory(desk).answer(reading, [(0, one)])
+        assert system.answer(reading, [(0, one)])
+    assert len(seen) == 2
+
+
+def test_ranks_from_a_large_memory_are_those_of_the_passages_recalled(desk: Desk) -> None:
+    reading = Memory(desk).read(DOCUMENTS[:1])
+    large = replace(desk, model=desk.model.with_memory(working_set=60))
+    ids, mask = desk.padded([desk.prompts.asked(CHOICE, alone=True, bare=True), [5, 6, 7]])
+    memory = reading.kept.select([0, 0])
+    with torch.inference_mode():
+        whole = Memory(desk)._logits(ids, mask, memory, None)
+        # nothing is recalled of a memory that is read whole
+        kept = Memory(desk)._logits(ids, mask, memory, [Recollection(), Recollection()])
+        assert kept[mask.bool()] == pytest.approx(whole[mask.bool()], abs=1e-3)
+        (found,) = Memory(large).rank(reading, [(0, CHOICE)])
+        (other,) = Memory(desk).rank(reading, [(0, CHOICE)])
+    assert found != other and len(found) == len(other)
 
 
 def test_full_refuses_what_is_longer_than_the_window(desk: Desk) -> None:
