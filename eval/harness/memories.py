@@ -174,8 +174,11 @@ class Session(Memory):
 
 
 def row_bytes(memory: MemoryState) -> list[int]:
-    """The bytes of each memory in a batch, without slots that only other rows fill."""
-    fixed = sum(count.nbytes for count in memory.counts.values())
+    """The bytes of each memory in a batch, without what only other rows fill."""
     batch, slots = memory.token.shape
-    each = (memory.nbytes - fixed) // (batch * slots) if slots else 0
-    return [fixed // batch + each * count for count in memory.occupied.sum(-1).tolist()]
+    fixed = sum(count.nbytes for count in memory.counts.values())
+    record = sum(tensor.nbytes for tensor in memory.record.values())
+    a_slot = (memory.nbytes - fixed - record) // (batch * slots) if slots else 0
+    a_token = record // memory.told.numel() if memory.told.numel() else 0
+    rows = zip(memory.occupied.sum(-1).tolist(), memory.num_seen.tolist(), strict=True)
+    return [fixed // batch + a_slot * kept + a_token * seen for kept, seen in rows]

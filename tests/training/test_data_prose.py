@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.harness.unknown import INSTRUCTION, says_unknown
-from eval.longqa import LETTER, SHORT
+from eval.sets import LETTER, SHORT
 from training.data import passages as forms
 from training.data.build import app
 from training.data.drills import UNKNOWN

@@ -98,6 +98,11 @@ def losses(place: Path, out: str) -> list[float]:
     return [entry["answer_loss"] for entry in map(json.loads, lines) if "answer_loss" in entry]
 
 
+def dtypes(stored: dict[str, torch.Tensor]) -> set[torch.dtype]:
+    """Of weights; tables of token ids and numbers of heads are whole numbers."""
+    return {weight.dtype for weight in stored.values() if weight.is_floating_point()}
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     found = {}
     for path in sorted(folder.glob("**/*.safetensors")):
@@ -123,7 +128,7 @@ def test_a_run_learns_and_leaves_a_checkpoint(place):
     model = MemformerForCausalLM.from_pretrained(place / "learned")
     assert hasattr(model.backbone, "peft_config")
     stored = load_file(place / "learned" / "model.safetensors")
-    assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
+    assert dtypes(stored) == {torch.bfloat16}
 
 
 def test_interrupted_and_resumed_is_as_if_it_had_not_been(place, monkeypatch):
@@ -231,7 +236,7 @@ def test_in_mixed_precision_it_trains_nearly_alike(place):
     torchrun(1, *mixed, ACCELERATE_MIXED_PRECISION="bf16")
     found, expected = losses(place, "mixed"), losses(place, "single")
     assert found != expected and found == pytest.approx(expected, rel=0.01)
-    assert {w.dtype for w in weights(place / "mixed").values()} == {torch.float32}
+    assert dtypes(weights(place / "mixed")) == {torch.float32}
 
 
 @pytest.mark.parametrize("trained", ["lora", "all"])
