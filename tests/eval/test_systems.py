@@ -540,7 +540,8 @@ def test_what_is_kept_of_a_document_does_not_depend_on_its_neighbours(
         reading = Memory(desk).read([short, long])
     each = [size / int(used) for size, used in
             zip(reading.nbytes, reading.kept.occupied.sum(-1), strict=True)]  # fmt: skip
-    assert max(each) < 1.05 * min(each)  # clocks beside the slots
+    # beside the slots stand clocks and the record, of the long document longer than its slots
+    assert max(each) < 1.5 * min(each)
     assert reading.nbytes[0] < reading.nbytes[1] / 2
     # of an open gate, a slot for each token
     with torch.inference_mode():
