@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memformer.memory import IncompatibleMemory, MemoryState
     from memformer.model import MemformerForCausalLM
     from memformer.pretrained import TRAINED, fetch
+    from memformer.recollection import Passage
     from memformer.store import MemoryBusy, MemoryStore
     from memformer.template import chat_ids
 
@@ -38,6 +39,7 @@ _HOME = {
     "MemoryConfig": "config",
     "MemoryState": "memory",
     "MemoryStore": "store",
+    "Passage": "recollection",
     "TRAINED": "pretrained",
     "chat_ids": "template",
     "fetch": "pretrained",
@@ -85,6 +87,7 @@ __all__ = [
     "MemoryConfig",
     "MemoryState",
     "MemoryStore",
+    "Passage",
     "__version__",
     "chat_ids",
     "fetch",

@@ -2,7 +2,8 @@
 
 The memory is the only link between turns: no earlier turn is sent again, so a turn costs the same
 on the first day and on the thousandth. `template.py` turns words into tokens, `replies.py` asks for
-a reply, `reading.py` reads documents, and `store.py` keeps memories.
+a reply, `recalling.py` finds what it is recalled from, `reading.py` reads documents, and `store.py`
+keeps memories. This file is long because the methods of one public class stand together.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from memformer.documents import Document
 from memformer.reading import Progress, Reading, begun, read_document, read_text, write_limit
+from memformer.recalling import FOR_A_REPLY, for_replies, recalled, with_text
+from memformer.recollection import Passage
 from memformer.replies import reply_ids, reply_options, reply_text, side_by_side
 from memformer.store import MemoryBusy, MemoryStore
 from memformer.template import ACKNOWLEDGEMENT, PLAIN_NAMES, PLAIN_STOP, chat_ids, check_text, frame
@@ -96,6 +99,8 @@ class ChatSession:
         self._frame = frame(tokenizer, system)
         self._lock = threading.RLock()
         self._changes = 0
+        # the last words that were answered, and the memory before them
+        self._answered: tuple[str, MemoryState] | None = None
         self.memory: MemoryState = model.init_memory(batch_size=1)
         self.memory = self._load()
 
@@ -122,13 +127,17 @@ class ChatSession:
         """
         ids = self._asked(text)
         marks = self._frame
+        known: list[MemoryState] = []
         limit = write_limit(ids, marks.unwritten, len(marks.reply), self.reply_limit)
 
         def answer(memory: MemoryState) -> tuple[Tensor, MemoryState]:
+            found = for_replies(self.model, self.tokenizer, memory, [text])
+            known[:] = [memory]
             output, after = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 memory=begun(self.model, self._frame, memory),
+                recalled=found,
                 return_memory=True,
                 limit=limit,
                 reply_limit=self.reply_limit,
@@ -138,6 +147,7 @@ class ChatSession:
             return reply_ids(output, 1), after
 
         output = self._change(answer)
+        self._answered = (text, known[0])
         return reply_text(self.tokenizer, output[0, ids.shape[1] :])
 
     def ask(self, *questions: str, **options: Any) -> list[str]:
@@ -154,17 +164,49 @@ class ChatSession:
             raise ValueError("There is no question to answer.")
         rows = [self._asked(question)[0] for question in questions]
         memory, answers = self._load(), list[str]()
+        found = for_replies(self.model, self.tokenizer, memory, questions)
         for begin in range(0, len(rows), ASKED_AT_ONCE):
-            ids, mask = side_by_side(rows[begin : begin + ASKED_AT_ONCE])
+            part = slice(begin, begin + ASKED_AT_ONCE)
+            ids, mask = side_by_side(rows[part])
             output = self.model.generate(
                 ids,
                 attention_mask=mask,
                 memory=memory.select([0] * len(ids)),
+                recalled=None if found is None else found[part],
                 **reply_options(self.tokenizer, self.options | options),
             )
             replies = reply_ids(output, len(ids))[:, ids.shape[1] :]
             answers += [reply_text(self.tokenizer, reply) for reply in replies]
+        self._answered = (questions[-1], memory)
         return answers
+
+    def recall(self, query: str, top_k: int = 5) -> list[Passage]:
+        """The passages of the memory that some words are about, best first; nothing is remembered.
+
+        Args:
+            query: a question, or any words.
+            top_k: the most passages.
+
+        Raises:
+            ValueError: no words, top_k below 1, or a model that has no heads that find.
+        """
+        found = recalled(self.model, self.tokenizer, self._load(), query, top_k)
+        return with_text(found, self.tokenizer, self._frame)
+
+    def why(self) -> list[Passage]:
+        """The passages that the last reply of this session was recalled from, best first.
+
+        Of several questions at once, those of the last. A memory that is no larger than the working
+        set is read whole, so its replies may come from other passages too.
+
+        Raises:
+            ValueError: there was no reply yet, or the model has no heads that find.
+        """
+        if self._answered is None:
+            raise ValueError("There is no reply yet to give reasons for; say something first.")
+        words, memory = self._answered
+        found = recalled(self.model, self.tokenizer, memory, words, FOR_A_REPLY)
+        return with_text(found, self.tokenizer, self._frame)
 
     @torch.no_grad()
     def remember(self, text: str, progress: Progress | None = None) -> int:

@@ -63,8 +63,6 @@ class MemoryConfig:
             about. A memory that is no larger is read whole.
         finders: number of heads that find passages; 0: nothing is found, and the newest slots are
             read.
-        reread_tokens: most tokens of the passages found that a chat puts before a question again,
-            in words; 0: none.
 
     Raises:
         ValueError: a value out of range; the sentence names the field.
@@ -89,7 +87,6 @@ class MemoryConfig:
     record_tokens: int | None = 4_000_000
     working_set: int = 1024
     finders: int = 8
-    reread_tokens: int = 0
 
     def __post_init__(self) -> None:
         for field, least, optional in (
@@ -104,7 +101,6 @@ class MemoryConfig:
             ("record_tokens", 1, True),
             ("working_set", 1, False),
             ("finders", 0, False),
-            ("reread_tokens", 0, False),
         ):
             _check_int(field, getattr(self, field), least, optional)
         if self.key_positions not in KEY_POSITIONS:

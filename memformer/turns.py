@@ -33,8 +33,7 @@ def readable_turns(
         if memory.token[0, mine].tolist() == [marks.first]:
             continue  # the token that every text begins with; see `Frame.first`
         said, _, replied = _split(memory.token[0, mine].tolist(), marks.reply)
-        for part in (marks.opening, marks.before, marks.before[1:], marks.after):
-            said, replied = _without(said, part), _without(replied, part)
+        said, replied = without_marks(said, marks), without_marks(replied, marks)
         text, reply = (
             str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in (said, replied)
         )
@@ -48,6 +47,13 @@ def readable_turns(
             }
         )
     return turns
+
+
+def without_marks(ids: list[int], marks: Frame) -> list[int]:
+    """Token ids without the tokens that a template writes around a turn."""
+    for part in (marks.opening, marks.before, marks.before[1:], marks.reply, marks.after):
+        ids = _without(ids, part)
+    return ids
 
 
 def _split(ids: list[int], marks: list[int]) -> tuple[list[int], list[int], list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import TextIOWrapper
 from typing import Any, TextIO
 
@@ -14,12 +14,14 @@ from memformer.chat import ChatSession
 from memformer.cli.documents import read_with_bar
 from memformer.cli.output import cell, note, sentence, show, visible
 from memformer.documents import Document
+from memformer.recollection import Passage
 
 PASSAGE_CHARACTERS = 400
 # digits of a turn number; a longer number does not fit into a tensor
 MOST_DIGITS = 18
 CHAT_HELP = """\
 /memory        what is remembered, by turn
+/why           what the last reply was recalled from
 /forget TURN   remove a turn from memory
 /read FILE     read a text file into memory
 /help          this list
@@ -70,6 +72,8 @@ def _obey(session: ChatSession, command: str, argument: str) -> None:
             typer.echo(CHAT_HELP)
         case "/memory":
             show(memory_table(session.turns()))
+        case "/why":
+            show(passage_table(session.why()))
         case "/forget":
             if not (argument.isascii() and argument.isdecimal()):
                 raise ValueError("Which turn? /memory shows their numbers; then: /forget TURN")
@@ -113,6 +117,17 @@ def memory_table(turns: list[dict[str, Any]]) -> Table:
             parts.append(f"→ {turn['reply']}")
         shortened = "\n".join(_short(part) for part in parts if part)
         table.add_row(str(turn["turn"]), f"{turn['tokens']:,}", cell(shortened))
+    return table
+
+
+def passage_table(passages: Sequence[Passage]) -> Table:
+    """Recalled passages as a table, best first."""
+    table = Table(show_lines=True)
+    for name in ("score", "turn"):
+        table.add_column(name, justify="right")
+    table.add_column("told")
+    for passage in passages:
+        table.add_row(f"{passage.score:.2f}", str(passage.turn), cell(_short(passage.text)))
     return table
 
 

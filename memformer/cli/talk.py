@@ -16,7 +16,7 @@ from memformer.cli.application import (
     TokensOption,
     app,
 )
-from memformer.cli.output import print_json, say, show
+from memformer.cli.output import note, print_json, say, show
 
 if TYPE_CHECKING:
     from memformer.chat import ChatSession
@@ -136,6 +136,35 @@ def _open_session(
     if kept is not None:
         session.memory = kept
     return session
+
+
+@app.command()
+def recall(
+    query: Annotated[str, typer.Argument(help="A question, or any words.")],
+    user: Annotated[str, typer.Option(metavar="NAME", help="Whose memory.")],
+    top_k: Annotated[int, typer.Option(min=1, help="The most passages.")] = 5,
+    model: ModelOption = None,
+    backbone: BackboneOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what a user told that some words are about; nothing is answered or remembered.
+
+    Example: `memformer recall --user alice "Where does my daughter live?"`
+    """
+    from memformer.cli.conversation import passage_table
+    from memformer.store import MemoryStore
+
+    store = MemoryStore()
+    if store.version(user) is None:
+        raise ValueError(f"There is no memory of {user!r}; memformer memory list shows whose are.")
+    session = _open_session(model, backbone, store, user, True, True, 1)
+    found = session.recall(query, top_k)
+    if as_json:
+        print_json({"user": user, "passages": [vars(one) for one in found]})
+    elif found:
+        show(passage_table(found))
+    else:
+        note("nothing was found.")
 
 
 @app.command()

@@ -1,0 +1,70 @@
+"""What a conversation was told that some words are about, as passages that a person recognises."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from memformer.memory import MemoryState
+from memformer.recollection import Passage, Recollection, is_large
+from memformer.template import Frame, check_text, text_ids
+from memformer.turns import without_marks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from memformer.model import MemformerForCausalLM
+
+# passages that are looked at for a reply
+FOR_A_REPLY = 8
+
+
+def recalled(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    memory: MemoryState,
+    words: str,
+    top_k: int,
+) -> Recollection:
+    """The passages of a memory of one row that some words are about, best first.
+
+    Raises:
+        ValueError: there are no words, top_k is below 1, or the model has no heads that find.
+    """
+    check_text(words)
+    ids = torch.tensor([text_ids(tokenizer, words)], device=model.device)
+    return model.recall(ids, memory, top_k)[0]
+
+
+def for_replies(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    memory: MemoryState,
+    questions: Sequence[str],
+) -> list[Recollection] | None:
+    """What each question is about; None where the memory is read whole or nothing can be found."""
+    if model.is_memory_disabled or not bool(is_large(model.engine(), memory).any()):
+        return None
+    return [recalled(model, tokenizer, memory, one, FOR_A_REPLY) for one in questions]
+
+
+def with_text(
+    passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase, marks: Frame
+) -> list[Passage]:
+    """Passages with their words, without the marks of a template; those without words are left out.
+
+    Args:
+        passages: from `recalled`.
+        tokenizer: the tokenizer of the model.
+        marks: the tokens that its template writes around a turn.
+    """
+    found = []
+    for passage in passages:
+        ids = without_marks(list(passage.token_ids), marks)
+        text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        if text:
+            found.append(dataclasses.replace(passage, text=text))
+    return found
