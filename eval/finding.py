@@ -13,8 +13,9 @@ its own words, before anything is read:
 - `encoder`: by an encoder (`--encoder`) among the same passages of the record
 - `fused`: by heads and words, `model.recall`
 
-The paragraph is found if at least half of a passage lies in it. Finding uses the record and no
-slots, so each memory has few, `--slots`.
+The paragraph is found if at least half of a passage lies in it. A short one may lie in a passage
+with more of another paragraph: it can't be found then, and the report says how many can. Finding
+uses the record and no slots, so each memory has few, `--slots`.
 """
 
 from __future__ import annotations
@@ -229,7 +230,8 @@ def measure(
             found["encoder"] = [everything[number] for number in best]
         begin, end = case.begin + before, case.end + before
         ranks = {way: rank(found[way], begin, end) for way in WAYS if way in found}
-        cases.append({"id": case.id, "ranks": ranks})
+        findable = rank(everything, begin, end) is not None
+        cases.append({"id": case.id, "findable": findable, "ranks": ranks})
     return cases, len(everything)
 
 
@@ -255,7 +257,9 @@ def cells(length: int, cases: Sequence[Mapping[str, Any]], passages: float) -> l
     made = []
     for way in cases[0]["ranks"]:
         ranks = [case["ranks"][way] for case in cases]
-        cell = {"length": length, "by": way, "questions": len(ranks), "passages": passages}
+        findable = sum(case["findable"] for case in cases) / len(cases)
+        cell: dict[str, Any] = {"length": length, "by": way, "questions": len(ranks)}
+        cell |= {"passages": passages, "findable": findable}
         for most in RANKS:
             right = sum(one is not None and one <= most for one in ranks)
             cell[f"recall@{most}"] = right / len(ranks)
@@ -267,19 +271,20 @@ def cells(length: int, cases: Sequence[Mapping[str, Any]], passages: float) -> l
 def page(report: Mapping[str, Any]) -> Page:
     """The page of a report: a row for each length and way."""
     settings = report["settings"]
-    lines = [["tokens", "found by", "passages", *(f"recall@{most}" for most in RANKS)]]
+    lines = [["tokens", "found by", "passages", "findable", *(f"recall@{most}" for most in RANKS)]]
     for cell in report["cells"]:
         shares = []
         for most in RANKS:
             low, high = cell[f"interval@{most}"]
             shares.append(f"{100 * cell[f'recall@{most}']:.1f} ({100 * low:.0f}–{100 * high:.0f})")
         row = [f"{cell['length']:,}", WAYS[cell["by"]], f"{cell['passages']:.0f}"]
-        lines.append([*row, *shares])
+        lines.append([*row, f"{100 * cell['findable']:.1f}", *shares])
     return Page(
         f"Finding: {KINDS[settings['set']].title}, {settings['model']}",
         f"The share of {report['cells'][0]['questions']} questions, in %, whose paragraph is among "
         "the first 1, 2 or 4 passages found (95 % interval over questions, Wilson's), in texts of "
-        "so many tokens; passages: how many there are in a text, on average.",
+        "so many tokens. Passages: how many there are in a text, on average; findable: the share "
+        "of questions for which any passage would do.",
         lines,
     )
 

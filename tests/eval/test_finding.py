@@ -146,8 +146,10 @@ def test_the_command_reports_every_way_at_every_length(
         assert cell["recall@1"] <= cell["recall@2"] <= cell["recall@4"]
         low, high = cell["interval@4"]
         assert low <= cell["recall@4"] <= high + 1e-9
-    # in a text of two paragraphs, the right one is always among the first four passages
-    assert all(cell["recall@4"] == 1 for cell in report["cells"] if cell["passages"] <= 4)
+        assert cell["recall@4"] <= cell["findable"]
+    # in a text of few passages, all that can be found are among the first four
+    few = [cell for cell in report["cells"] if cell["passages"] <= 4]
+    assert few and all(cell["recall@4"] == cell["findable"] for cell in few)
     page = out.with_suffix(".md").read_text()
     assert "heads and words" in page and "an encoder" not in page
     assert out.with_suffix(".png").is_file()
