@@ -13,17 +13,15 @@ its own words, before anything is read:
 - `encoder`: by an encoder (`--encoder`) among the same passages of the record
 - `fused`: by heads and words, `model.recall`
 
-The paragraph is found if at least half of a passage lies in it. Finding uses the record and no
-slots, so each memory has few, `--slots`.
+The paragraph is found if at least half of a passage lies in it. A short one may lie in a passage
+with more of another paragraph: it can't be found then, and the report says how many can. Finding
+uses the record and no slots, so each memory has few, `--slots`.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,9 +33,9 @@ from memformer.recollection import Passage, recollect
 from memformer.template import frame, text_ids
 from rich.console import Console
 
-from eval.corpora.book import read_book
 from eval.corpora.jsonl import BadRecord
 from eval.corpora.long_documents import LongDocument
+from eval.corpora.paragraphs import Text, book_paragraphs, draw_questions, make_texts
 from eval.harness.asking import progress_bar
 from eval.harness.metrics import wilson_interval
 from eval.harness.retrieval import Dense, NoRetrieval
@@ -58,8 +56,6 @@ from eval.reporting.plots import Line, Panel, draw
 from eval.reporting.report import head, write_json
 from eval.sets import KINDS, Name
 
-BREAK = "\n\n"
-BOOKS = (".txt", ".txt.gz")
 RANKS = (1, 2, 4)
 WAYS = {
     "heads": "finder heads",
@@ -67,129 +63,6 @@ WAYS = {
     "encoder": "an encoder",
     "fused": "heads and words",
 }
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A paragraph, and the question about it that is asked."""
-
-    paragraph: LongDocument
-    question: str
-
-
-@dataclass(frozen=True)
-class Case:
-    """A question, and the place of the first token of its paragraph and of the one after it."""
-
-    id: str
-    question: str
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Text:
-    """Paragraphs strewn together, and the questions about some of them."""
-
-    ids: list[int]
-    cases: list[Case]
-
-
-def told(one: LongDocument) -> str:
-    """A paragraph under its heading, if it has one."""
-    return f"{one.title}\n{one.text}".strip()
-
-
-def draw_questions(found: Sequence[LongDocument], most: int, seed: int) -> list[Asked]:
-    """Paragraphs to ask about, each with one question that it answers.
-
-    Raises:
-        BadRecord: no paragraph answers a question.
-    """
-    rng = random.Random(f"{seed}/questions")
-    pairs: list[Asked] = []
-    for one in rng.sample(found, len(found)):
-        answered = [asked.question for asked in one.asked if not asked.impossible]
-        if answered and len(pairs) < most:
-            pairs.append(Asked(one, rng.choice(answered)))
-    if not pairs:
-        raise BadRecord("no paragraph answers a question.")
-    return pairs
-
-
-def book_paragraphs(folder: Path | None, seed: str) -> Iterator[str]:
-    """Paragraphs of books in a drawn order, without an end; None: of the excerpt in `eval/data`."""
-    paths: list[Path | None] = [None]
-    if folder is not None:
-        paths = [one for one in sorted(folder.iterdir()) if one.name.endswith(BOOKS)]
-    if not paths:
-        raise BadRecord(f"{folder} holds no book, .txt or .txt.gz.")
-    rng = random.Random(f"{seed}/books")
-    while True:
-        for path in rng.sample(paths, len(paths)):
-            parts = [" ".join(part.split()) for part in read_book(path).split(BREAK)]
-            parts = [part for part in parts if part]
-            start = rng.randrange(len(parts))
-            yield from parts[start:] + parts[:start]
-
-
-def make_texts(
-    tokenizer: Any,
-    found: Sequence[LongDocument],
-    asked: Sequence[Asked],
-    length: int,
-    seed: int,
-    books: Path | None = None,
-) -> Iterator[Text]:
-    """Texts of about `length` tokens in which all the questions are asked.
-
-    Args:
-        tokenizer: the model's.
-        found: all paragraphs of the set.
-        asked: the questions; as many as fit share a text, at least one.
-        length: the most tokens, unless one paragraph alone has more.
-        seed: draws what stands between the paragraphs, and the order.
-        books: the folder of the books that go on where the set ends.
-    """
-    rest = [(one, _piece(tokenizer, told(one.paragraph))) for one in asked]
-    number = 0
-    while rest:
-        draw_text = f"{seed}/{length}/{number}"
-        mine = [rest.pop(0)]
-        total = len(mine[0][1])
-        while rest and total + len(rest[0][1]) <= length:
-            mine.append(rest.pop(0))
-            total += len(mine[-1][1])
-        pieces: list[tuple[Asked | None, list[int]]] = list(mine)
-        rng = random.Random(draw_text)
-        texts = {told(one.paragraph) for one, _ in mine}
-        others = (told(one) for one in rng.sample(found, len(found)))
-        fill = chain(
-            (text for text in others if text not in texts), book_paragraphs(books, draw_text)
-        )
-        for ids in (_piece(tokenizer, text) for text in fill):
-            if total + len(ids) > length:
-                break
-            pieces.append((None, ids))
-            total += len(ids)
-        rng.shuffle(pieces)
-        yield _joined(pieces)
-        number += 1
-
-
-def _piece(tokenizer: Any, text: str) -> list[int]:
-    return text_ids(tokenizer, f"{BREAK}{text}", after=".")
-
-
-def _joined(pieces: Iterable[tuple[Asked | None, list[int]]]) -> Text:
-    ids: list[int] = []
-    cases = []
-    for one, more in pieces:
-        if one is not None:
-            end = len(ids) + len(more)
-            cases.append(Case(one.paragraph.id, one.question, len(ids), end))
-        ids += more
-    return Text(ids, cases)
 
 
 def rank(passages: Sequence[Passage], begin: int, end: int) -> int | None:
@@ -229,7 +102,8 @@ def measure(
             found["encoder"] = [everything[number] for number in best]
         begin, end = case.begin + before, case.end + before
         ranks = {way: rank(found[way], begin, end) for way in WAYS if way in found}
-        cases.append({"id": case.id, "ranks": ranks})
+        findable = rank(everything, begin, end) is not None
+        cases.append({"id": case.id, "findable": findable, "ranks": ranks})
     return cases, len(everything)
 
 
@@ -255,7 +129,9 @@ def cells(length: int, cases: Sequence[Mapping[str, Any]], passages: float) -> l
     made = []
     for way in cases[0]["ranks"]:
         ranks = [case["ranks"][way] for case in cases]
-        cell = {"length": length, "by": way, "questions": len(ranks), "passages": passages}
+        findable = sum(case["findable"] for case in cases) / len(cases)
+        cell: dict[str, Any] = {"length": length, "by": way, "questions": len(ranks)}
+        cell |= {"passages": passages, "findable": findable}
         for most in RANKS:
             right = sum(one is not None and one <= most for one in ranks)
             cell[f"recall@{most}"] = right / len(ranks)
@@ -267,19 +143,20 @@ def cells(length: int, cases: Sequence[Mapping[str, Any]], passages: float) -> l
 def page(report: Mapping[str, Any]) -> Page:
     """The page of a report: a row for each length and way."""
     settings = report["settings"]
-    lines = [["tokens", "found by", "passages", *(f"recall@{most}" for most in RANKS)]]
+    lines = [["tokens", "found by", "passages", "findable", *(f"recall@{most}" for most in RANKS)]]
     for cell in report["cells"]:
         shares = []
         for most in RANKS:
             low, high = cell[f"interval@{most}"]
             shares.append(f"{100 * cell[f'recall@{most}']:.1f} ({100 * low:.0f}–{100 * high:.0f})")
         row = [f"{cell['length']:,}", WAYS[cell["by"]], f"{cell['passages']:.0f}"]
-        lines.append([*row, *shares])
+        lines.append([*row, f"{100 * cell['findable']:.1f}", *shares])
     return Page(
         f"Finding: {KINDS[settings['set']].title}, {settings['model']}",
         f"The share of {report['cells'][0]['questions']} questions, in %, whose paragraph is among "
         "the first 1, 2 or 4 passages found (95 % interval over questions, Wilson's), in texts of "
-        "so many tokens; passages: how many there are in a text, on average.",
+        "so many tokens. Passages: how many there are in a text, on average; findable: the share "
+        "of questions for which any passage would do.",
         lines,
     )
 

@@ -19,6 +19,7 @@ from eval.harness.memories import Memory, Session
 from eval.harness.prompts import Chat, Plain
 from eval.harness.retrieval import PASSAGE_TOKENS, Dense, NoRetrieval, bm25, passages
 from eval.harness.systems import Full, Nothing, Retrieval, Sliding, System, Truncated
+from memformer.attach.finders import Finders
 from memformer.chat import ACKNOWLEDGEMENT, ChatSession, chat_ids
 from memformer.recollection import Recollection
 from memformer.template import text_ids
@@ -415,8 +416,7 @@ def test_a_large_memory_is_searched_by_the_words_of_the_question_alone(
     assert found.text == wanted
     assert seen == [one.text, CHOICE.bare]
     # a memory that is read whole is not searched, nor one for which no heads are chosen
-    finders = model.memory.finders
-    monkeypatch.setattr(finders, "heads", torch.full_like(finders.heads, -1))
+    monkeypatch.setattr(Finders, "chosen", [])
     with torch.inference_mode():
         Memory(desk).answer(reading, [(0, one)])
         assert system.answer(reading, [(0, one)])
