@@ -70,55 +70,60 @@ def stretches(
         kinds: what each token ends; see `segments.py`.
         passage_tokens: see `MemoryConfig`.
     """
-    there = (told >= 0).tolist()
     breaks = torch.ones_like(told, dtype=torch.bool)
     breaks[1:] = (turn[1:] != turn[:-1]) | (segment[1:] != segment[:-1])
     breaks[1:] |= (told[1:] < 0) != (told[:-1] < 0)
     # line breaks in a row end one paragraph
     stops = kinds != NOTHING
     stops[:-1] &= kinds[1:] == NOTHING
-    last = len(told)
     places = torch.cat([breaks.nonzero().flatten(), stops.nonzero().flatten() + 1])
-    marks = [*sorted({place for place in places.tolist() if place < last}), last]
-    is_break, kind = breaks.tolist(), kinds.tolist()
-    begins: list[int] = []
-    ends: list[int] = []
-    paragraph: list[int] = []
-    number, wide, begin = -1, WIDEST, 0
-    fresh = True
+    marks = sorted({*places[places < len(told)].tolist(), len(told)})
+    cuts = _cuts(marks, (told >= 0).tolist(), breaks.tolist(), kinds.tolist(), passage_tokens)
+    begins, ends = [begin for begin, _, _ in cuts], [end for _, end, _ in cuts]
+    passage = torch.full_like(told, -1, dtype=torch.long)
+    sizes = torch.tensor([end - begin for begin, end, _ in cuts], dtype=torch.long)
+    passage[told >= 0] = torch.arange(len(cuts)).repeat_interleave(sizes).to(told.device)
+    return Stretches(passage, begins, ends, _paragraphs(cuts))
+
+
+def _cuts(
+    marks: list[int], there: list[bool], breaks: list[bool], kinds: list[int], tokens: int
+) -> list[tuple[int, int, bool]]:
+    """Begin and end of each passage, and whether a paragraph begins with it.
+
+    Args:
+        marks: where sentences begin, and the end of the record.
+        there: whether a token is recorded.
+        breaks: whether a turn, a segment or a gap begins with a token.
+        kinds: what each token ends.
+        tokens: see `MemoryConfig.passage_tokens`.
+    """
+    cuts: list[tuple[int, int, bool]] = []
+    begin, is_first = 0, True
     for start, end in zip(marks, marks[1:], strict=False):
         if not there[start]:
-            begin, fresh = end, True
             continue
-        if is_break[start]:
-            begin, fresh = start, True
-        is_last = end == last or is_break[end]
-        ends_paragraph = is_last or kind[end - 1] == PARAGRAPH
-        while end - begin >= passage_tokens * 2:
-            # a sentence without an end
-            cut = begin + passage_tokens
-            number, wide = _next(number, wide, fresh, cut - begin)
-            begins.append(begin)
-            ends.append(cut)
-            paragraph.append(number)
-            begin, fresh = cut, False
-        size = end - begin
-        least = passage_tokens // 2 if ends_paragraph else passage_tokens
-        if size and (is_last or size >= least):
-            number, wide = _next(number, wide, fresh, size)
-            begins.append(begin)
-            ends.append(end)
-            paragraph.append(number)
-            begin, fresh = end, ends_paragraph
-    passage = torch.full_like(told, -1, dtype=torch.long)
-    sizes = torch.tensor([end - start for start, end in zip(begins, ends, strict=True)])
-    numbers = torch.arange(len(begins)).repeat_interleave(sizes.long()).to(told.device)
-    passage[told >= 0] = numbers
-    return Stretches(passage, begins, ends, paragraph)
+        if breaks[start]:
+            begin, is_first = start, True
+        is_last = end == len(there) or breaks[end]
+        ends_paragraph = is_last or kinds[end - 1] == PARAGRAPH
+        while end - begin >= tokens * 2:  # a sentence without an end
+            cuts.append((begin, begin + tokens, is_first))
+            begin, is_first = begin + tokens, False
+        least = tokens // 2 if ends_paragraph else tokens
+        if end > begin and (is_last or end - begin >= least):
+            cuts.append((begin, end, is_first))
+            begin, is_first = end, ends_paragraph
+    return cuts
 
 
-def _next(number: int, wide: int, fresh: bool, size: int) -> tuple[int, int]:
-    """The paragraph of the next passage, and the tokens in it so far."""
-    if fresh or wide + size > WIDEST:
-        return number + 1, size
-    return number, wide + size
+def _paragraphs(cuts: list[tuple[int, int, bool]]) -> list[int]:
+    """The paragraph of each passage; a paragraph of more than `WIDEST` tokens is cut."""
+    numbers: list[int] = []
+    number, wide = -1, 0
+    for begin, end, is_first in cuts:
+        wide += end - begin
+        if is_first or wide > WIDEST:
+            number, wide = number + 1, end - begin
+        numbers.append(number)
+    return numbers
