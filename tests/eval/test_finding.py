@@ -161,3 +161,25 @@ def test_sets_of_long_documents_are_refused(source: Path) -> None:
     result = CliRunner().invoke(finding.app, arguments, terminal_width=200)
     assert result.exit_code == 2
     assert "the documents of quality are no paragraphs" in said(result)
+
+
+def test_an_encoder_searches_the_passages_of_the_record(
+    folder: Path, source: Path, tmp_path: Path
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    encoder, out = tmp_path / "encoder", tmp_path / "finding"
+    tokenizer = byte_tokenizer()
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes)).save_pretrained(
+        encoder
+    )
+    tokenizer.save_pretrained(encoder)
+    arguments = [str(folder), "--set", "squadshifts", "--source", str(source), "--lengths", "300"]
+    options = ["--questions", "2", "--encoder", str(encoder), "--threads", "1", "--out", str(out)]
+    result = CliRunner().invoke(finding.app, [*arguments, *options])
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert [cell["by"] for cell in report["cells"]] == list(finding.WAYS)
+    # all passages are among the first four
+    assert all(cell["recall@4"] == cell["findable"] for cell in report["cells"])
