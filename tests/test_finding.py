@@ -77,6 +77,16 @@ def test_a_passage_ends_with_a_sentence_and_a_paragraph_ends_both():
     assert cut.spans == [(0, 70), (70, 100)]
 
 
+def test_the_short_rest_of_a_paragraph_does_not_run_into_the_next_paragraph():
+    kinds = torch.zeros(120, dtype=torch.long)
+    kinds[[39, 44]] = 1
+    kinds[[49, 53, 57, 99]] = 2  # a paragraph, two lines of talk, another paragraph
+    nothing = torch.zeros(120, dtype=torch.long)
+    cut = stretches(torch.arange(120), nothing, nothing, kinds, 32)
+    assert list(zip(cut.begins, cut.ends, strict=True)) == [(0, 50), (50, 100), (100, 120)]
+    assert cut.paragraph == [0, 1, 2]
+
+
 # ---- votes -----------------------------------------------------------------------------------
 
 

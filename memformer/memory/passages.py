@@ -61,7 +61,8 @@ def stretches(
     """Cuts the record of one row.
 
     A passage ends with the sentence that gives it `passage_tokens` tokens, with a paragraph that
-    gives it half of that, and at the end of a turn, of a segment, or of what is recorded.
+    gives it half of that or of which it has only the rest, and at the end of a turn, of a segment,
+    or of what is recorded. Short paragraphs, such as lines of talk, share a passage.
 
     Args:
         told: token ids, negative where nothing is recorded.
@@ -114,6 +115,10 @@ def _cuts(
         if end > begin and (is_last or end - begin >= least):
             cuts.append((begin, end, is_first))
             begin, is_first = end, ends_paragraph
+        elif ends_paragraph and end > begin and not is_first:
+            # the short rest of a paragraph belongs to the passage before it
+            cuts[-1] = (cuts[-1][0], end, cuts[-1][2])
+            begin, is_first = end, True
     return cuts
 
 
