@@ -186,7 +186,7 @@ def recollect_if_large(
 def is_large(engine: Engine, memory: MemoryState) -> Bool[Tensor, " batch"]:
     """Whether each memory holds more slots than a turn may read, and heads to choose with."""
     readable = (memory.occupied & (memory.strength > 0)).sum(-1)
-    can_find = memory.finder_keys.shape[2] > 0 and bool(engine.path.finders.chosen)
+    can_find = memory.is_told.any(-1) & bool(engine.path.finders.chosen)
     most = engine.rules.working_set
     if most is None:
         return torch.zeros_like(readable, dtype=torch.bool)

@@ -8,7 +8,8 @@ import unchanged
 from backbones import random_ids
 from safetensors.torch import load_file
 from test_file import forge
-from test_forms import SEGMENT, attached
+from test_forms import SEGMENT
+from test_forms import attached as attached_with_finders
 
 from memformer import MemformerForCausalLM, MemoryConfig, MemoryState
 from memformer.memory.check import flaw
@@ -17,6 +18,12 @@ from memformer.memory.columns import RECORD
 from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.parts import ReadDocument
 from memformer.memory.record import from_bits, to_bits
+
+
+def attached(*family, **settings):
+    """A tiny model without finders of its own; `WithFinders` hands over keys."""
+    return attached_with_finders(*family, **{"finders": 0} | settings)
+
 
 WORDS = {"do_sample": False, "max_new_tokens": 11, "pad_token_id": 0}
 

@@ -351,7 +351,8 @@ class MemoryState:
         """Which readable slots hold a token of the marked places of the record."""
         there = self.occupied & (self.strength > 0)
         padded = torch.nn.functional.pad(marked, (0, 1))
-        return padded.gather(1, self.seen_at.where(there, marked.shape[1]))
+        places = self.seen_at.where(there, marked.shape[1]).clamp_max(marked.shape[1])
+        return padded.gather(1, places)
 
     def renewed(self, marked: Bool[Tensor, "batch told"]) -> MemoryState:
         """The same memory with the slots of marked places used as if they were just written."""
