@@ -127,12 +127,10 @@ class ChatSession:
         """
         ids = self._asked(text)
         marks = self._frame
-        known: list[MemoryState] = []
         limit = write_limit(ids, marks.unwritten, len(marks.reply), self.reply_limit)
 
-        def answer(memory: MemoryState) -> tuple[Tensor, MemoryState]:
+        def answer(memory: MemoryState) -> tuple[tuple[Tensor, MemoryState], MemoryState]:
             found = for_replies(self.model, self.tokenizer, memory, [text])
-            known[:] = [memory]
             output, after = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -144,10 +142,10 @@ class ChatSession:
                 streamer=streamer,
                 **reply_options(self.tokenizer, self.options | options),
             )
-            return reply_ids(output, 1), after
+            return (reply_ids(output, 1), memory), after
 
-        output = self._change(answer)
-        self._answered = (text, known[0])
+        output, before = self._change(answer)
+        self._answered = (text, before)
         return reply_text(self.tokenizer, output[0, ids.shape[1] :])
 
     def ask(self, *questions: str, **options: Any) -> list[str]:

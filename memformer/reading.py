@@ -3,8 +3,7 @@
 A text is cut into pieces, tokens and chunks of whole segments while it is read; nothing holds all
 of it. `read_text` reads a text in one go. `read_document` saves the memory after each stretch of
 time; where another session changed the saved memory meanwhile, the stretch is read again on top of
-that change.
-This file is long because the two ways to read share their chunks.
+that change. This file is long because the two ways to read share their chunks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a conversation was told that some words are about, as passages that a person recognises."""
+"""Finds passages of a memory by words, and shows them as text that a person recognises."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def for_replies(
     memory: MemoryState,
     questions: Sequence[str],
 ) -> list[Recollection] | None:
-    """What each question is about; None where the memory is read whole or nothing can be found."""
+    """The passages that each question is about.
+
+    Returns:
+        None where the memory is read whole, or where the model has no heads that find.
+    """
     if model.is_memory_disabled or not bool(is_large(model.engine(), memory).any()):
         return None
     return [recalled(model, tokenizer, memory, one, FOR_A_REPLY) for one in questions]

@@ -1,7 +1,7 @@
 """Recollection: what a memory was told that a question is about, found before anything is read.
 
 `recollect` finds paragraphs of the record, by the votes of the finder heads and, where bm25s is
-installed, by words. `working_set` makes of them the memory that a turn reads: the slots of the best
+installed, by words. `reading` makes of them the memory that a turn reads: the slots of the best
 paragraphs and of the newest segment, a few hundred of any number. So most read weights are exactly
 zero, as in SAM (Rae et al. 2016), and a step costs the same in a small memory and in a large one.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memformer.attach.layers import MemoryPath
 from memformer.engine import Engine
-from memformer.memory.finding import loud, scores, standardised, votes
+from memformer.memory.finding import Asking, loud, scores, standardised, votes
 from memformer.memory.passages import Stretches, stretches
 from memformer.memory.record import resized
 from memformer.memory.state import MemoryState
@@ -105,12 +105,12 @@ def recollect(
     path = engine.path
     if not path.finders.chosen or not bool(memory.is_told.any()):
         return [Recollection() for _ in range(len(ids))]
-    without = torch.tensor(path.finders.question_without_content, device=ids.device)
+    calm = path.ask(torch.tensor(path.finders.question_without_content, device=ids.device))
     found = []
     for row in range(len(ids)):
         question = content(ids[row][real[row]], path.words)
         cut = _cut(engine, memory, row)
-        found.append(_of_row(path, question, without, memory, row, cut, top_k, by))
+        found.append(_of_row(path, question, calm, memory, row, cut, top_k, by))
     return found
 
 
@@ -125,7 +125,7 @@ def _cut(engine: Engine, memory: MemoryState, row: int) -> Stretches:
 def _of_row(
     path: MemoryPath,
     question: Int[Tensor, " tokens"],
-    without: Int[Tensor, " tokens"],
+    calm: Asking,
     memory: MemoryState,
     row: int,
     cut: Stretches,
@@ -137,7 +137,7 @@ def _of_row(
     if not spans or not len(question):
         return Recollection()
     told, keys = memory.told[row], memory.finder_keys[row]
-    asking, calm = path.ask(question), path.ask(without)
+    asking = path.ask(question)
     parts = keys, cut.passage, len(cut.begins), loud(calm, keys)
     asked, nothing = votes(asking, *parts), votes(calm, *parts)
     score = scores(asked, nothing, cut.sizes)
@@ -152,7 +152,7 @@ def _of_row(
         words = standardised(words)
         total = words if by == "words" else total + WORDS_WEIGHT * words
     order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
-    share = (asked / len(question) - nothing / len(without)).mean(0)
+    share = (asked / len(question) - nothing / len(calm.queries)).mean(0)
     share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)
     passages = []
     for number in order[:top_k]:

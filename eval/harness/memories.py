@@ -13,10 +13,8 @@ from itertools import islice
 
 import torch
 from memformer import MemoryState
-from memformer.cache import MemoryCache
-from memformer.engine import begin_turn
 from memformer.reading import begun
-from memformer.recollection import Recollection, is_large, places
+from memformer.recollection import Recollection, is_large
 from memformer.template import text_ids
 from torch import Tensor
 
@@ -99,7 +97,7 @@ class Memory:
         return [list(islice(rest, len(one.options))) for _, one in asked]
 
     def _recalled(self, memory: MemoryState, questions: Sequence[str]) -> list[Recollection] | None:
-        """What questions are about, found by their own words as retrieval finds it.
+        """The passages that each question is about, found by its own words, as retrieval does.
 
         None: all memories are read whole, or the model has no heads that find.
         """
@@ -115,15 +113,14 @@ class Memory:
         self, ids: Tensor, mask: Tensor, memory: MemoryState, recalled: list[Recollection] | None
     ) -> Tensor:
         """The logits of texts that read what was recalled; None: the whole memory."""
-        model = self.desk.model
-        if recalled is None:
-            logits: Tensor = model(input_ids=ids, attention_mask=mask, memory=memory).logits
-            return logits
-        # a text without a cache is taken in, and reads what was written last
-        cache = MemoryCache(begin_turn(memory.closed(), mask.bool())[0])
-        cache.recalled = places(model.engine(), recalled, cache.memory)
-        read = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        found: Tensor = read.logits
+        # with a cache, passages that lost their slots are read too
+        found: Tensor = self.desk.model(
+            input_ids=ids,
+            attention_mask=mask,
+            memory=memory,
+            recalled=recalled,
+            use_cache=recalled is not None,
+        ).logits
         return found
 
     def _begun(self, memory: MemoryState) -> MemoryState:

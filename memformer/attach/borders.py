@@ -23,7 +23,9 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end|>", "<end_of_turn>", 
 
 
 def border_table(backbone: Backbone, tokenizer: Any | None) -> UInt8[Tensor, " vocabulary"]:
-    """What each token id ends: `NOTHING`, `SENTENCE` or `PARAGRAPH` of `segments.py`.
+    """The table of borders: for each token id `NOTHING`, `SENTENCE` or `PARAGRAPH`.
+
+    The three numbers stand in `segments.py`.
 
     A token with a line break ends a paragraph, and so does a special token that ends a text or a
     turn of a chat; other special tokens end nothing. A token ends a sentence if its text ends in a
@@ -54,7 +56,7 @@ def border_table(backbone: Backbone, tokenizer: Any | None) -> UInt8[Tensor, " v
 
 
 def _ending(text: str) -> int:
-    """What a token with this text ends."""
+    """The border that a token with this text makes."""
     if "\n" in text:
         return PARAGRAPH
     return SENTENCE if text.rstrip().rstrip(CLOSING).endswith(SENTENCE_ENDS) else NOTHING

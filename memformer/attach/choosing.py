@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from memformer.attach.backbone import Backbone
 from memformer.attach.borders import border_table
 from memformer.attach.calibrate import plain_text
 from memformer.attach.layers import MemoryPath
 from memformer.attach.questions import QUESTIONS
 from memformer.attach.words import word_table
-from memformer.memory.finding import Asking, loud, standardised, votes
+from memformer.memory.finding import Asking, loud, scores_by_head, votes
 from memformer.memory.record import to_bits
 
 # the form in which heads are asked, and the question without content (arXiv:2410.02642)
@@ -44,8 +45,7 @@ def prepare(path: MemoryPath, tokenizer: Any | None, finders: int) -> None:
     layers = tuple(layer for layer in path.index_of if backbone.sees_all(layer))
     if not finders or not layers:
         return
-    text = plain_text(backbone, None) if tokenizer is None else torch.zeros(0, 0)
-    found = material(tokenizer, text)
+    found = material(backbone, tokenizer)
     path.finders.set(choose(path, found, layers, finders), found.nothing)
 
 
@@ -63,14 +63,15 @@ class Material(NamedTuple):
     nothing: list[int]
 
 
-def material(tokenizer: Any | None, text: Int[Tensor, "rows tokens"]) -> Material:
-    """Our own questions; without a tokenizer, pieces of a text, and the same pieces as questions.
+def material(backbone: Backbone, tokenizer: Any | None) -> Material:
+    """Our own questions; without a tokenizer, text that the backbone generates, asked about itself.
 
     Args:
-        tokenizer: the backbone's tokenizer.
-        text: text that the backbone generates; see `calibrate.plain_text`.
+        backbone: the decoder.
+        tokenizer: its tokenizer.
     """
     if tokenizer is None:
+        text = plain_text(backbone, None)
         rows = [row[begin : begin + 16].tolist() for row in text for begin in range(0, 48, 16)]
         return Material(rows, [row[4:12] for row in rows], text[0, :1].tolist())
 
@@ -124,7 +125,7 @@ def choose(
         less = votes(calm, *parts)
         for right, inputs in enumerate(questions):
             asked = votes(asking(number, inputs), *parts)
-            total[number] += standardised((asked - less) / sizes.sqrt())[:, right]
+            total[number] += scores_by_head(asked, less, sizes)[:, right]
     best = total.flatten().topk(min(count, total.numel())).indices.cpu()
     return torch.stack([torch.tensor(layers)[best // backbone.heads], best % backbone.heads], 1)
 

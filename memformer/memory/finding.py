@@ -104,10 +104,25 @@ def scores(
     nothing: Float[Tensor, "finders passages"],
     sizes: Int[Tensor, " passages"],
 ) -> Float[Tensor, " passages"]:
-    """The score of each passage: votes less those of a question without content, for the root of
-    its length, in units of their spread over the passages; the mean over finder heads."""
-    less = (asked - nothing) / sizes.clamp_min(1).sqrt()
-    return standardised(less).mean(0)
+    """The score of each passage: the mean of its scores by head."""
+    return scores_by_head(asked, nothing, sizes).mean(0)
+
+
+def scores_by_head(
+    asked: Float[Tensor, "finders passages"],
+    nothing: Float[Tensor, "finders passages"],
+    sizes: Int[Tensor, " passages"],
+) -> Float[Tensor, "finders passages"]:
+    """What each head makes of each passage, in units of the spread over the passages.
+
+    A long passage has more votes by chance, so votes count by the root of its length.
+
+    Args:
+        asked: the votes of the question.
+        nothing: the votes of a question without content, which are taken off.
+        sizes: the number of tokens of each passage.
+    """
+    return standardised((asked - nothing) / sizes.clamp_min(1).sqrt())
 
 
 def standardised(values: Float[Tensor, "*rows passages"]) -> Float[Tensor, "*rows passages"]:
