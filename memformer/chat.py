@@ -194,8 +194,9 @@ class ChatSession:
     def why(self) -> list[Passage]:
         """The passages that the last reply of this session was recalled from, best first.
 
-        Of several questions at once, those of the last. A memory that is no larger than the working
-        set is read whole, so its replies may come from other passages too.
+        Of several questions at once, those of the last. What was forgotten since is not shown. A
+        memory that is no larger than the working set is read whole, so its replies may come from
+        other passages too.
 
         Raises:
             ValueError: there was no reply yet, or the model has no heads that find.
@@ -204,7 +205,9 @@ class ChatSession:
             raise ValueError("There is no reply yet to give reasons for; say something first.")
         words, memory = self._answered
         found = recalled(self.model, self.tokenizer, memory, words, FOR_A_REPLY)
-        return with_text(found, self.tokenizer, self._frame)
+        told = self._load().told[0]
+        left = [one for one in found if told[one.start : one.end].tolist() == list(one.token_ids)]
+        return with_text(left, self.tokenizer, self._frame)
 
     @torch.no_grad()
     def remember(self, text: str, progress: Progress | None = None) -> int:

@@ -63,6 +63,18 @@ def test_forgotten_turns_are_not_recalled(place):
     assert all("cello" not in one.text for one in session.recall("Edda plays the cello"))
 
 
+def test_why_does_not_show_what_was_forgotten_since(place, tmp_path):
+    pytest.importorskip("bm25s")
+    store = MemoryStore(tmp_path)
+    session, other = opened(place, store, "ida"), opened(place, store, "ida")
+    for fact in FACTS:
+        session.remember(fact)
+    session.say("Where does my cousin Edda play the cello?")
+    assert any("cello" in one.text for one in session.why())
+    other.forget(2)
+    assert session.why() and all("cello" not in one.text for one in session.why())
+
+
 def test_mistakes_are_answered_in_one_sentence(place):
     session = opened(place)
     assert session.recall("anything at all") == []
