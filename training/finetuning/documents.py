@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +46,12 @@ class Aside:
     asked: tuple[int, int] = (0, 0)
     gold: tuple[int, int] | None = None
     gold_sentence: tuple[int, int] | None = None
+
+    def after_words(self, words: Sequence[int], place: int) -> Aside:
+        """The aside with some words before its question, at a place of its tokens."""
+        ids = (*self.ids[:place], *words, *self.ids[place:])
+        begin, end = self.asked
+        return replace(self, ids=ids, asked=(begin + len(words), end + len(words)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def tokenised(record: Record, tokenizer: PreTrainedTokenizerBase, style: str) ->
                 # a question at the end of an exchange also comes after the closing marks
                 if asked.after == seen + len(content) and content is contents[-1]:
                     after = first + len(stops)
-                asides.append(_aside(asked, after, places, tokenizer, style))
+                asides.append(aside_of(asked, after, places, tokenizer, style))
             seen += len(content)
     return Document(
         record.id, tuple(ids), frozenset(ends), tuple(begins), tuple(asides), tuple(paragraphs)
@@ -255,9 +261,18 @@ def _exchange(
     return text, contents, spans
 
 
-def _aside(
+def aside_of(
     question: Question, after: int, places: Places, tokenizer: PreTrainedTokenizerBase, style: str
 ) -> Aside:
+    """A question and its answer as tokens.
+
+    Args:
+        question: the question.
+        after: the number of tokens of the document before it.
+        places: where the document's characters are among its tokens.
+        tokenizer: the tokenizer of the model.
+        style: one of `STYLES`.
+    """
     if style == "chat":
         said = f"{question.instruction} {question.question}".strip()
         asked = chat_ids(tokenizer, [{"role": "user", "content": said}], reply="")[0].tolist()

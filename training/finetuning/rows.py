@@ -39,6 +39,18 @@ class Row:
     gold: list[tuple[int, int]] = field(default_factory=list)
     gold_sentence: list[tuple[int, int]] = field(default_factory=list)
 
+    def add(self, aside: Aside, segment_id: int, *, answers: bool) -> None:
+        """Adds a question and its answer, which is predicted if `answers` is set."""
+        asked = len(aside.ids) - aside.answer
+        self.ids.extend(aside.ids)
+        self.segment_ids.extend([segment_id] * len(aside.ids))
+        self.remembered.extend([False] * len(aside.ids))
+        self.labels.extend([IGNORED_LABEL] * asked)
+        self.labels.extend(aside.ids[asked:] if answers else [IGNORED_LABEL] * aside.answer)
+        self.asked.extend(_marked(aside))
+        self.gold.append(aside.gold or NO_GOLD)
+        self.gold_sentence.append(aside.gold_sentence or NO_GOLD)
+
 
 def with_asides(
     document: Document, segment_tokens: int, *, answers: bool = True, text: bool = False
@@ -64,15 +76,10 @@ def with_asides(
             row.asked.append(False)
             while waiting and waiting[0].after <= place + 1:
                 aside = waiting.pop(0)
-                asked = len(aside.ids) - aside.answer
-                row.ids.extend(aside.ids)
-                row.segment_ids.extend([ASIDE + len(waiting)] * len(aside.ids))
-                row.remembered.extend([False] * len(aside.ids))
-                row.labels.extend([IGNORED_LABEL] * asked)
-                row.labels.extend(aside.ids[asked:] if answers else [IGNORED_LABEL] * aside.answer)
-                row.asked.extend(_marked(aside))
-                row.gold.append(aside.gold or NO_GOLD)
-                row.gold_sentence.append(aside.gold_sentence or NO_GOLD)
+                row.add(aside, ASIDE + len(waiting), answers=answers)
+    # questions that stand alone, after words that are read again
+    for number, aside in enumerate(waiting):
+        row.add(aside, ASIDE + number, answers=answers)
     return row
 
 

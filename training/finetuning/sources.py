@@ -19,6 +19,7 @@ from eval.corpora.jsonl import BadRecord
 from training import missing
 from training.data.records import Record, parse, read
 from training.finetuning.documents import STYLES, Document, tokenised
+from training.finetuning.rereading import asked_again
 from training.setup.config import BadConfig
 
 
@@ -37,6 +38,8 @@ class Source:
         text: also learn to predict the document, from its second segment on.
         teacher: learn the document from the backbone's predictions, which see the whole text.
         limit: use only so many documents.
+        reread: ask each question alone, after the words of at most so many tokens that a memory of
+            the document would read again; None: the document is read, and asked about.
     """
 
     path: str = ""
@@ -49,6 +52,7 @@ class Source:
     text: bool = False
     teacher: bool = False
     limit: int | None = None
+    reread: int | None = None
 
     @property
     def name(self) -> str:
@@ -105,6 +109,13 @@ def check(source: Source) -> None:
         raise BadConfig(f"style must be one of {', '.join(STYLES)}; got {source.style!r}.")
     if source.limit is not None and source.limit < 1:
         raise BadConfig(f"limit of {source.name} must be 1 or more; got {source.limit}.")
+    if source.reread is not None and (
+        source.reread < 1 or source.text or source.teacher or source.streaming
+    ):
+        raise BadConfig(
+            f"reread of {source.name} must be 1 or more, without text, teacher and streaming: the "
+            f"document itself is not read; got {source.reread}."
+        )
     if source.weight <= 0:
         raise BadConfig(f"weight of {source.name} must be above 0; got {source.weight}.")
     if source.streaming and source.path:
@@ -271,7 +282,14 @@ def pool(
     if source.streaming:
         return Pool(source, stream=Stream(source, tokenizer))
     tell(f"{source.name}: {len(found)} documents")
-    return Pool(source, [tokenised(record, tokenizer, source.style) for record in found])
+    if source.reread is None:
+        return Pool(source, [tokenised(record, tokenizer, source.style) for record in found])
+    asked = [
+        one for each in found for one in asked_again(each, tokenizer, source.style, source.reread)
+    ]
+    if not asked:
+        raise BadConfig(f"No question of {source.name} has an answer within {source.reread} tokens.")
+    return Pool(source, asked)
 
 
 def batch(
