@@ -92,7 +92,7 @@ class Whole(ChatSession):
 
     def say(self, text: str, streamer: Any = None, **options: Any) -> str:
         """Answers, and remembers all tokens that the model saw and generated."""
-        ids = self._asked(text)
+        ids = torch.tensor([self._asked(text)], device=self.model.device)
         output, self.memory = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -20,8 +20,9 @@ from torch import Tensor
 from memformer.documents import Document
 from memformer.reading import Progress, Reading, begun, read_document, read_text, write_limit
 from memformer.recalling import FOR_A_REPLY, for_replies, recalled, with_text
-from memformer.recollection import Passage
+from memformer.recollection import Passage, Recollection
 from memformer.replies import reply_ids, reply_options, reply_text, side_by_side
+from memformer.rereading import Reread, reread
 from memformer.store import MemoryBusy, MemoryStore
 from memformer.template import ACKNOWLEDGEMENT, PLAIN_NAMES, PLAIN_STOP, chat_ids, check_text, frame
 from memformer.turns import readable_turns
@@ -125,28 +126,30 @@ class ChatSession:
             ValueError: empty text, half a character, or an option that `generate` does not know.
             MemoryBusy: another session is in the middle of a turn of this user.
         """
-        ids = self._asked(text)
+        asked = self._asked(text)
         marks = self._frame
-        limit = write_limit(ids, marks.unwritten, len(marks.reply), self.reply_limit)
 
         def answer(memory: MemoryState) -> tuple[tuple[Tensor, MemoryState], MemoryState]:
             found = for_replies(self.model, self.tokenizer, memory, [text])
+            prompt = self._with_words(asked, found[0])
+            ids = torch.tensor([prompt.ids], device=self.model.device)
             output, after = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 memory=begun(self.model, self._frame, memory),
-                recalled=found,
+                recalled=[prompt.recalled],
+                reread=torch.tensor([prompt.mask], device=ids.device),
                 return_memory=True,
-                limit=limit,
+                limit=write_limit(ids, marks.unwritten, len(marks.reply), self.reply_limit),
                 reply_limit=self.reply_limit,
                 streamer=streamer,
                 **reply_options(self.tokenizer, self.options | options),
             )
-            return (reply_ids(output, 1), memory), after
+            return (reply_ids(output, 1)[0, ids.shape[1] :], memory), after
 
-        output, before = self._change(answer)
+        reply, before = self._change(answer)
         self._answered = (text, before)
-        return reply_text(self.tokenizer, output[0, ids.shape[1] :])
+        return reply_text(self.tokenizer, reply)
 
     def ask(self, *questions: str, **options: Any) -> list[str]:
         """Answers questions side by side, without remembering them or their answers.
@@ -160,17 +163,20 @@ class ChatSession:
         """
         if not questions:
             raise ValueError("There is no question to answer.")
-        rows = [self._asked(question)[0] for question in questions]
+        asked = [self._asked(question) for question in questions]
         memory, answers = self._load(), list[str]()
-        found = for_replies(self.model, self.tokenizer, memory, questions)
-        for begin in range(0, len(rows), ASKED_AT_ONCE):
+        for begin in range(0, len(questions), ASKED_AT_ONCE):
             part = slice(begin, begin + ASKED_AT_ONCE)
-            ids, mask = side_by_side(rows[part])
+            memories = memory.select([0] * len(questions[part]))
+            found = for_replies(self.model, self.tokenizer, memories, questions[part])
+            prompts = [self._with_words(*one) for one in zip(asked[part], found, strict=True)]
+            rows = [torch.tensor(one.ids, device=self.model.device) for one in prompts]
+            ids, mask = side_by_side(rows)
             output = self.model.generate(
                 ids,
                 attention_mask=mask,
-                memory=memory.select([0] * len(ids)),
-                recalled=None if found is None else found[part],
+                memory=memories,
+                recalled=[one.recalled for one in prompts],
                 **reply_options(self.tokenizer, self.options | options),
             )
             replies = reply_ids(output, len(ids))[:, ids.shape[1] :]
@@ -302,12 +308,17 @@ class ChatSession:
 
     # ---- words and tokens ------------------------------------------------------------------
 
-    def _asked(self, text: str) -> Tensor:
+    def _asked(self, text: str) -> list[int]:
         """Token ids of a turn of the user, up to the place where the reply begins."""
         check_text(text)
         start = [] if self._system is None else [{"role": "system", "content": self._system}]
         turn = [*start, {"role": "user", "content": text}]
-        return chat_ids(self.tokenizer, turn, reply="").to(self.model.device)
+        ids: list[int] = chat_ids(self.tokenizer, turn, reply="")[0].tolist()
+        return ids
+
+    def _with_words(self, ids: list[int], recalled: Recollection) -> Reread:
+        """A prompt with the words of what was recalled."""
+        return reread(self.model, self.tokenizer, self._frame, ids, recalled)
 
     # ---- the memory ------------------------------------------------------------------------
 

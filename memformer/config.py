@@ -61,6 +61,8 @@ class MemoryConfig:
             refused until something is forgotten. None: no limit.
         working_set: most slots that a turn reads: those of the passages that it is found to be
             about. A memory that is no larger is read whole.
+        reread_tokens: most tokens of the passages found whose words a reply reads again, before the
+            question, in place of their slots. 0: none.
         finders: number of heads that find passages; 0: nothing is found, and the newest slots are
             read.
 
@@ -86,6 +88,7 @@ class MemoryConfig:
     least_age: int = 16
     record_tokens: int | None = 4_000_000
     working_set: int = 1024
+    reread_tokens: int = 0
     finders: int = 8
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class MemoryConfig:
             ("least_age", 0, False),
             ("record_tokens", 1, True),
             ("working_set", 1, False),
+            ("reread_tokens", 0, False),
             ("finders", 0, False),
         ):
             _check_int(field, getattr(self, field), least, optional)

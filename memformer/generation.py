@@ -55,6 +55,8 @@ class Prompt:
         memory: the memory before the prompts, with all segments closed.
         limit: the factor on the strength of each token; None: 1.
         reply_limit: the factor on the strength of every generated token.
+        reread: the tokens that the reply sees and that are not written again, nor seen by what is
+            written; None: there are none.
     """
 
     ids: Int[Tensor, "batch tokens"]
@@ -62,11 +64,17 @@ class Prompt:
     memory: MemoryState
     limit: Float[Tensor, "batch tokens"] | None
     reply_limit: float
+    reread: Bool[Tensor, "batch tokens"] | None = None
+
+    @property
+    def written(self) -> Bool[Tensor, "batch tokens"]:
+        """The tokens that go through the memory, whether it keeps them or not."""
+        return self.real if self.reread is None else self.real & ~self.reread
 
     @property
     def remembered(self) -> Bool[Tensor, "batch tokens"]:
         """The tokens that the memory after the prompts records."""
-        return self.real if self.limit is None else self.real & (self.limit > 0)
+        return self.written if self.limit is None else self.written & (self.limit > 0)
 
 
 def settings(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
@@ -124,17 +132,19 @@ def generate(
         check_room(prompt.memory.told, prompt.remembered, quota)
     before, turn = begin_turn(prompt.memory, prompt.real)
     finished = _finished(engine, prompt.ids, prompt.real)
+    unread = unwritten = prompt.real & ~finished
     with torch.no_grad():
         unlimited = before.replaced(record_tokens=None)
         readable = engine.ingest(prompt.ids, finished, unlimited, turn=turn)
         # text can be read while generating but not remembered, such as a system message
-        if prompt.limit is None:
+        if prompt.reread is not None:
+            unwritten = prompt.written  # cut into segments of its own
+        elif prompt.limit is None:
             before = readable.replaced(record_tokens=quota)
         elif bool(finished.any()):
             before = engine.ingest(prompt.ids, finished, before, turn=turn, limit=prompt.limit)
-    unread = prompt.real & ~finished
     if recalled is None:
-        recalled = recollect_if_large(engine, prompt.ids, unread, readable)
+        recalled = recollect_if_large(engine, prompt.ids, unread & prompt.written, readable)
     if config.use_cache is False:
         carried: dict[str, Any] = {
             "memory": None if given is None else given.replaced(record_tokens=None),
@@ -152,10 +162,10 @@ def generate(
         return result, None
     sequences = result.sequences if structured else result
     with torch.no_grad():
-        after = _remember(engine, prompt, sequences, unread, before, turn, config.eos_token_id)
+        after = _remember(engine, prompt, sequences, unwritten, before, turn, config.eos_token_id)
         if recalled is not None and any(recalled):
             # what was recalled stays when others are evicted
-            marked = places(engine, recalled, prompt.memory)
+            marked = places(engine, recalled, prompt.memory, reread=True)
             answers = after.batch_size // len(marked)
             after = after.renewed(_wide(marked.repeat_interleave(answers, 0), after))
     return result, after
@@ -281,24 +291,24 @@ def _remember(
     engine: Engine,
     prompt: Prompt,
     sequences: Int[Tensor, "answers tokens"],
-    unread: Bool[Tensor, "batch prompt"],
+    unwritten: Bool[Tensor, "batch prompt"],
     memory: MemoryState,
     turn: Int[Tensor, " batch"],
     eos_token_id: int | list[int] | None,
 ) -> MemoryState:
     """Writes the rest of the prompt and each answer, up to and with its end-of-text token."""
-    answers = sequences.shape[0] // unread.shape[0]
-    rows = torch.arange(unread.shape[0], device=sequences.device).repeat_interleave(answers)
-    said = sequences[:, unread.shape[1] :]
+    answers = sequences.shape[0] // unwritten.shape[0]
+    rows = torch.arange(unwritten.shape[0], device=sequences.device).repeat_interleave(answers)
+    said = sequences[:, unwritten.shape[1] :]
     ends = torch.zeros_like(said, dtype=torch.bool)
     if eos_token_id is not None:
         eos = torch.as_tensor(eos_token_id, device=said.device).flatten()
         ends = torch.isin(said, eos)
     spoken = ends.long().cumsum(-1) - ends.long() == 0
-    new = torch.cat([unread[rows], spoken & (prompt.reply_limit > 0)], 1)
+    new = torch.cat([unwritten[rows], spoken & (prompt.reply_limit > 0)], 1)
     limits, limit = None, prompt.limit
     if limit is not None or prompt.reply_limit < 1:
-        asked = torch.ones_like(unread, dtype=torch.float32) if limit is None else limit
+        asked = torch.ones_like(unwritten, dtype=torch.float32) if limit is None else limit
         answered = torch.full_like(said, prompt.reply_limit, dtype=torch.float32)
         limits = torch.cat([asked[rows], answered], 1)
     return engine.ingest(sequences, new, memory.select(rows), turn=turn[rows], limit=limits)

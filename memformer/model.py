@@ -393,6 +393,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         limit: Float[Tensor, "batch tokens"] | None = None,
         reply_limit: float = 1.0,
         recalled: Sequence[Sequence[Passage]] | None = None,
+        reread: Bool[Tensor, "batch tokens"] | None = None,
         **kwargs: Any,
     ) -> Any:
         """`GenerationMixin.generate`, with a memory.
@@ -410,6 +411,8 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             reply_limit: the same for all that is generated; 0: the answer is not remembered.
             recalled: the passages that each row reads, from `recall`; None: those that its prompt
                 is found to be about. A memory of at most `working_set` slots is read whole.
+            reread: marks the tokens of the prompt that are read again (`memformer.rereading`); they
+                are neither written nor seen by what is written.
             **kwargs: as in transformers.
 
         Returns:
@@ -426,7 +429,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             return generation.Generated(said, memory) if return_memory else said
         if kwargs.get("inputs_embeds") is not None:
             raise ValueError(NO_TOKEN_IDS)
-        prompt, config = self._prompt(inputs, memory, kwargs, limit, reply_limit)
+        prompt, config = self._prompt(inputs, memory, kwargs, limit, reply_limit, reread)
         said, after = generation.generate(
             self,
             self.engine(),
@@ -451,6 +454,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         arguments: dict[str, Any],
         limit: Tensor | None,
         reply_limit: float,
+        reread: Tensor | None,
     ) -> tuple[generation.Prompt, GenerationConfig]:
         """The prompts of a generation, checked; their mask is put among the arguments."""
         ids = arguments.pop("input_ids", None) if inputs is None else inputs
@@ -472,7 +476,12 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             row = int((~real.any(-1)).nonzero()[0])
             raise ValueError(f"The prompt in row {row} is empty: attention_mask is 0 everywhere.")
         known = self._known(memory, ids)
-        return generation.Prompt(ids, real, known, limit, float(reply_limit)), config
+        if reread is not None and reread.shape != ids.shape:
+            raise ValueError(
+                f"reread must have the shape of the prompt, {tuple(ids.shape)}; got "
+                f"{tuple(reread.shape)}."
+            )
+        return generation.Prompt(ids, real, known, limit, float(reply_limit), reread), config
 
     @torch.no_grad()
     def memory_after(self, past_key_values: MemoryCache) -> MemoryState:

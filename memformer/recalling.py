@@ -10,6 +10,7 @@ import torch
 
 from memformer.memory import MemoryState
 from memformer.recollection import Passage, Recollection, is_large
+from memformer.replies import side_by_side
 from memformer.template import Frame, check_text, text_ids
 from memformer.turns import without_marks
 
@@ -44,30 +45,40 @@ def for_replies(
     tokenizer: PreTrainedTokenizerBase,
     memory: MemoryState,
     questions: Sequence[str],
-) -> list[Recollection] | None:
-    """The passages that each question is about.
+) -> list[Recollection]:
+    """The passages that each question is about; none where its memory is read whole.
 
-    Returns:
-        None where the memory is read whole, or where the model has no heads that find.
+    Args:
+        model: the model that answers.
+        tokenizer: its tokenizer.
+        memory: a row for each question.
+        questions: the words to find passages by.
     """
-    if model.is_memory_disabled or not bool(is_large(model.engine(), memory).any()):
-        return None
-    return [recalled(model, tokenizer, memory, one, FOR_A_REPLY) for one in questions]
+    off = model.is_memory_disabled
+    large = [False] * len(questions) if off else is_large(model.engine(), memory).tolist()
+    if not any(large):
+        return [Recollection() for _ in questions]
+    rows = [torch.tensor(text_ids(tokenizer, one), device=model.device) for one in questions]
+    ids, mask = side_by_side(rows)
+    found = model.recall(ids, memory, FOR_A_REPLY, attention_mask=mask)
+    return [one if finds else Recollection() for one, finds in zip(found, large, strict=True)]
 
 
 def with_text(
-    passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase, marks: Frame
+    passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase, marks: Frame | None
 ) -> list[Passage]:
     """Passages with their words, without the marks of a template; those without words are left out.
 
     Args:
         passages: from `recalled`.
         tokenizer: the tokenizer of the model.
-        marks: the tokens that its template writes around a turn.
+        marks: the tokens that its template writes around a turn; None: there are none.
     """
     found = []
     for passage in passages:
-        ids = without_marks(list(passage.token_ids), marks)
+        ids = list(passage.token_ids)
+        if marks is not None:
+            ids = without_marks(ids, marks)
         text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
         if text:
             found.append(dataclasses.replace(passage, text=text))

@@ -48,6 +48,7 @@ class Passage:
         segment: the segment.
         start: the place of its first token on the text clock.
         text: its words; empty until it is decoded.
+        reread: whether its words stand before the question, so that its slots are not read.
     """
 
     token_ids: tuple[int, ...]
@@ -56,6 +57,7 @@ class Passage:
     segment: int
     start: int
     text: str = ""
+    reread: bool = False
 
     @property
     def end(self) -> int:
@@ -194,9 +196,13 @@ def is_large(engine: Engine, memory: MemoryState) -> Bool[Tensor, " batch"]:
 
 
 def places(
-    engine: Engine, recalled: Sequence[Sequence[Passage]], memory: MemoryState
+    engine: Engine,
+    recalled: Sequence[Sequence[Passage]],
+    memory: MemoryState,
+    *,
+    reread: bool = False,
 ) -> Bool[Tensor, "batch told"]:
-    """Marks the places of the record that are to be read, best passages first.
+    """Marks the places of the record whose slots are to be read, best passages first.
 
     Passages far worse than the best are left out, and so is what exceeds the working set.
 
@@ -204,11 +210,13 @@ def places(
         engine: knows the size of the working set.
         recalled: the passages of each row, best first.
         memory: the memories.
+        reread: also mark the passages whose words are read again.
     """
     marked = torch.zeros_like(memory.is_told)
     for row, passages in enumerate(recalled):
         for passage in within(passages, engine.rules.working_set or memory.told.shape[1]):
-            marked[row, passage.start : passage.end] = True
+            if reread or not passage.reread:
+                marked[row, passage.start : passage.end] = True
     return marked
 
 

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 # options that have an effect only where a reply is sampled
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 # options of `generate` that the session sets itself
-OWN = {"memory", "return_memory", "limit", "reply_limit", "inputs", "input_ids", "attention_mask"}
+OWN = {
+    "memory",
+    "return_memory",
+    "limit",
+    "reply_limit",
+    "recalled",
+    "reread",
+    "inputs",
+    "input_ids",
+    "attention_mask",
+}
 
 
 def reply_options(tokenizer: PreTrainedTokenizerBase, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def readable_turns(
 
 def without_marks(ids: list[int], marks: Frame) -> list[int]:
     """Token ids without the tokens that a template writes around a turn."""
-    for part in (marks.opening, marks.before, marks.before[1:], marks.reply, marks.after):
+    around = (marks.opening, marks.before, marks.before[1:])
+    for part in (*around, marks.thanks, marks.reply, marks.after):
         ids = _without(ids, part)
     return ids
 

@@ -94,7 +94,7 @@ attach.heads attach.layers attach.hooks attach.questions attach.choosing attach.
 checkpoint checkpoint.card checkpoint.decoders checkpoint.saving checkpoint.merging
 checkpoint.loading
 checks fingerprints cache engine words recollection asides generation attached model
-turns recalling folder store reading chat
+turns recalling rereading folder store reading chat
 cli.output cli.application cli.inputs cli.demo cli.documents cli.conversation cli.commands cli.talk
 cli.memories cli __main__
 """.split()

@@ -14,16 +14,14 @@ from itertools import islice
 import torch
 from memformer import MemoryState
 from memformer.reading import begun
-from memformer.recollection import Recollection, is_large
-from memformer.template import text_ids
+from memformer.recalling import for_replies
+from memformer.recollection import Passage
+from memformer.rereading import reread
 from torch import Tensor
 
 from eval.harness.benchmark import Document, Question
 from eval.harness.desk import BATCH_QUESTIONS, Answer, Desk, chunks, likelihoods
 from eval.harness.systems import Reading
-
-# passages found for a question about a large memory; those near the best are read
-PASSAGES = 8
 
 
 @dataclass
@@ -65,13 +63,17 @@ class Memory:
         """Answers from the memory."""
         found = []
         for some in chunks(asked, BATCH_QUESTIONS):
-            prompts = [self.desk.prompts.asked(one, alone=True) for _, one in some]
             memory = reading.kept.select([place for place, _ in some])
+            prompts, recalled = self._recalled(
+                memory,
+                [one.text for _, one in some],
+                [self.desk.prompts.asked(one, alone=True) for _, one in some],
+            )
             texts = self.desk.generate(
                 self.desk.model,
                 *self.desk.padded(prompts, left=True),
                 memory=memory,
-                recalled=self._recalled(memory, [one.text for _, one in some]),
+                recalled=recalled,
             )
             found += [Answer(text, len(ids)) for text, ids in zip(texts, prompts, strict=True)]
             self.desk.advance(sum(map(len, prompts)))
@@ -80,46 +82,49 @@ class Memory:
     def rank(self, reading: Reading, asked: Sequence[tuple[int, Question]]) -> list[list[float]]:
         """Ranks options from the memory; nothing of questions and options is kept."""
         prompts = self.desk.prompts
-        cases = [
+        cases: list[tuple[int, Question, list[int], list[int]]] = [
             (place, one, prompts.asked(one, alone=True, bare=True), prompts.option(text))
             for place, one in asked
             for text in one.options
         ]
         sums: list[float] = []
         for some in chunks(cases, BATCH_QUESTIONS):
-            ids, mask = self.desk.padded([prompt + option for *_, prompt, option in some])
             memory = reading.kept.select([place for place, *_ in some])
-            recalled = self._recalled(memory, [one.bare for _, one, *_ in some])
-            logits = self._logits(ids, mask, memory, recalled)
-            begins = [len(prompt) for *_, prompt, _ in some]
-            sums += likelihoods(logits, begins, [option for *_, option in some])
+            bare = [one.bare for _, one, *_ in some]
+            asking, recalled = self._recalled(memory, bare, [prompt for *_, prompt, _ in some])
+            options = [option for *_, option in some]
+            rows = [prompt + option for prompt, option in zip(asking, options, strict=True)]
+            logits = self._logits(*self.desk.padded(rows), memory, recalled)
+            sums += likelihoods(logits, [len(prompt) for prompt in asking], options)
         rest = iter(sums)
         return [list(islice(rest, len(one.options))) for _, one in asked]
 
-    def _recalled(self, memory: MemoryState, questions: Sequence[str]) -> list[Recollection] | None:
-        """The passages that each question is about, found by its own words, as retrieval does.
+    def _recalled(
+        self, memory: MemoryState, questions: Sequence[str], prompts: Sequence[list[int]]
+    ) -> tuple[list[list[int]], list[list[Passage]]]:
+        """Prompts with the words that are read again, and the passages recalled for each.
 
-        None: all memories are read whole, or the model has no heads that find.
+        They are found by the question's own words, as retrieval does.
         """
-        model = self.desk.model
-        if not bool(is_large(model.engine(), memory).any()):
-            return None
-        rows = [text_ids(self.desk.tokenizer, text) for text in questions]
-        ids, mask = self.desk.padded(rows)
-        found: list[Recollection] = model.recall(ids, memory, PASSAGES, attention_mask=mask)
-        return found
+        desk = self.desk
+        found = for_replies(desk.model, desk.tokenizer, memory, questions)
+        again = [
+            reread(desk.model, desk.tokenizer, desk.prompts.frame, *one)
+            for one in zip(prompts, found, strict=True)
+        ]
+        return [one.ids for one in again], [one.recalled for one in again]
 
     def _logits(
-        self, ids: Tensor, mask: Tensor, memory: MemoryState, recalled: list[Recollection] | None
+        self, ids: Tensor, mask: Tensor, memory: MemoryState, recalled: Sequence[list[Passage]]
     ) -> Tensor:
-        """The logits of texts that read what was recalled; None: the whole memory."""
+        """The logits of texts that read what was recalled; nothing: the whole memory."""
         # with a cache, passages that lost their slots are read too
         found: Tensor = self.desk.model(
             input_ids=ids,
             attention_mask=mask,
             memory=memory,
             recalled=recalled,
-            use_cache=recalled is not None,
+            use_cache=any(recalled),
         ).logits
         return found
 

@@ -429,7 +429,7 @@ def test_ranks_from_a_large_memory_are_those_of_the_passages_recalled(desk: Desk
     ids, mask = desk.padded([desk.prompts.asked(CHOICE, alone=True, bare=True), [5, 6, 7]])
     memory = reading.kept.select([0, 0])
     with torch.inference_mode():
-        whole = Memory(desk)._logits(ids, mask, memory, None)
+        whole = desk.model(input_ids=ids, attention_mask=mask, memory=memory).logits
         # nothing is recalled of a memory that is read whole
         kept = Memory(desk)._logits(ids, mask, memory, [Recollection(), Recollection()])
         assert kept[mask.bool()] == pytest.approx(whole[mask.bool()], abs=1e-3)

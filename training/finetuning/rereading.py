@@ -1,9 +1,9 @@
 """Questions after the words that a memory would read again; nothing else of the document is read.
 
 A memory of a large document finds a few passages for a question and puts their words before it
-(`memformer.rereading`). Here they are chosen as finding by words would choose them, and the one that
-holds the answer is always among them. A question without an answer has those that look most like
-it. So a row costs a few hundred tokens, however long the document is.
+(`memformer.rereading`). Here they are chosen as finding by words would choose them, and the one
+that holds the answer is always among them. A question without an answer has those that look most
+like it. So a row costs a few hundred tokens, however long the document is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eval.corpora.stories import SENTENCE_END
-from memformer.rereading import insert_words
+from memformer.rereading import word_ids
 from memformer.template import frame
 from training.data.drills import UNKNOWN
 from training.data.records import Question, Record, Span
@@ -60,7 +60,7 @@ def asked_again(
             continue
         alone = replace(question, passage=None, sentence=None)
         aside = aside_of(alone, 0, Places(), tokenizer, style)
-        aside = aside.after_words(insert_words(tokenizer, [], 0, words), place)
+        aside = aside.after_words(word_ids(tokenizer, words), place)
         name = f"{record.id}/{number}"
         found.append(Document(name, (), frozenset(), (), (aside,)))
     return found

@@ -288,7 +288,9 @@ def pool(
         one for each in found for one in asked_again(each, tokenizer, source.style, source.reread)
     ]
     if not asked:
-        raise BadConfig(f"No question of {source.name} has an answer within {source.reread} tokens.")
+        raise BadConfig(
+            f"{source.name}: no answer stands within {source.reread} tokens; raise reread."
+        )
     return Pool(source, asked)
 
 
