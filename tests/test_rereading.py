@@ -29,7 +29,9 @@ def opened(place, store=None, **switches):
     from transformers import AutoTokenizer
 
     model = MemformerForCausalLM.from_pretrained(place)
-    model = model.with_memory(**{"working_set": 80, "reread_tokens": 200, "segment_tokens": 400} | switches)
+    model = model.with_memory(
+        **{"working_set": 80, "reread_tokens": 200, "segment_tokens": 400} | switches
+    )
     tokenizer = AutoTokenizer.from_pretrained(place.parent / "base")
     user = None if store is None else "ida"
     session = ChatSession(model, tokenizer, store=store, user=user, max_new_tokens=4)

@@ -369,6 +369,14 @@ def other_backbone(place: Path) -> str:
             lambda p: SHORT.format(1).replace("}", ", weights: [1, 1]}"),
             "weights of stage 1 must be one for each of the 1 sources",
         ),
+        (
+            lambda p: f"data=[{{path: {p / 'train.jsonl'}, reread: 0}}]",
+            "must be 1 or more, without text, teacher and streaming",
+        ),
+        (
+            lambda p: f"data=[{{path: {p / 'train.jsonl'}, reread: 2}}]",
+            "train.jsonl: no answer stands within 2 tokens; raise reread",
+        ),
         (lambda p: "window=65", "window must be from 2 to 64 tokens; got 65"),
         (lambda p: ["window=60", "trained=memory"], "A window leaves the memory out"),
         (lambda p: "save_dtype=int8", "save_dtype must be float32 or bfloat16"),
@@ -545,6 +553,25 @@ def test_a_window_instead_of_memory_trains_the_backbone_alone(place):
     )
     log = (place / "window" / "log.jsonl").read_text()
     assert "warnings" not in log and "evidence" not in log and "exact" in log
+
+
+def test_questions_after_words_that_are_read_again_leave_the_memory_as_it_is(place):
+    pytest.importorskip("bm25s")
+    data = [
+        f"data=[{{path: {place / 'train.jsonl'}, reread: 120}}]",
+        "model.memory.segment_tokens=300",
+    ]
+    valid = f"validation.sources=[{{path: {place / 'valid.jsonl.gz'}, reread: 120}}]"
+    ended = run(place, "reread", *data, valid, "validation.every=4", SHORT.format(8))
+    assert ended.exit_code == 0, ended.output
+    before = MemformerForCausalLM.from_pretrained(place / "memory")
+    after = MemformerForCausalLM.from_pretrained(place / "reread")
+    for name, weight in before.memory.named_parameters():
+        if "correction" not in name:  # which weight decay makes smaller
+            assert torch.equal(after.memory.get_parameter(name), weight)
+    assert any(
+        weight.any() for name, weight in after.backbone.named_parameters() if "lora_B" in name
+    )
 
 
 def test_text_of_one_segment_waits_for_a_stage_in_which_it_has_more(place):

@@ -133,6 +133,8 @@ class Learner:
             loss = loss + optim.text_weight * found.text / text
         if source.teacher:
             loss = loss + optim.teacher_weight * found.teacher / text
+        if source.reread is not None:
+            loss = loss + self._untouched()
         rows = len(batch["input_ids"])
         if (budget := self.accelerated.inner.memory_config.write_budget) is not None:
             loss = loss + budget_penalty(output.written * rows / optim.documents, share, budget)
@@ -150,6 +152,15 @@ class Learner:
             rows=torch.tensor(rows),
             asides=torch.tensor(len(output.evidence)),
         )
+
+    def _untouched(self) -> Tensor:
+        """Nothing, with a gradient of 0 for the memory's weights.
+
+        Questions that stand alone use none of them, and processes wait for all gradients.
+        """
+        weights = self.accelerated.inner.memory.parameters()
+        parts = [0.0 * weight.sum() for weight in weights if weight.requires_grad]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor:
