@@ -20,10 +20,11 @@ PARAGRAPHS = [
     "Whoever walks to the quarry comes past two barns and a well.",
 ]
 TEXT = "\n\n".join(PARAGRAPHS)
+END = len(TEXT)
 BEGIN = TEXT.index(PARAGRAPHS[1])
 
 
-def asked(question, answer, after=len(TEXT), **named):
+def asked(question, answer, after=END, **named):
     return Question(question, answer, after, **named)
 
 
