@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.attach.layers import MemoryPath
@@ -48,6 +48,9 @@ class Passage:
         segment: the segment.
         start: the place of its first token on the text clock.
         text: its words; empty until it is decoded.
+        before: the paragraph told right before it, whatever its turn; forgotten ones are skipped.
+            None for the first paragraph, and for a neighbour, which has none of its own.
+        after: the paragraph told right after it, likewise.
     """
 
     token_ids: tuple[int, ...]
@@ -56,6 +59,8 @@ class Passage:
     segment: int
     start: int
     text: str = ""
+    before: Passage | None = None
+    after: Passage | None = None
 
     @property
     def end(self) -> int:
@@ -154,20 +159,32 @@ def _of_row(
     order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
     share = (asked / len(question) - nothing / len(calm.queries)).mean(0)
     share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)
-    passages = []
-    for number in order[:top_k]:
-        begin, end = spans[number]
-        passages.append(
-            Passage(
-                tuple(told[begin:end].tolist()),
-                float(total[number]),
-                int(memory.told_turn[row, begin]),
-                int(memory.told_segment[row, begin]),
-                begin,
-            )
-        )
+    passages = [_with_neighbours(memory, row, spans, total, number) for number in order[:top_k]]
     margin = float(total[order[0]] - total[order[1]]) if len(order) > 1 else 0.0
     return Recollection(passages, float(share[order[0]]), margin)
+
+
+def _with_neighbours(
+    memory: MemoryState,
+    row: int,
+    spans: Sequence[tuple[int, int]],
+    total: Float[Tensor, " paragraphs"],
+    number: int,
+) -> Passage:
+    """A paragraph of one row with the paragraphs before and after it; `total` has the scores."""
+    around = {}
+    for near in range(max(0, number - 1), min(len(spans), number + 2)):
+        begin, end = spans[near]
+        around[near] = Passage(
+            tuple(memory.told[row, begin:end].tolist()),
+            float(total[near]),
+            int(memory.told_turn[row, begin]),
+            int(memory.told_segment[row, begin]),
+            begin,
+        )
+    return dataclasses.replace(
+        around[number], before=around.get(number - 1), after=around.get(number + 1)
+    )
 
 
 def recollect_if_large(

@@ -186,6 +186,22 @@ def test_a_question_in_the_words_of_a_passage_finds_it(family):
     assert -1 <= found.evidence <= 1 and found.margin >= 0
 
 
+def test_a_passage_knows_its_neighbours_in_its_row_over_what_was_forgotten():
+    model = finds()
+    memory = model.init_memory(batch_size=2)
+    for turn in range(4):
+        memory = model.memorize(random_ids(2, 24, seed=turn), memory=memory).closed()
+    memory.forget(1)
+    for row, found in enumerate(asked(model, memory, random_ids(2, 6, seed=9), top_k=99)):
+        assert {one.turn for one in found} == {0, 2, 3}
+        told = sorted(found, key=lambda one: one.start)
+        alone = [dataclasses.replace(one, before=None, after=None) for one in told]
+        assert [one.before for one in told] == [None, *alone[:-1]]
+        assert [one.after for one in told] == [*alone[1:], None]
+        ids = [token for one in told for token in one.token_ids]
+        assert ids == memory.told[row][memory.is_told[row]].tolist()
+
+
 def test_rows_and_padding_change_no_recollection():
     model = finds()
     ids, memory = told_to(model, batch=2)
