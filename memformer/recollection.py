@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memformer.attach.layers import MemoryPath
 from memformer.engine import Engine
-from memformer.memory.finding import Asking, loud, scores, standardised, votes
+from memformer.memory.finding import Asking, calm_votes, scores, standardised, votes
 from memformer.memory.passages import Stretches, stretches
 from memformer.memory.record import resized
 from memformer.memory.state import MemoryState
@@ -100,7 +100,7 @@ def recollect(
         engine: the backbone and its memory path.
         ids: the questions.
         real: False at padding.
-        memory: the memories; nothing in them changes.
+        memory: the memories; nothing in them changes but for what they keep in `calm`.
         top_k: the most passages for each question.
         by: what they are found by.
 
@@ -110,12 +110,12 @@ def recollect(
     path = engine.path
     if not path.finders.chosen or not bool(memory.is_told.any()):
         return [Recollection() for _ in range(len(ids))]
-    calm = path.ask(torch.tensor(path.finders.question_without_content, device=ids.device))
+    nothing = path.ask(torch.tensor(path.finders.question_without_content, device=ids.device))
     found = []
     for row in range(len(ids)):
         question = content(ids[row][real[row]], path.words)
         cut = _cut(engine, memory, row)
-        found.append(_of_row(path, question, calm, memory, row, cut, top_k, by))
+        found.append(_of_row(path, question, nothing, memory, row, cut, top_k, by))
     return found
 
 
@@ -130,7 +130,7 @@ def _cut(engine: Engine, memory: MemoryState, row: int) -> Stretches:
 def _of_row(
     path: MemoryPath,
     question: Int[Tensor, " tokens"],
-    calm: Asking,
+    nothing: Asking,
     memory: MemoryState,
     row: int,
     cut: Stretches,
@@ -142,10 +142,12 @@ def _of_row(
     if not spans or not len(question):
         return Recollection()
     told, keys = memory.told[row], memory.finder_keys[row]
-    asking = path.ask(question)
-    parts = keys, cut.passage, len(cut.begins), loud(calm, keys)
-    asked, nothing = votes(asking, *parts), votes(calm, *parts)
-    score = scores(asked, nothing, cut.sizes)
+    parts = keys, cut.passage, len(cut.begins)
+    calm = memory.calm.get(row)
+    if calm is None or not calm.holds_for(nothing, cut.passage):
+        calm = memory.calm[row] = calm_votes(nothing, *parts)
+    asked = votes(path.ask(question), *parts, calm.unheard)
+    score = scores(asked, calm.votes, cut.sizes)
     paragraph = torch.tensor(cut.paragraph, device=told.device)
     # a paragraph is as good as its passages together; those that speak against it do not count
     total = score.new_zeros(len(spans)).scatter_add(0, paragraph, score.clamp_min(0.0))
@@ -157,7 +159,7 @@ def _of_row(
         words = standardised(words)
         total = words if by == "words" else total + WORDS_WEIGHT * words
     order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
-    share = (asked / len(question) - nothing / len(calm.queries)).mean(0)
+    share = (asked / len(question) - calm.votes / len(nothing.queries)).mean(0)
     share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)
     passages = [_with_neighbours(memory, row, spans, total, number) for number in order[:top_k]]
     margin = float(total[order[0]] - total[order[1]]) if len(order) > 1 else 0.0
