@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memformer.documents import Document
 from memformer.reading import Progress, Reading, begun, read_document, read_text, write_limit
-from memformer.recalling import FOR_A_REPLY, for_replies, recalled, with_text
+from memformer.recalling import FOR_A_REPLY, for_replies, recalled, still_told, with_text
 from memformer.recollection import Passage, Recollection
 from memformer.replies import reply_ids, reply_options, reply_text, side_by_side
 from memformer.rereading import Reread, reread
@@ -187,6 +187,8 @@ class ChatSession:
     def recall(self, query: str, top_k: int = 5) -> list[Passage]:
         """The passages of the memory that some words are about, best first; nothing is remembered.
 
+        `before` and `after` of each are its neighbours in the order of telling.
+
         Args:
             query: a question, or any words.
             top_k: the most passages.
@@ -211,8 +213,7 @@ class ChatSession:
             raise ValueError("There is no reply yet to give reasons for; say something first.")
         words, memory = self._answered
         found = recalled(self.model, self.tokenizer, memory, words, FOR_A_REPLY)
-        told = self._load().told[0]
-        left = [one for one in found if told[one.start : one.end].tolist() == list(one.token_ids)]
+        left = still_told(found, self._load().told[0])
         return with_text(left, self.tokenizer, self._frame)
 
     @torch.no_grad()

@@ -364,8 +364,9 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             attention_mask: 0 at padding.
 
         Returns:
-            For each question its passages, whole paragraphs of at most 256 tokens, best first.
-            Each list has an `evidence` that there is anything at all; see `Recollection`.
+            For each question its passages, whole paragraphs of at most 256 tokens, best first;
+            `before` and `after` of each are its neighbours in the order of telling. Each list has
+            an `evidence` that there is anything at all; see `Recollection`.
 
         Raises:
             ValueError: top_k below 1, an empty question, or a memory that does not fit.

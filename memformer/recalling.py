@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from memformer.memory import MemoryState
 from memformer.recollection import Passage, Recollection, is_large
@@ -67,19 +69,48 @@ def for_replies(
 def with_text(
     passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase, marks: Frame | None
 ) -> list[Passage]:
-    """Passages with their words, without the marks of a template; those without words are left out.
+    """Passages and their neighbours with their words, without the marks of a template.
+
+    Those without words are left out.
 
     Args:
         passages: from `recalled`.
         tokenizer: the tokenizer of the model.
         marks: the tokens that its template writes around a turn; None: there are none.
     """
-    found = []
-    for passage in passages:
+
+    def decoded(passage: Passage) -> Passage | None:
         ids = list(passage.token_ids)
         if marks is not None:
             ids = without_marks(ids, marks)
         text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        if text:
-            found.append(dataclasses.replace(passage, text=text))
-    return found
+        return dataclasses.replace(passage, text=text) if text else None
+
+    return _each(passages, decoded)
+
+
+def still_told(passages: Sequence[Passage], told: Int[Tensor, " told"]) -> list[Passage]:
+    """The passages, and of their neighbours those, that a record still holds."""
+
+    def held(passage: Passage) -> Passage | None:
+        is_there = told[passage.start : passage.end].tolist() == list(passage.token_ids)
+        return passage if is_there else None
+
+    return _each(passages, held)
+
+
+def _each(
+    passages: Sequence[Passage], change: Callable[[Passage], Passage | None]
+) -> list[Passage]:
+    """Passages after a change to each and to its neighbours; None leaves one out."""
+
+    def near(neighbour: Passage | None) -> Passage | None:
+        return None if neighbour is None else change(neighbour)
+
+    changed = []
+    for passage in passages:
+        whole = change(passage)
+        if whole is not None:
+            before, after = near(passage.before), near(passage.after)
+            changed.append(dataclasses.replace(whole, before=before, after=after))
+    return changed

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memformer.attach.layers import MemoryPath
 from memformer.engine import Engine
-from memformer.memory.finding import Asking, loud, scores, standardised, votes
+from memformer.memory.finding import Asking, calm_votes, scores, standardised, votes
 from memformer.memory.passages import Stretches, stretches
 from memformer.memory.record import resized
 from memformer.memory.state import MemoryState
@@ -48,6 +48,9 @@ class Passage:
         segment: the segment.
         start: the place of its first token on the text clock.
         text: its words; empty until it is decoded.
+        before: the paragraph told right before it, whatever its turn; forgotten ones are skipped.
+            None for the first paragraph, and for a neighbour, which has none of its own.
+        after: the paragraph told right after it, likewise.
         reread: whether its words stand before the question, so that its slots are not read.
     """
 
@@ -57,6 +60,8 @@ class Passage:
     segment: int
     start: int
     text: str = ""
+    before: Passage | None = None
+    after: Passage | None = None
     reread: bool = False
 
     @property
@@ -97,7 +102,7 @@ def recollect(
         engine: the backbone and its memory path.
         ids: the questions.
         real: False at padding.
-        memory: the memories; nothing in them changes.
+        memory: the memories; nothing in them changes but for what they keep in `calm`.
         top_k: the most passages for each question.
         by: what they are found by.
 
@@ -107,12 +112,12 @@ def recollect(
     path = engine.path
     if not path.finders.chosen or not bool(memory.is_told.any()):
         return [Recollection() for _ in range(len(ids))]
-    calm = path.ask(torch.tensor(path.finders.question_without_content, device=ids.device))
+    nothing = path.ask(torch.tensor(path.finders.question_without_content, device=ids.device))
     found = []
     for row in range(len(ids)):
         question = content(ids[row][real[row]], path.words)
         cut = _cut(engine, memory, row)
-        found.append(_of_row(path, question, calm, memory, row, cut, top_k, by))
+        found.append(_of_row(path, question, nothing, memory, row, cut, top_k, by))
     return found
 
 
@@ -127,7 +132,7 @@ def _cut(engine: Engine, memory: MemoryState, row: int) -> Stretches:
 def _of_row(
     path: MemoryPath,
     question: Int[Tensor, " tokens"],
-    calm: Asking,
+    nothing: Asking,
     memory: MemoryState,
     row: int,
     cut: Stretches,
@@ -139,10 +144,12 @@ def _of_row(
     if not spans or not len(question):
         return Recollection()
     told, keys = memory.told[row], memory.finder_keys[row]
-    asking = path.ask(question)
-    parts = keys, cut.passage, len(cut.begins), loud(calm, keys)
-    asked, nothing = votes(asking, *parts), votes(calm, *parts)
-    score = scores(asked, nothing, cut.sizes)
+    parts = keys, cut.passage, len(cut.begins)
+    calm = memory.calm.get(row)
+    if calm is None or not calm.holds_for(nothing, cut.passage):
+        calm = memory.calm[row] = calm_votes(nothing, *parts)
+    asked = votes(path.ask(question), *parts, calm.unheard)
+    score = scores(asked, calm.votes, cut.sizes)
     paragraph = torch.tensor(cut.paragraph, device=told.device)
     # a paragraph is as good as its passages together; those that speak against it do not count
     total = score.new_zeros(len(spans)).scatter_add(0, paragraph, score.clamp_min(0.0))
@@ -154,22 +161,34 @@ def _of_row(
         words = standardised(words)
         total = words if by == "words" else total + WORDS_WEIGHT * words
     order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
-    share = (asked / len(question) - nothing / len(calm.queries)).mean(0)
+    share = (asked / len(question) - calm.votes / len(nothing.queries)).mean(0)
     share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)
-    passages = []
-    for number in order[:top_k]:
-        begin, end = spans[number]
-        passages.append(
-            Passage(
-                tuple(told[begin:end].tolist()),
-                float(total[number]),
-                int(memory.told_turn[row, begin]),
-                int(memory.told_segment[row, begin]),
-                begin,
-            )
-        )
+    passages = [_with_neighbours(memory, row, spans, total, number) for number in order[:top_k]]
     margin = float(total[order[0]] - total[order[1]]) if len(order) > 1 else 0.0
     return Recollection(passages, float(share[order[0]]), margin)
+
+
+def _with_neighbours(
+    memory: MemoryState,
+    row: int,
+    spans: Sequence[tuple[int, int]],
+    total: Float[Tensor, " paragraphs"],
+    number: int,
+) -> Passage:
+    """A paragraph of one row with the paragraphs before and after it; `total` has the scores."""
+    around = {}
+    for near in range(max(0, number - 1), min(len(spans), number + 2)):
+        begin, end = spans[near]
+        around[near] = Passage(
+            tuple(memory.told[row, begin:end].tolist()),
+            float(total[near]),
+            int(memory.told_turn[row, begin]),
+            int(memory.told_segment[row, begin]),
+            begin,
+        )
+    return dataclasses.replace(
+        around[number], before=around.get(number - 1), after=around.get(number + 1)
+    )
 
 
 def recollect_if_large(

@@ -54,6 +54,23 @@ def test_what_was_told_is_recalled_by_its_words_and_says_why(place, working_set)
     assert "apples" in session.why()[0].text
 
 
+def test_what_was_told_right_before_and_after_has_its_words_until_it_is_forgotten(place):
+    pytest.importorskip("bm25s")
+    session = opened(place, working_set=24)
+    for fact in FACTS:
+        session.remember(fact)
+    (found,) = session.recall("My cousin Edda plays the cello", top_k=1)
+    assert found.before.text.endswith(FACTS[0][-9:]) and found.after.text.startswith(FACTS[2][:9])
+    assert (found.before.turn, found.after.turn) == (1, 3)
+    (first,) = session.recall("The cellar of the old mill", top_k=1)
+    assert first.before is None  # nothing but the token that every text begins with
+    assert "cello" in first.after.text
+    session.say("Where does my cousin Edda play the cello?")
+    session.forget(3)
+    found = session.why()[0]
+    assert "cello" in found.text and "mill" in found.before.text and found.after is None
+
+
 def test_forgotten_turns_are_not_recalled(place):
     pytest.importorskip("bm25s")
     session = opened(place, working_set=24)
@@ -108,5 +125,9 @@ def test_the_command_shows_passages(place, tmp_path, monkeypatch):
     assert shown.exit_code == 0, shown.output
     found = json.loads(shown.stdout)["passages"]
     assert "cello" in found[0]["text"]
+    assert "apples" in found[0]["before"]["text"] and "gate" in found[0]["after"]["text"]
     table = CliRunner().invoke(app, [*options, "Edda plays the cello", "--top-k", "1"])
     assert "cello" in table.stdout and "apples" not in table.stdout
+    around = CliRunner().invoke(app, [*options, "Edda plays the cello", "--top-k", "1", "--around"])
+    told = [around.stdout.index(word) for word in ("apples", "cello", "gate")]
+    assert told == sorted(told)

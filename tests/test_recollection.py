@@ -186,6 +186,22 @@ def test_a_question_in_the_words_of_a_passage_finds_it(family):
     assert -1 <= found.evidence <= 1 and found.margin >= 0
 
 
+def test_a_passage_knows_its_neighbours_in_its_row_over_what_was_forgotten():
+    model = finds()
+    memory = model.init_memory(batch_size=2)
+    for turn in range(4):
+        memory = model.memorize(random_ids(2, 24, seed=turn), memory=memory).closed()
+    memory.forget(1)
+    for row, found in enumerate(asked(model, memory, random_ids(2, 6, seed=9), top_k=99)):
+        assert {one.turn for one in found} == {0, 2, 3}
+        told = sorted(found, key=lambda one: one.start)
+        alone = [dataclasses.replace(one, before=None, after=None) for one in told]
+        assert [one.before for one in told] == [None, *alone[:-1]]
+        assert [one.after for one in told] == [*alone[1:], None]
+        ids = [token for one in told for token in one.token_ids]
+        assert ids == memory.told[row][memory.is_told[row]].tolist()
+
+
 def test_rows_and_padding_change_no_recollection():
     model = finds()
     ids, memory = told_to(model, batch=2)
@@ -212,6 +228,63 @@ def test_what_was_forgotten_is_not_found_and_what_was_evicted_is():
     assert memory.forget(0) == 64
     assert not memory.finder_keys[0, :64].any()
     assert {one.turn for one in asked(model, memory, first[:, 20:30])[0]} == {1}
+
+
+def test_the_votes_without_content_are_kept_for_the_next_question():
+    model = finds()
+    ids, memory = told_to(model, batch=2)
+    question = ids[:, 90:98]
+    first = asked(model, memory, question)
+    kept = dict(memory.calm)
+    assert kept.keys() == {0, 1}
+    assert asked(model, memory, question) == first
+    assert all(memory.calm[row] is kept[row] for row in kept)
+    # they are used: other votes in their place change the row that they are of
+    memory.calm[0] = kept[0]._replace(votes=kept[0].votes.roll(1, 1) * 9)
+    changed = asked(model, memory, question)
+    assert changed[0] != first[0] and changed[1] == first[1]
+
+
+def test_a_generation_keeps_the_votes_without_content_for_the_memory_it_was_given():
+    model = finds()
+    ids, memory = told_to(model)
+    options = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0}
+    model.generate(ids[:, :5], memory=memory, **options)
+    assert memory.calm.keys() == {0}
+
+
+def test_what_is_kept_goes_when_the_record_changes_and_is_not_saved(tmp_path):
+    model = finds()
+    ids, memory = told_to(model, tokens=64)
+    memory = model.memorize(random_ids(1, 40, seed=8), memory=memory).closed()
+    question = ids[:, 20:30]
+    asked(model, memory, question)
+    assert not model.memorize(question, memory=memory).calm
+    assert not memory.select([0]).calm
+    memory.save(tmp_path / "memory")
+    saved = (tmp_path / "memory").read_bytes()
+    assert not MemoryState.load(tmp_path / "memory", model=model).calm
+    memory.clone().save(tmp_path / "memory")
+    assert (tmp_path / "memory").read_bytes() == saved
+    memory.forget(0)
+    assert not memory.calm
+    assert asked(model, memory, question) == asked(model, memory.clone(), question)
+    memory.reset()
+    assert not memory.calm
+
+
+def test_what_is_kept_is_of_the_weights_and_the_passages_that_ask():
+    model = finds()
+    ids, memory = told_to(model)
+    question = ids[:, 90:98]
+    first = asked(model, memory, question)
+    view, real = model.with_memory(passage_tokens=4).engine(), torch.ones_like(question).bool()
+    short = [recollect(view, question, real, one, 4) for one in (memory, memory.clone())]
+    assert short[0] == short[1] != first
+    with torch.no_grad():
+        for layer in model.memory_layers:
+            layer.null_logit -= 3.0
+    assert asked(model, memory, question) == asked(model, memory.clone(), question) != first
 
 
 def test_nothing_is_found_in_an_empty_memory():

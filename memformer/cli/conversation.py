@@ -120,14 +120,26 @@ def memory_table(turns: list[dict[str, Any]]) -> Table:
     return table
 
 
-def passage_table(passages: Sequence[Passage]) -> Table:
-    """Recalled passages as a table, best first."""
+def passage_table(passages: Sequence[Passage], *, around: bool = False) -> Table:
+    """Recalled passages as a table, best first.
+
+    Args:
+        passages: the passages.
+        around: whether rows for the neighbours stand around each, dimmed.
+    """
     table = Table(show_lines=True)
     for name in ("score", "turn"):
         table.add_column(name, justify="right")
     table.add_column("told")
     for passage in passages:
+        if around and passage.before:
+            # the end of what was told before is nearest
+            text = _short(passage.before.text[::-1])[::-1]
+            table.add_row("before", str(passage.before.turn), cell(text), style="dim")
         table.add_row(f"{passage.score:.2f}", str(passage.turn), cell(_short(passage.text)))
+        if around and passage.after:
+            text = _short(passage.after.text)
+            table.add_row("after", str(passage.after.turn), cell(text), style="dim")
     return table
 
 

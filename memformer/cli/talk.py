@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,6 +144,12 @@ def recall(
     query: Annotated[str, typer.Argument(help="A question, or any words.")],
     user: Annotated[str, typer.Option(metavar="NAME", help="Whose memory.")],
     top_k: Annotated[int, typer.Option(min=1, help="The most passages.")] = 5,
+    around: Annotated[
+        bool,
+        typer.Option(
+            "--around", help="Also show what was told right before and after; --json always does."
+        ),
+    ] = False,
     model: ModelOption = None,
     backbone: BackboneOption = None,
     as_json: JsonOption = False,
@@ -160,9 +167,9 @@ def recall(
     session = _open_session(model, backbone, store, user, True, True, 1)
     found = session.recall(query, top_k)
     if as_json:
-        print_json({"user": user, "passages": [vars(one) for one in found]})
+        print_json({"user": user, "passages": [dataclasses.asdict(one) for one in found]})
     elif found:
-        show(passage_table(found))
+        show(passage_table(found, around=around))
     else:
         note("nothing was found.")
 

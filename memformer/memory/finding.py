@@ -41,6 +41,41 @@ class Asking(NamedTuple):
     null_logit: Float[Tensor, " finders"]
 
 
+class Calm(NamedTuple):
+    """What a question without content makes of a record; see `MemoryState.calm`.
+
+    Attributes:
+        nothing: the question without content.
+        passage: the passage of each token.
+        unheard: the tokens that it matches anyway; see `loud`.
+        votes: its votes, with those tokens left out.
+    """
+
+    nothing: Asking
+    passage: Int[Tensor, " told"]
+    unheard: Bool[Tensor, "finders told"]
+    votes: Float[Tensor, "finders passages"]
+
+    def holds_for(self, nothing: Asking, passage: Int[Tensor, " told"]) -> bool:
+        """Whether the question and the passages are the same, so that all else is.
+
+        Other weights, or a view with other passages, may ask about the same record.
+        """
+        mine = *self.nothing, self.passage
+        return all(map(torch.equal, mine, (*nothing, passage)))
+
+
+def calm_votes(
+    nothing: Asking,
+    keys: UInt8[Tensor, "told keys width"],
+    passage: Int[Tensor, " told"],
+    passages: int,
+) -> Calm:
+    """What a question without content makes of a record; see `votes` for the arguments."""
+    unheard = loud(nothing, keys)
+    return Calm(nothing, passage, unheard, votes(nothing, keys, passage, passages, unheard))
+
+
 def loud(nothing: Asking, keys: UInt8[Tensor, "told keys width"]) -> Bool[Tensor, "finders told"]:
     """Marks the tokens that a question without content matches; they say nothing of a passage."""
     marked = []

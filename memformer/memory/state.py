@@ -2,7 +2,9 @@
 
 A state is passed in and returned; modules keep none of it. Its tensors are never changed in place,
 so copies may share them. `reset` and `forget` alone change a state itself: they put other tensors
-in the place of its own. This file is long because the methods of one public value stand together.
+in the place of its own. `calm` keeps what finding works out whatever is asked; it goes
+when the record changes, and is not saved. This file is long because the methods of one public value
+stand together.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from memformer.memory.addressing import aged_usage, least_used
-from memformer.memory.columns import COLUMNS, COUNTS, EMPTY
+from memformer.memory.columns import COLUMNS, COUNTS, EMPTY, RECORD
 from memformer.memory.entries import chosen, in_turns, table_rows, turn_numbers
 from memformer.memory.file import IncompatibleMemory
+from memformer.memory.finding import Calm
 from memformer.memory.links import neighbours
 from memformer.memory.parts import Parts, ReadDocument
 from memformer.memory.record import blanked, empty_record, places_of, resized, to_bits
@@ -76,6 +79,8 @@ class MemoryState:
     record_tokens: int | None = None
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
     documents: tuple[ReadDocument, ...] = ()
+    # by row; shared by memories with the same record, and filled by `recollection.recollect`
+    calm: dict[int, Calm] = dataclasses.field(default_factory=dict, init=False)
 
     @classmethod
     def empty(
@@ -283,7 +288,10 @@ class MemoryState:
 
     def replaced(self, **changes: Any) -> MemoryState:
         """The same memory with other values for some fields."""
-        return dataclasses.replace(self, **changes)
+        other = dataclasses.replace(self, **changes)
+        if RECORD.keys().isdisjoint(changes):
+            object.__setattr__(other, "calm", self.calm)
+        return other
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> MemoryState:
         return self.replaced(**{name: change(tensor) for name, tensor in self.tensors.items()})
