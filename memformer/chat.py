@@ -131,7 +131,7 @@ class ChatSession:
 
         def answer(memory: MemoryState) -> tuple[tuple[Tensor, MemoryState], MemoryState]:
             found = for_replies(self.model, self.tokenizer, memory, [text])
-            prompt = self._with_words(asked, found[0])
+            prompt = self._with_words(asked, found[0], memory)
             ids = torch.tensor([prompt.ids], device=self.model.device)
             output, after = self.model.generate(
                 ids,
@@ -169,7 +169,8 @@ class ChatSession:
             part = slice(begin, begin + ASKED_AT_ONCE)
             memories = memory.select([0] * len(questions[part]))
             found = for_replies(self.model, self.tokenizer, memories, questions[part])
-            prompts = [self._with_words(*one) for one in zip(asked[part], found, strict=True)]
+            pairs = zip(asked[part], found, strict=True)
+            prompts = [self._with_words(*pair, memory) for pair in pairs]
             rows = [torch.tensor(one.ids, device=self.model.device) for one in prompts]
             ids, mask = side_by_side(rows)
             output = self.model.generate(
@@ -317,9 +318,9 @@ class ChatSession:
         ids: list[int] = chat_ids(self.tokenizer, turn, reply="")[0].tolist()
         return ids
 
-    def _with_words(self, ids: list[int], recalled: Recollection) -> Reread:
+    def _with_words(self, ids: list[int], recalled: Recollection, memory: MemoryState) -> Reread:
         """A prompt with the words of what was recalled."""
-        return reread(self.model, self.tokenizer, self._frame, ids, recalled)
+        return reread(self.model, self.tokenizer, self._frame, ids, recalled, memory)
 
     # ---- the memory ------------------------------------------------------------------------
 

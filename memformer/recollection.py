@@ -239,11 +239,17 @@ def places(
     return marked
 
 
-def within(passages: Sequence[Passage], tokens: int) -> list[Passage]:
-    """The passages that are nearly as good as the best, up to a number of tokens, best first."""
+def within(passages: Sequence[Passage], tokens: int, near: float = NEAR) -> list[Passage]:
+    """The passages that are nearly as good as the best, up to a number of tokens, best first.
+
+    Args:
+        passages: best first.
+        tokens: the most tokens of all.
+        near: the share of the best score that the score of each must have.
+    """
     taken: list[Passage] = []
     for passage in passages:
-        is_near = not taken or passage.score >= NEAR * taken[0].score
+        is_near = not taken or passage.score >= near * taken[0].score
         if not is_near or len(passage.token_ids) > tokens:
             break
         tokens -= len(passage.token_ids)

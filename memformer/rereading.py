@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jaxtyping import Int
+from torch import Tensor
+
+from memformer.memory import MemoryState
 from memformer.recalling import with_text
 from memformer.recollection import Passage, within
 from memformer.template import Frame, text_ids
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 
     from memformer.model import MemformerForCausalLM
 
+# a passage is read again beside the best if its score is at least this share of the best score: two
+# that contradict each other share the votes, and the newer one counts
+NEAR = 0.5
+# the longest first line of a turn that its passages are given
+HEADING_TOKENS = 24
 # between two passages, and between the last and the question
 BREAK = "\n\n"
 
@@ -52,11 +61,15 @@ def reread(
     marks: Frame | None,
     ids: Sequence[int],
     recalled: Sequence[Passage],
+    memory: MemoryState,
+    row: int = 0,
 ) -> Reread:
     """Puts the words of the best passages before a question, in the order in which they were told.
 
     They take `MemoryConfig.reread_tokens` at most, and no more than fits into one segment with the
-    prompt. Where the best passage is longer, none is read again.
+    prompt. Where the best passage is longer, none is read again. A turn that begins with a short
+    line, such as a date or a title, gives it to its passages, so that it is known when they were
+    said; these lines come on top, where there is room.
 
     Args:
         model: the model that answers.
@@ -64,12 +77,19 @@ def reread(
         marks: the tokens that its template writes around a turn; None: there are none.
         ids: the token ids of the prompt; the question begins after those of the template.
         recalled: the passages found, best first.
+        memory: the memory in which they were found.
+        row: its row.
     """
     config = model.memory_config
-    best = within(recalled, min(config.reread_tokens, config.segment_tokens - len(ids)))
-    texts = with_text(sorted(best, key=lambda one: one.start), tokenizer, marks)
+    best = within(recalled, min(config.reread_tokens, config.segment_tokens - len(ids)), NEAR)
+    shown = with_text(sorted(best, key=lambda one: one.start), tokenizer, marks)
     place = 0 if marks is None else len(marks.begin)
-    words = word_ids(tokenizer, [one.text for one in texts])
+    told, turns = memory.told[row], memory.told_turn[row]
+    lines = [heading(tokenizer, marks, told, turns, one) for one in shown]
+    texts = [one.text for one in shown]
+    words = word_ids(tokenizer, [f"{line}{text}" for line, text in zip(lines, texts, strict=True)])
+    if len(words) + len(ids) > config.segment_tokens:
+        words = word_ids(tokenizer, texts)
     found = [dataclasses.replace(one, reread=True) for one in best]
     return Reread(
         [*ids[:place], *words, *ids[place:]],
@@ -77,6 +97,33 @@ def reread(
         place + len(words),
         [*found, *recalled[len(best) :]],
     )
+
+
+def heading(
+    tokenizer: PreTrainedTokenizerBase,
+    marks: Frame | None,
+    told: Int[Tensor, " told"],
+    turns: Int[Tensor, " told"],
+    passage: Passage,
+) -> str:
+    """The first line of a passage's turn, with its line break.
+
+    Empty where the line is longer than `HEADING_TOKENS`, or stands in the passage.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        marks: the tokens that its template writes around a turn; None: there are none.
+        told: the token ids of the record.
+        turns: the turn of each.
+        passage: one of its passages.
+    """
+    first = int((turns == passage.turn).long().argmax())
+    most = HEADING_TOKENS + (0 if marks is None else len(marks.begin))
+    ids = told[first : min(first + most, passage.start)]
+    opening = Passage(tuple(ids[ids >= 0].tolist()), 0.0, passage.turn, 0, first)
+    found = with_text([opening], tokenizer, marks)
+    line, end, _ = found[0].text.partition("\n") if found else ("", "", "")
+    return line + end if end else ""
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, passages: Sequence[str]) -> list[int]:

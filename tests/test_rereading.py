@@ -46,7 +46,8 @@ def found_for(session, asked=ASKED):
 
 def prompt(session, recalled, asked=ASKED):
     ids = chat_ids(session.tokenizer, [{"role": "user", "content": asked}], reply="")[0].tolist()
-    return ids, reread(session.model, session.tokenizer, frame(session.tokenizer), ids, recalled)
+    marks, memory = frame(session.tokenizer), session.memory
+    return ids, reread(session.model, session.tokenizer, marks, ids, recalled, memory)
 
 
 def test_words_stand_before_the_question_in_the_order_in_which_they_were_told(place):
@@ -76,6 +77,23 @@ def test_no_more_is_read_again_than_may_be_and_than_fits_into_a_segment(place, t
     assert len(again.recalled) == 9
     if not tokens:
         assert again.ids == ids and not any(again.mask)
+
+
+def test_a_passage_gets_the_short_first_line_of_its_turn(place):
+    pytest.importorskip("bm25s")
+    session = opened(place, working_set=40)
+    session.remember("9 June 2023\nTim sold a boat.\n\nUrsula bakes rye bread in Malta.")
+    asked = "Where does Ursula bake rye bread?"
+    found = [one for one in found_for(session, asked) if one.turn == 4]
+    late = next(one for one in found if "Tim" not in session.tokenizer.decode(list(one.token_ids)))
+    text = session.tokenizer.decode(prompt(session, [late], asked)[1].ids)
+    assert f"9 June 2023\nUrsula bakes rye bread in Malta.\n\n{asked}" in text
+    early = next(one for one in found if one is not late)
+    text = session.tokenizer.decode(prompt(session, [early], asked)[1].ids)
+    assert text.count("9 June 2023") == 1
+    # a sentence without a line break is no such line
+    text = session.tokenizer.decode(prompt(session, found_for(session))[1].ids)
+    assert text.count("My cousin Edda") == 1
 
 
 def test_a_memory_that_is_read_whole_is_not_read_again(place):

@@ -109,8 +109,8 @@ class Memory:
         desk = self.desk
         found = for_replies(desk.model, desk.tokenizer, memory, questions)
         again = [
-            reread(desk.model, desk.tokenizer, desk.prompts.frame, *one)
-            for one in zip(prompts, found, strict=True)
+            reread(desk.model, desk.tokenizer, desk.prompts.frame, ids, one, memory, row)
+            for row, (ids, one) in enumerate(zip(prompts, found, strict=True))
         ]
         return [one.ids for one in again], [one.recalled for one in again]
 
