@@ -23,6 +23,7 @@ from rich.console import Console
 from eval.corpora.jsonl import BadRecord, Row
 from eval.corpora.stories import BadStory
 from training.data import drills, local, longqa, prose, talk
+from training.data.acquaintances import acquaintances
 from training.data.babilong import babilong
 from training.data.dialogues import conversations, read_dialogues
 from training.data.drills import UNKNOWN
@@ -260,6 +261,12 @@ def keys(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
 def updates(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
     """Drills: facts that change, asked all along; the newest counts."""
     build(out, drills.updates(documents, seed))
+
+
+@app.command("acquaintances")
+def of_acquaintances(out: Out, documents: Documents = 1000, seed: Seed = 0) -> None:
+    """Drills: what a user says about people; told, changed since, or never told."""
+    build(out, acquaintances(documents, seed))
 
 
 @app.command("prose")
