@@ -32,13 +32,18 @@ SINCE = 3
 
 
 def score(question: Question, output: str) -> Mapping[str, float]:
-    """Whether the output names the right value alone or, where none was told, says so."""
+    """Whether the output names the right value alone or, where none was told, says so.
+
+    Also whether it names none and says that it does not know: an answer that is neither right nor
+    refused is wrong.
+    """
     others = [one for one in _values(question.text) if one not in question.answers]
+    refused = float(says_unknown(output))
     if contains(output, others):
-        return {"right": 0.0}
+        return {"right": 0.0, "refused": 0.0}
     if question.at["kind"] == "never":
-        return {"right": float(says_unknown(output))}
-    return {"right": contains(output, question.answers)}
+        return {"right": refused, "refused": refused}
+    return {"right": contains(output, question.answers), "refused": refused}
 
 
 def _values(text: str) -> list[str]:
@@ -68,7 +73,7 @@ def dialogue(
             for number in range(conversations)
         ],
         score=score,
-        metrics=("right",),
+        metrics=("right", "refused"),
         instruction=INSTRUCTION,
         max_new_tokens=24,
         settings={

@@ -39,7 +39,10 @@ def asked(sort: str, *answers: str) -> Question:
 )
 def test_an_answer_names_the_right_value_and_no_other(sort: str, output: str, right: bool) -> None:
     question = asked(sort, "You have not told me." if sort == "never" else "attic")
-    assert score(question, output) == {"right": float(right)}
+    found = score(question, output)
+    assert found["right"] == float(right)
+    refused = "know" in output and "perhaps" not in output or "not told" in output
+    assert found["refused"] == float(refused)
 
 
 def test_facts_are_told_changed_and_left_out_where_the_columns_say() -> None:
@@ -79,8 +82,8 @@ def test_the_same_seed_gives_the_same_conversations() -> None:
 def test_every_score_can_be_had() -> None:
     for document in dialogue.dialogue(None, 3).documents:
         for question in document.questions:
-            assert score(question, question.answers[0]) == {"right": 1.0}
-            assert score(question, "xyzzy") == {"right": 0.0}
+            assert score(question, question.answers[0])["right"] == 1.0
+            assert score(question, "xyzzy") == {"right": 0.0, "refused": 0.0}
 
 
 @pytest.mark.parametrize("hide", ["fact", "passkey"])
