@@ -42,6 +42,8 @@ class MemoryCache(DynamicCache):
         self.memory = memory.closed()
         # the places of the record that the prompt was found to be about; None: not looked for yet
         self.recalled: Bool[Tensor, "batch told"] | None = None
+        # whether rows read nothing beside what was recalled, however small their memory
+        self.rereads: Bool[Tensor, " batch"] = torch.zeros_like(memory.num_seen, dtype=torch.bool)
         self.num_seen = num_seen
         batch = memory.batch_size
         self.first_column = (
@@ -108,7 +110,8 @@ class MemoryCache(DynamicCache):
                 layer.values = layer.values[:, :, unused:]
 
     def renew(self, rows: Int[Tensor, " rows"], recalled: Bool[Tensor, "rows told"]) -> None:
-        """Replaces what some rows recall; the record has grown meanwhile."""
+        """Replaces what some rows recall; their record has grown, and no words stand before."""
+        self.rereads = self.rereads.index_fill(0, rows, False)
         before = recalled.new_zeros(len(self.real), recalled.shape[1])
         if self.recalled is not None:
             before[:, : self.recalled.shape[1]] = self.recalled
@@ -133,6 +136,7 @@ class MemoryCache(DynamicCache):
         if self.recalled is not None:
             self.recalled = self.recalled[rows.to(self.recalled.device)]
         rows = rows.to(self.ids.device)
+        self.rereads = self.rereads[rows]
         self.first_column = self.first_column[rows]
         self.ids, self.real = self.ids[rows], self.real[rows]
 

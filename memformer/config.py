@@ -88,7 +88,7 @@ class MemoryConfig:
     least_age: int = 16
     record_tokens: int | None = 4_000_000
     working_set: int = 1024
-    reread_tokens: int = 0
+    reread_tokens: int = 320
     finders: int = 8
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from memformer.memory.chunk import Chunk
 from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.record import check_room
 from memformer.memory.state import MemoryState
-from memformer.recollection import Passage, places, reading, recollect_if_large
+from memformer.recollection import Passage, places, reading, recollect_if_large, rereads
 
 
 class Generated(NamedTuple):
@@ -154,6 +154,7 @@ def generate(
         first_column = unread.long().argmax(-1)
         cache = MemoryCache(readable, int(first_column.min()), first_column)
         cache.recalled = places(engine, recalled, readable)
+        cache.rereads = rereads(recalled, readable)
         carried = {"past_key_values": cache}
     mixin: Any = GenerationMixin
     result: Any = mixin.generate(model, prompt.ids, **(arguments | carried))
@@ -217,7 +218,7 @@ def forward_cached(
         positions = _positions(mask)[:, -new.shape[1] :]
         # with a gradient, prepared slots serve one step only
         if cache.reading is None:
-            cache.reading = reading(engine, cache.memory, cache.recalled)
+            cache.reading = reading(engine, cache.memory, cache.recalled, cache.rereads)
         is_kept = not torch.is_grad_enabled()
         chunk = Chunk.after(cache.reading, new_real[:, None])
         memory_pass = MemoryPass(
@@ -262,7 +263,8 @@ def _turn_page(engine: Engine, cache: MemoryCache, rows: Int[Tensor, " rows"]) -
     # encoded again, because they stood elsewhere and saw what is now in memory
     real, segment = cache.real[staying], DynamicCache()
     assert cache.recalled is not None
-    memory = reading(engine, cache.memory.select(staying), cache.recalled[staying])
+    memory = cache.memory.select(staying)
+    memory = reading(engine, memory, cache.recalled[staying], cache.rereads[staying])
     chunk = Chunk.after(memory, real[:, None])
     engine.call(
         MemoryPass(memory, chunk, engine.rules, writes=False),

@@ -48,7 +48,9 @@ def for_replies(
     memory: MemoryState,
     questions: Sequence[str],
 ) -> list[Recollection]:
-    """The passages that each question is about; none where its memory is read whole.
+    """The passages that each question is about, to read their slots or their words again.
+
+    None where nothing told is about the question and its memory is small enough to be read whole.
 
     Args:
         model: the model that answers.
@@ -56,14 +58,16 @@ def for_replies(
         memory: a row for each question.
         questions: the words to find passages by.
     """
-    off = model.is_memory_disabled
-    large = [False] * len(questions) if off else is_large(model.engine(), memory).tolist()
-    if not any(large):
+    if model.is_memory_disabled or not model.memory.finders.chosen:
+        return [Recollection() for _ in questions]
+    large = is_large(model.engine(), memory).tolist()
+    if not (model.memory_config.reread_tokens or any(large)):
         return [Recollection() for _ in questions]
     rows = [torch.tensor(text_ids(tokenizer, one), device=model.device) for one in questions]
     ids, mask = side_by_side(rows)
     found = model.recall(ids, memory, FOR_A_REPLY, attention_mask=mask)
-    return [one if finds else Recollection() for one, finds in zip(found, large, strict=True)]
+    is_found = [one or two.is_about for one, two in zip(large, found, strict=True)]
+    return [one if finds else Recollection() for one, finds in zip(found, is_found, strict=True)]
 
 
 def with_text(

@@ -33,6 +33,9 @@ WORDS_WEIGHT = 1.0
 MOST_PASSAGES = 64
 # a passage is read beside the best if its score is at least this share of the best score
 NEAR = 0.7
+# with less evidence, nothing that was told is about the question; between that of questions about
+# what was told and that of ordinary requests, in development chats
+EVIDENCE = 0.06
 # a stretch of which a smaller share has slots is encoded again
 KEPT_SHARE = 0.5
 
@@ -77,6 +80,9 @@ class Recollection(list[Passage]):
         evidence: the share of the question's votes that the best passage has, less that of a
             question without content, in [-1, 1]; 0 where nothing is recorded.
         margin: the score of the best passage less that of the second.
+
+    What was told about the people and things of a question has evidence, whether or not it answers
+    the question; ordinary talk has little.
     """
 
     def __init__(
@@ -85,6 +91,11 @@ class Recollection(list[Passage]):
         super().__init__(passages)
         self.evidence = evidence
         self.margin = margin
+
+    @property
+    def is_about(self) -> bool:
+        """Whether there is evidence that anything told is about the question."""
+        return self.evidence >= EVIDENCE
 
 
 @torch.no_grad()
@@ -257,20 +268,29 @@ def within(passages: Sequence[Passage], tokens: int, near: float = NEAR) -> list
     return taken
 
 
+def rereads(recalled: Sequence[Sequence[Passage]], memory: MemoryState) -> Bool[Tensor, " batch"]:
+    """Whether each row has words before its question, so that it reads them and not the memory."""
+    return torch.tensor([any(one.reread for one in row) for row in recalled], device=memory.device)
+
+
 def reading(
-    engine: Engine, memory: MemoryState, recalled: Bool[Tensor, "batch told"]
+    engine: Engine,
+    memory: MemoryState,
+    recalled: Bool[Tensor, "batch told"],
+    rereads: Bool[Tensor, " batch"],
 ) -> MemoryState:
     """The working set: the memory that a turn reads.
 
-    A memory that is no larger than `working_set` is read whole. Of a larger one, the slots at
-    the places recalled are read, and those of the segment before in the same turn.
+    A memory that is no larger than `working_set` is read whole, unless words are read again. Else
+    the slots at the places recalled are read, and those of the segment before in the same turn.
 
     Args:
         engine: knows the size of the working set, and encodes passages without slots again.
         memory: the memories.
         recalled: from `places`.
+        rereads: from the function of this name.
     """
-    large = is_large(engine, memory)
+    large = is_large(engine, memory) | rereads
     if not bool(large.any()):
         return memory
     there = memory.occupied & (memory.strength > 0)
@@ -290,13 +310,16 @@ def reading(
 
 
 def reach(
-    engine: Engine, memory: MemoryState, recalled: Bool[Tensor, "batch told"]
+    engine: Engine,
+    memory: MemoryState,
+    recalled: Bool[Tensor, "batch told"],
+    rereads: Bool[Tensor, " batch"],
 ) -> Bool[Tensor, "batch slots"] | None:
     """The slots of the working set, for a pass that also writes; None: the memory is read whole.
 
     As `reading`, but passages without slots are not encoded again.
     """
-    large = is_large(engine, memory)
+    large = is_large(engine, memory) | rereads
     if not bool(large.any()):
         return None
     return memory.at_places(recalled) | ~large[:, None]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memformer.memory import MemoryState
 from memformer.recalling import with_text
-from memformer.recollection import Passage, within
+from memformer.recollection import Passage, Recollection, within
 from memformer.template import Frame, text_ids
 
 if TYPE_CHECKING:
@@ -60,14 +60,15 @@ def reread(
     tokenizer: PreTrainedTokenizerBase,
     marks: Frame | None,
     ids: Sequence[int],
-    recalled: Sequence[Passage],
+    recalled: Recollection,
     memory: MemoryState,
     row: int = 0,
 ) -> Reread:
     """Puts the words of the best passages before a question, in the order in which they were told.
 
     They take `MemoryConfig.reread_tokens` at most, and no more than fits into one segment with the
-    prompt. Where the best passage is longer, none is read again. A turn that begins with a short
+    prompt. Where the best passage is longer, or nothing told is about the question, none is read
+    again; nor in plain text, which has no turn to put them in. A turn that begins with a short
     line, such as a date or a title, gives it to its passages, so that it is known when they were
     said; these lines come on top, where there is room.
 
@@ -81,7 +82,10 @@ def reread(
         row: its row.
     """
     config = model.memory_config
-    best = within(recalled, min(config.reread_tokens, config.segment_tokens - len(ids)), NEAR)
+    room = min(config.reread_tokens, config.segment_tokens - len(ids))
+    if marks is None or not recalled.is_about:
+        room = 0
+    best = within(recalled, room, NEAR)
     shown = with_text(sorted(best, key=lambda one: one.start), tokenizer, marks)
     place = 0 if marks is None else len(marks.begin)
     told, turns = memory.told[row], memory.told_turn[row]

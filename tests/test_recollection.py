@@ -341,7 +341,11 @@ def test_a_memory_that_is_no_larger_than_the_working_set_is_read_whole():
     ids, memory = told_to(model)
     engine = model.engine()
     assert not is_large(engine, memory).any()
-    assert reading(engine, memory, torch.zeros_like(memory.is_told)) is memory
+    nothing = torch.zeros_like(memory.is_told)
+    assert reading(engine, memory, nothing, torch.tensor([False])) is memory
+    # words that are read again stand for the whole memory
+    read = reading(engine, memory, nothing, torch.tensor([True]))
+    assert int(read.occupied.sum()) == 8  # those of the newest segment of this turn
     whole = model.with_memory(working_set=10**6)
     options = {"memory": memory, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(model.generate(ids[:, :9], **options), whole.generate(ids[:, :9], **options))
@@ -353,7 +357,7 @@ def test_a_turn_reads_the_passages_recalled_and_nothing_else():
     engine = model.engine()
     recalled = [[passage(40, 56, 2.0)]]
     begun, _ = begin_turn(memory, torch.ones(1, 1, dtype=torch.bool))
-    small = reading(engine, begun, places(engine, recalled, begun))
+    small = reading(engine, begun, places(engine, recalled, begun), torch.tensor([False]))
     assert sorted(small.seen_at[0].tolist()) == list(range(40, 56))
     slots = [int((memory.seen_at[0] == place).nonzero()) for place in small.seen_at[0].tolist()]
     assert torch.equal(small.keys[:, 0], memory.keys[:, 0, slots])
@@ -394,7 +398,9 @@ def test_a_passage_that_lost_its_slots_is_encoded_again():
     begun, _ = begin_turn(memory, torch.ones(1, 1, dtype=torch.bool))
     begun = begun.without(begun.turn == 0, torch.zeros_like(begun.is_told))
     engine = model.engine()
-    read = reading(engine, begun, places(engine, [[passage(0, 8, 2.0)]], begun))
+    read = reading(
+        engine, begun, places(engine, [[passage(0, 8, 2.0)]], begun), torch.tensor([False])
+    )
     order = read.seen_at[0].argsort()
     assert read.seen_at[0, order].tolist() == list(range(8))
     slots = alone.seen_at[0].argsort()[:8]

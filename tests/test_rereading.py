@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import save_tiny
 
-from memformer import ChatSession, MemformerForCausalLM, MemoryConfig, MemoryStore
+from memformer import ChatSession, MemformerForCausalLM, MemoryConfig, MemoryStore, recollection
 from memformer.recalling import for_replies
-from memformer.recollection import Passage, places
+from memformer.recollection import Passage, Recollection, places
 from memformer.rereading import reread
 from memformer.template import chat_ids, frame, text_ids
 
@@ -23,6 +23,12 @@ ASKED = "Where does my cousin Edda play the cello?"
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("reread"))
+
+
+@pytest.fixture(autouse=True)
+def _evidence(monkeypatch):
+    """Heads of random weights find by chance, and have no evidence."""
+    monkeypatch.setattr(recollection, "EVIDENCE", -1.0)
 
 
 def opened(place, store=None, **switches):
@@ -53,10 +59,10 @@ def prompt(session, recalled, asked=ASKED):
 def test_words_stand_before_the_question_in_the_order_in_which_they_were_told(place):
     pytest.importorskip("bm25s")
     session = opened(place)
-    recalled = [
+    recalled = Recollection(
         Passage(tuple(text_ids(session.tokenizer, FACTS[number])), score, number, 0, 100 * number)
         for number, score in ((2, 3.0), (1, 2.9), (0, 0.1))
-    ]
+    )
     ids, again = prompt(session, recalled)
     text = session.tokenizer.decode(again.ids)
     said = f"{FACTS[1]}\n\n{FACTS[2]}\n\n{ASKED}"
@@ -69,7 +75,8 @@ def test_words_stand_before_the_question_in_the_order_in_which_they_were_told(pl
 @pytest.mark.parametrize("tokens", [0, 30, 60, 100, 400])
 def test_no_more_is_read_again_than_may_be_and_than_fits_into_a_segment(place, tokens):
     session = opened(place, reread_tokens=tokens)
-    recalled = [Passage(tuple(range(40, 80)), 1.0, 0, 0, 40 * number) for number in range(9)]
+    told = tuple(range(40, 80))
+    recalled = Recollection(Passage(told, 1.0, 0, 0, 40 * number) for number in range(9))
     ids, again = prompt(session, recalled)
     marked = sum(one.reread for one in again.recalled)
     segment = session.model.memory_config.segment_tokens
@@ -86,21 +93,48 @@ def test_a_passage_gets_the_short_first_line_of_its_turn(place):
     asked = "Where does Ursula bake rye bread?"
     found = [one for one in found_for(session, asked) if one.turn == 4]
     late = next(one for one in found if "Tim" not in session.tokenizer.decode(list(one.token_ids)))
-    text = session.tokenizer.decode(prompt(session, [late], asked)[1].ids)
+    text = session.tokenizer.decode(prompt(session, Recollection([late]), asked)[1].ids)
     assert f"9 June 2023\nUrsula bakes rye bread in Malta.\n\n{asked}" in text
     early = next(one for one in found if one is not late)
-    text = session.tokenizer.decode(prompt(session, [early], asked)[1].ids)
+    text = session.tokenizer.decode(prompt(session, Recollection([early]), asked)[1].ids)
     assert text.count("9 June 2023") == 1
     # a sentence without a line break is no such line
     text = session.tokenizer.decode(prompt(session, found_for(session))[1].ids)
     assert text.count("My cousin Edda") == 1
 
 
-def test_a_memory_that_is_read_whole_is_not_read_again(place):
-    session = opened(place, working_set=4096)
-    assert found_for(session) == []
-    ids, again = prompt(session, found_for(session))
+@pytest.mark.parametrize("working_set", [80, 4096])
+def test_nothing_is_read_again_without_evidence_or_where_it_is_off(place, working_set, monkeypatch):
+    off = opened(place, working_set=working_set, reread_tokens=0)
+    assert bool(found_for(off)) == (working_set == 80)
+    ids, again = prompt(off, found_for(off))
     assert again.ids == ids
+    session = opened(place, working_set=working_set)
+    found = found_for(session)
+    assert prompt(session, found)[1].ids != ids
+    # plain text has no turn for words
+    assert reread(session.model, session.tokenizer, None, ids, found, session.memory).ids == ids
+    monkeypatch.setattr(recollection, "EVIDENCE", 2.0)
+    assert not found.is_about
+    assert bool(found_for(session)) == (working_set == 80)
+    assert prompt(session, found)[1].ids == ids
+
+
+def test_a_small_memory_is_read_whole_or_through_the_words_alone(place):
+    session = opened(place, working_set=4096)
+    options = {"max_new_tokens": 3, "do_sample": False, "memory": session.memory}
+    ids, again = prompt(session, found_for(session))
+    words = torch.tensor([again.ids])
+    model = session.model
+    alone = model.generate(words, recalled=[again.recalled], **options, output_logits=True,
+                           return_dict_in_generate=True).logits  # fmt: skip
+    nothing = options | {"memory": model.init_memory(1)}
+    without = model.generate(words, **nothing, output_logits=True,
+                             return_dict_in_generate=True).logits  # fmt: skip
+    whole = model.generate(words, **options, output_logits=True,
+                           return_dict_in_generate=True).logits  # fmt: skip
+    assert torch.allclose(alone[0], without[0], atol=1e-5)
+    assert not torch.allclose(alone[0], whole[0], atol=1e-5)
 
 
 def test_the_slots_of_what_is_read_again_are_not_read_but_renewed(place):
