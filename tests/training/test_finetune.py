@@ -564,6 +564,8 @@ def test_questions_after_words_that_are_read_again_leave_the_memory_as_it_is(pla
     valid = f"validation.sources=[{{path: {place / 'valid.jsonl.gz'}, reread: 120}}]"
     ended = run(place, "reread", *data, valid, "validation.every=4", SHORT.format(8))
     assert ended.exit_code == 0, ended.output
+    log = (place / "reread" / "log.jsonl").read_text()
+    assert "warnings" not in log and "evidence" not in log and "exact" in log
     before = MemformerForCausalLM.from_pretrained(place / "memory")
     after = MemformerForCausalLM.from_pretrained(place / "reread")
     for name, weight in before.memory.named_parameters():

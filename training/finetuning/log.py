@@ -45,8 +45,8 @@ def means(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def warnings(entry: Mapping[str, float], settings: Settings, memory: MemoryConfig) -> list[str]:
-    """Sentences about a memory that does not work; none where a window replaces the memory."""
-    if settings.window is not None:
+    """Sentences about a memory that does not work; none where no step had a memory."""
+    if settings.window is not None or "written" not in entry:
         return []
     health = Health(entry["written"], entry["slots"], entry.get("evidence"), entry.get("entropy"))
     return health.warnings(memory.write_budget)

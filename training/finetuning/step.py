@@ -174,8 +174,9 @@ class Learner:
     def _values(self, totals: Totals, counted: Counts, source: Source) -> dict[str, float]:
         """The means to log."""
         rows, asides = max(float(totals.rows), 1.0), float(totals.asides)
-        values = {"slots": float(totals.slots) / rows}
-        if self.settings.window is None:
+        # questions that stand alone write nothing and read nothing
+        values = {} if source.reread is not None else {"slots": float(totals.slots) / rows}
+        if self.settings.window is None and source.reread is None:
             values["written"] = _share(totals)
             if asides:
                 values["evidence"] = float(totals.evidence) / asides
