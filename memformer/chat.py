@@ -9,7 +9,7 @@ keeps memories. This file is long because the methods of one public class stand 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from memformer.documents import Document
 from memformer.reading import Progress, Reading, begun, read_document, read_text, write_limit
-from memformer.recalling import FOR_A_REPLY, for_replies, recalled, still_told, with_text
-from memformer.recollection import Passage, Recollection
+from memformer.recalling import FOR_A_REPLY, recalled, still_told, with_text
+from memformer.recollection import Passage
 from memformer.replies import reply_ids, reply_options, reply_text, side_by_side
-from memformer.rereading import Reread, reread
+from memformer.rereading import Reread, with_words
 from memformer.store import MemoryBusy, MemoryStore
 from memformer.template import ACKNOWLEDGEMENT, PLAIN_NAMES, PLAIN_STOP, chat_ids, check_text, frame
 from memformer.turns import readable_turns
@@ -130,8 +130,7 @@ class ChatSession:
         marks = self._frame
 
         def answer(memory: MemoryState) -> tuple[tuple[Tensor, MemoryState], MemoryState]:
-            found = for_replies(self.model, self.tokenizer, memory, [text])
-            prompt = self._with_words(asked, found[0], memory)
+            (prompt,) = self._with_words(memory, [text], [asked])
             ids = torch.tensor([prompt.ids], device=self.model.device)
             output, after = self.model.generate(
                 ids,
@@ -168,9 +167,7 @@ class ChatSession:
         for begin in range(0, len(questions), ASKED_AT_ONCE):
             part = slice(begin, begin + ASKED_AT_ONCE)
             memories = memory.select([0] * len(questions[part]))
-            found = for_replies(self.model, self.tokenizer, memories, questions[part])
-            pairs = zip(asked[part], found, strict=True)
-            prompts = [self._with_words(*pair, memory) for pair in pairs]
+            prompts = self._with_words(memories, questions[part], asked[part])
             rows = [torch.tensor(one.ids, device=self.model.device) for one in prompts]
             ids, mask = side_by_side(rows)
             output = self.model.generate(
@@ -318,9 +315,11 @@ class ChatSession:
         ids: list[int] = chat_ids(self.tokenizer, turn, reply="")[0].tolist()
         return ids
 
-    def _with_words(self, ids: list[int], recalled: Recollection, memory: MemoryState) -> Reread:
-        """A prompt with the words of what was recalled."""
-        return reread(self.model, self.tokenizer, self._frame, ids, recalled, memory)
+    def _with_words(
+        self, memory: MemoryState, questions: Sequence[str], prompts: Sequence[list[int]]
+    ) -> list[Reread]:
+        """Prompts with the words of what each question is about; the memory has a row for each."""
+        return with_words(self.model, self.tokenizer, self._frame, memory, questions, prompts)
 
     # ---- the memory ------------------------------------------------------------------------
 

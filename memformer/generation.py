@@ -24,7 +24,7 @@ from memformer.memory.chunk import Chunk
 from memformer.memory.memory_pass import MemoryPass
 from memformer.memory.record import check_room
 from memformer.memory.state import MemoryState
-from memformer.recollection import Passage, places, reading, recollect_if_large, rereads
+from memformer.recollection import Passage, places, reading, recollect_if_large, reread_rows
 
 
 class Generated(NamedTuple):
@@ -154,7 +154,7 @@ def generate(
         first_column = unread.long().argmax(-1)
         cache = MemoryCache(readable, int(first_column.min()), first_column)
         cache.recalled = places(engine, recalled, readable)
-        cache.rereads = rereads(recalled, readable)
+        cache.rereads = reread_rows(recalled, readable)
         carried = {"past_key_values": cache}
     mixin: Any = GenerationMixin
     result: Any = mixin.generate(model, prompt.ids, **(arguments | carried))

@@ -31,7 +31,7 @@ from memformer.checks import NO_TOKEN_IDS, check_ids, check_limit, check_rows, t
 from memformer.config import MemformerConfig
 from memformer.engine import Engine, Forwarded, begin_turn
 from memformer.memory.state import IncompatibleMemory, MemoryState
-from memformer.recollection import Passage, Recollection, places, reach, recollect, rereads
+from memformer.recollection import Passage, Recollection, places, reach, recollect, reread_rows
 
 # weight of the write-budget penalty in the loss
 BUDGET_WEIGHT = 1.0
@@ -210,7 +210,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
         engine = self.engine()
         if cache is not None and recalled is not None and cache.recalled is None:
             cache.recalled = places(engine, recalled, cache.memory)
-            cache.rereads = rereads(recalled, cache.memory)
+            cache.rereads = reread_rows(recalled, cache.memory)
         if segment_ids is not None:
             known = self._known(memory, ids)
             found = forward_document(
@@ -290,7 +290,7 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             slots = None
             if recalled is not None:
                 marked = places(engine, recalled, memory)
-                slots = reach(engine, memory, marked, rereads(recalled, memory))
+                slots = reach(engine, memory, marked, reread_rows(recalled, memory))
             return engine.forward_plain(
                 ids, real, memory, logits_to_keep=logits_to_keep, reach=slots, **arguments
             )

@@ -71,7 +71,7 @@ def for_replies(
 
 
 def with_text(
-    passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase, marks: Frame | None
+    passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase, marks: Frame
 ) -> list[Passage]:
     """Passages and their neighbours with their words, without the marks of a template.
 
@@ -80,13 +80,11 @@ def with_text(
     Args:
         passages: from `recalled`.
         tokenizer: the tokenizer of the model.
-        marks: the tokens that its template writes around a turn; None: there are none.
+        marks: the tokens that its template writes around a turn.
     """
 
     def decoded(passage: Passage) -> Passage | None:
-        ids = list(passage.token_ids)
-        if marks is not None:
-            ids = without_marks(ids, marks)
+        ids = without_marks(list(passage.token_ids), marks)
         text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
         return dataclasses.replace(passage, text=text) if text else None
 

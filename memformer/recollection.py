@@ -268,7 +268,9 @@ def within(passages: Sequence[Passage], tokens: int, near: float = NEAR) -> list
     return taken
 
 
-def rereads(recalled: Sequence[Sequence[Passage]], memory: MemoryState) -> Bool[Tensor, " batch"]:
+def reread_rows(
+    recalled: Sequence[Sequence[Passage]], memory: MemoryState
+) -> Bool[Tensor, " batch"]:
     """Whether each row has words before its question, so that it reads them and not the memory."""
     return torch.tensor([any(one.reread for one in row) for row in recalled], device=memory.device)
 
@@ -288,7 +290,7 @@ def reading(
         engine: knows the size of the working set, and encodes passages without slots again.
         memory: the memories.
         recalled: from `places`.
-        rereads: from the function of this name.
+        rereads: from `reread_rows`.
     """
     large = is_large(engine, memory) | rereads
     if not bool(large.any()):

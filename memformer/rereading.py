@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memformer.memory import MemoryState
-from memformer.recalling import with_text
+from memformer.recalling import for_replies, with_text
 from memformer.recollection import Passage, Recollection, within
 from memformer.template import Frame, text_ids
 
@@ -55,10 +55,36 @@ class Reread:
         return [self.begin <= place < self.end for place in range(len(self.ids))]
 
 
-def reread(
+def with_words(
     model: MemformerForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     marks: Frame | None,
+    memory: MemoryState,
+    questions: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+) -> list[Reread]:
+    """Prompts with the words that are read again, and what was found for each.
+
+    Args:
+        model: the model that answers.
+        tokenizer: its tokenizer.
+        marks: the tokens that its template writes around a turn. None: there are none, so that
+            nothing is read again.
+        memory: a row for each prompt.
+        questions: the words to find passages by.
+        prompts: the token ids of each.
+    """
+    found = for_replies(model, tokenizer, memory, questions)
+    rows = enumerate(zip(prompts, found, strict=True))
+    if marks is None:
+        return [Reread(list(ids), 0, 0, list(one)) for _, (ids, one) in rows]
+    return [reread(model, tokenizer, marks, ids, one, memory, row) for row, (ids, one) in rows]
+
+
+def reread(
+    model: MemformerForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    marks: Frame,
     ids: Sequence[int],
     recalled: Recollection,
     memory: MemoryState,
@@ -68,14 +94,13 @@ def reread(
 
     They take `MemoryConfig.reread_tokens` at most, and no more than fits into one segment with the
     prompt. Where the best passage is longer, or nothing told is about the question, none is read
-    again; nor in plain text, which has no turn to put them in. A turn that begins with a short
-    line, such as a date or a title, gives it to its passages, so that it is known when they were
-    said; these lines come on top, where there is room.
+    again. A turn that begins with a short line, such as a date or a title, gives it to its
+    passages, so that it is known when they were said; these lines come on top, where there is room.
 
     Args:
         model: the model that answers.
         tokenizer: its tokenizer.
-        marks: the tokens that its template writes around a turn; None: there are none.
+        marks: the tokens that its template writes around a turn.
         ids: the token ids of the prompt; the question begins after those of the template.
         recalled: the passages found, best first.
         memory: the memory in which they were found.
@@ -83,11 +108,9 @@ def reread(
     """
     config = model.memory_config
     room = min(config.reread_tokens, config.segment_tokens - len(ids))
-    if marks is None or not recalled.is_about:
-        room = 0
-    best = within(recalled, room, NEAR)
+    best = within(recalled, room, NEAR) if recalled.is_about else []
     shown = with_text(sorted(best, key=lambda one: one.start), tokenizer, marks)
-    place = 0 if marks is None else len(marks.begin)
+    place = len(marks.begin)
     told, turns = memory.told[row], memory.told_turn[row]
     lines = [heading(tokenizer, marks, told, turns, one) for one in shown]
     texts = [one.text for one in shown]
@@ -105,7 +128,7 @@ def reread(
 
 def heading(
     tokenizer: PreTrainedTokenizerBase,
-    marks: Frame | None,
+    marks: Frame,
     told: Int[Tensor, " told"],
     turns: Int[Tensor, " told"],
     passage: Passage,
@@ -116,13 +139,13 @@ def heading(
 
     Args:
         tokenizer: the tokenizer of the model.
-        marks: the tokens that its template writes around a turn; None: there are none.
+        marks: the tokens that its template writes around a turn.
         told: the token ids of the record.
         turns: the turn of each.
         passage: one of its passages.
     """
     first = int((turns == passage.turn).long().argmax())
-    most = HEADING_TOKENS + (0 if marks is None else len(marks.begin))
+    most = HEADING_TOKENS + len(marks.begin)
     ids = told[first : min(first + most, passage.start)]
     opening = Passage(tuple(ids[ids >= 0].tolist()), 0.0, passage.turn, 0, first)
     found = with_text([opening], tokenizer, marks)

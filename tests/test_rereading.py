@@ -9,7 +9,7 @@ from tiny import save_tiny
 from memformer import ChatSession, MemformerForCausalLM, MemoryConfig, MemoryStore, recollection
 from memformer.recalling import for_replies
 from memformer.recollection import Passage, Recollection, places
-from memformer.rereading import reread
+from memformer.rereading import reread, with_words
 from memformer.template import chat_ids, frame, text_ids
 
 FACTS = [
@@ -113,7 +113,8 @@ def test_nothing_is_read_again_without_evidence_or_where_it_is_off(place, workin
     found = found_for(session)
     assert prompt(session, found)[1].ids != ids
     # plain text has no turn for words
-    assert reread(session.model, session.tokenizer, None, ids, found, session.memory).ids == ids
+    parts = session.model, session.tokenizer, None, session.memory
+    assert with_words(*parts, [ASKED], [ids])[0].ids == ids
     monkeypatch.setattr(recollection, "EVIDENCE", 2.0)
     assert not found.is_about
     assert bool(found_for(session)) == (working_set == 80)

@@ -14,9 +14,8 @@ from itertools import islice
 import torch
 from memformer import MemoryState
 from memformer.reading import begun
-from memformer.recalling import for_replies
 from memformer.recollection import Passage
-from memformer.rereading import reread
+from memformer.rereading import with_words
 from torch import Tensor
 
 from eval.harness.benchmark import Document, Question
@@ -107,11 +106,8 @@ class Memory:
         They are found by the question's own words, as retrieval does.
         """
         desk = self.desk
-        found = for_replies(desk.model, desk.tokenizer, memory, questions)
-        again = [
-            reread(desk.model, desk.tokenizer, desk.prompts.frame, ids, one, memory, row)
-            for row, (ids, one) in enumerate(zip(prompts, found, strict=True))
-        ]
+        marks = desk.prompts.frame
+        again = with_words(desk.model, desk.tokenizer, marks, memory, questions, prompts)
         return [one.ids for one in again], [one.recalled for one in again]
 
     def _logits(

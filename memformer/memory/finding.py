@@ -42,7 +42,7 @@ class Asking(NamedTuple):
 
 
 class Calm(NamedTuple):
-    """What a question without content makes of a record; see `MemoryState.calm`.
+    """The votes of a question without content, which `MemoryState.calm` keeps for a record.
 
     Attributes:
         nothing: the question without content.
@@ -71,7 +71,7 @@ def calm_votes(
     passage: Int[Tensor, " told"],
     passages: int,
 ) -> Calm:
-    """What a question without content makes of a record; see `votes` for the arguments."""
+    """The votes of a question without content for each passage; see `votes` for the arguments."""
     unheard = loud(nothing, keys)
     return Calm(nothing, passage, unheard, votes(nothing, keys, passage, passages, unheard))
 

@@ -23,13 +23,12 @@ from memformer.rereading import word_ids
 from memformer.template import frame
 from training.data.drills import UNKNOWN
 from training.data.records import Question, Record, Span
-from training.finetuning.documents import Document, Places, aside_of
+from training.finetuning.documents import PARAGRAPH_END, Document, Places, aside_of
 
 # words of a passage at most; longer paragraphs are cut at the ends of lines and sentences
 PASSAGE_WORDS = 160
 # how many passages are found for a question, each number as often as it stands here
 FOUND = (1, 1, 1, 2, 2, 3)
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
 _LINE_END = re.compile(r"\n\s*")
 _WORD = re.compile(r"\w+")
 
@@ -72,7 +71,7 @@ def _passages(record: Record) -> list[Span]:
     texts = [contents] if isinstance(contents, str) else [content for _, content in contents]
     found, begin = [], 0
     for text in texts:
-        for first, last in _cut(text, _PARAGRAPH_END):
+        for first, last in _cut(text, PARAGRAPH_END):
             found += [(begin + a, begin + b) for a, b in _short(text, first, last)]
         begin += len(text)
     return found
