@@ -172,5 +172,6 @@ class MemoryCache(DynamicCache):
         super().reset()
         self.layers.clear()
         self.memory, self.recalled = self.memory.emptied(), None
+        self.rereads = torch.zeros_like(self.rereads)
         self.ids, self.real = self.ids[:, :0], self.real[:, :0]
         self.num_seen = 0

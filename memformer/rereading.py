@@ -7,6 +7,7 @@ answer what the slot does not. They are seen and not written: the memory has the
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ NEAR = 0.5
 HEADING_TOKENS = 24
 # between two passages, and between the last and the question
 BREAK = "\n\n"
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ def with_words(
         prompts: the token ids of each.
     """
     found = for_replies(model, tokenizer, memory, questions)
-    rows = enumerate(zip(prompts, found, strict=True))
+    rows = enumerate(zip(prompts, questions, found, strict=True))
     if marks is None:
-        return [Reread(list(ids), 0, 0, list(one)) for _, (ids, one) in rows]
-    return [reread(model, tokenizer, marks, ids, one, memory, row) for row, (ids, one) in rows]
+        return [Reread(list(ids), 0, 0, list(one)) for _, (ids, _, one) in rows]
+    return [reread(model, tokenizer, marks, *one, memory, row) for row, one in rows]
 
 
 def reread(
@@ -86,6 +88,7 @@ def reread(
     tokenizer: PreTrainedTokenizerBase,
     marks: Frame,
     ids: Sequence[int],
+    question: str,
     recalled: Recollection,
     memory: MemoryState,
     row: int = 0,
@@ -94,36 +97,45 @@ def reread(
 
     They take `MemoryConfig.reread_tokens` at most, and no more than fits into one segment with the
     prompt. Where the best passage is longer, or nothing told is about the question, none is read
-    again. A turn that begins with a short line, such as a date or a title, gives it to its
-    passages, so that it is known when they were said; these lines come on top, where there is room.
+    again; nor is a passage that only repeats the question, which was asked before. A turn that
+    begins with a short line, such as a date or a title, gives it to its passages, so that it is
+    known when they were said; these lines come on top, where there is room.
 
     Args:
         model: the model that answers.
         tokenizer: its tokenizer.
         marks: the tokens that its template writes around a turn.
         ids: the token ids of the prompt; the question begins after those of the template.
+        question: the words by which the passages were found.
         recalled: the passages found, best first.
         memory: the memory in which they were found.
         row: its row.
     """
     config = model.memory_config
     room = min(config.reread_tokens, config.segment_tokens - len(ids))
-    best = within(recalled, room, NEAR) if recalled.is_about else []
-    shown = with_text(sorted(best, key=lambda one: one.start), tokenizer, marks)
+    told = with_text(recalled, tokenizer, marks) if recalled.is_about else []
+    best = within([one for one in told if _says_more(one.text, question)], room, NEAR)
+    shown = sorted(best, key=lambda one: one.start)
     place = len(marks.begin)
-    told, turns = memory.told[row], memory.told_turn[row]
-    lines = [heading(tokenizer, marks, told, turns, one) for one in shown]
+    record = memory.told[row], memory.told_turn[row]
+    lines = [heading(tokenizer, marks, *record, one) for one in shown]
     texts = [one.text for one in shown]
     words = word_ids(tokenizer, [f"{line}{text}" for line, text in zip(lines, texts, strict=True)])
     if len(words) + len(ids) > config.segment_tokens:
         words = word_ids(tokenizer, texts)
-    found = [dataclasses.replace(one, reread=True) for one in best]
+    starts = {one.start for one in best}
     return Reread(
         [*ids[:place], *words, *ids[place:]],
         place,
         place + len(words),
-        [*found, *recalled[len(best) :]],
+        [dataclasses.replace(one, reread=one.start in starts) for one in recalled],
     )
+
+
+def _says_more(text: str, question: str) -> bool:
+    """Whether a text has a word that a question has not."""
+    said, asked = (set(_WORD.findall(one.lower())) for one in (text, question))
+    return not said <= asked
 
 
 def heading(

@@ -53,7 +53,7 @@ def found_for(session, asked=ASKED):
 def prompt(session, recalled, asked=ASKED):
     ids = chat_ids(session.tokenizer, [{"role": "user", "content": asked}], reply="")[0].tolist()
     marks, memory = frame(session.tokenizer), session.memory
-    return ids, reread(session.model, session.tokenizer, marks, ids, recalled, memory)
+    return ids, reread(session.model, session.tokenizer, marks, ids, asked, recalled, memory)
 
 
 def test_words_stand_before_the_question_in_the_order_in_which_they_were_told(place):
@@ -209,6 +209,22 @@ def test_a_conversation_reads_again_and_remembers_what_was_said_once(place, tmp_
 
 def self_text(session, inputs):
     return "".join(session.tokenizer.decode(row) for row in inputs)
+
+
+def test_a_question_that_was_asked_before_is_not_read_again(place):
+    pytest.importorskip("bm25s")
+    session = opened(place)
+    session.remember(ASKED)
+    found = found_for(session)
+    texts = [session.tokenizer.decode(list(one.token_ids)) for one in found]
+    assert ASKED in texts[0]  # nothing fits the question as well
+    text = session.tokenizer.decode(prompt(session, found)[1].ids)
+    assert f"{FACTS[1]}\n\n{ASKED}" in text and text.count(ASKED) == 1
+    # a passage without words is not read again, and does not stand for the memory
+    marks = frame(session.tokenizer)
+    mute = Recollection([Passage(tuple(marks.begin), 9.0, 0, 0, 0)])
+    ids, again = prompt(session, mute)
+    assert again.ids == ids and not any(one.reread for one in again.recalled)
 
 
 def test_mistakes_are_answered_in_one_sentence(place):
