@@ -200,9 +200,9 @@ class ChatSession:
     def why(self) -> list[Passage]:
         """The passages that the last reply of this session was recalled from, best first.
 
-        Of several questions at once, those of the last. What was forgotten since is not shown. A
-        memory that is no larger than the working set is read whole, so its replies may come from
-        other passages too.
+        Of several questions at once, those of the last. What was forgotten since is not shown.
+        Where no words were read again, a memory that is no larger than the working set was read
+        whole, so the reply may come from other passages too.
 
         Raises:
             ValueError: there was no reply yet, or the model has no heads that find.

@@ -60,7 +60,7 @@ class MemoryConfig:
         record_tokens: number of tokens that a memory may record beside its slots; text beyond is
             refused until something is forgotten. None: no limit.
         working_set: most slots that a turn reads: those of the passages that it is found to be
-            about. A memory that is no larger is read whole.
+            about. A memory that is no larger is read whole, unless words are read again.
         reread_tokens: most tokens of the passages found whose words a reply reads again, before the
             question, in place of their slots. 0: none.
         finders: number of heads that find passages; 0: nothing is found, and the newest slots are

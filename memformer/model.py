@@ -413,7 +413,8 @@ class MemformerForCausalLM(AttachedModel, GenerationMixin):  # type: ignore[misc
             limit: how firmly each token of the prompt may be remembered at most; see `memorize`.
             reply_limit: the same for all that is generated; 0: the answer is not remembered.
             recalled: the passages that each row reads, from `recall`; None: those that its prompt
-                is found to be about. A memory of at most `working_set` slots is read whole.
+                is found to be about. A memory of at most `working_set` slots is read whole, unless
+                words of them are read again.
             reread: marks the tokens of the prompt that are read again (`memformer.rereading`); they
                 are neither written nor seen by what is written.
             **kwargs: as in transformers.
