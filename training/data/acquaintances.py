@@ -1,0 +1,229 @@
+"""Drill: what users say about people and themselves, told, changed since, or never told.
+
+A third of the questions ask for what a person was never said to have, though other things were said
+about the person, and the same of other people: the name and the kind of fact are there, and the
+answer is `drills.UNKNOWN`. A third ask for what changed, where the newest counts. Between the facts
+the user talks about nothing in particular. An instruction asks for a few words; without one, the
+answer is a sentence. No name, kind or sentence is one of the tests'.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eval.corpora.people import Kind
+from eval.corpora.training_facts import KINDS, NAMES
+from training.data.drills import UNKNOWN
+from training.data.passages import SAID
+from training.data.records import Record, parse
+from training.heads.kinds import MANY_KINDS, MORE_KINDS, MORE_NAMES
+
+PEOPLE, FACTS_EACH, OWN = (3, 8), (1, 3), (1, 5)  # least and most in a conversation
+RELATED = 0.5  # share of the people who are a relation of the user
+RELATIONS = (
+    "aunt boss brother colleague cousin daughter doctor father friend grandmother mother neighbour "
+    "niece sister son teacher uncle"
+).split()
+# what users say of themselves: told, asked, answered, values
+OWN_KINDS = (
+    ("I work as a {}", "What is my job?", "You work as a {}", KINDS[1].values),
+    ("I live in {}", "Where do I live?", "You live in {}", KINDS[0].values),
+    ("My name is {}", "What is my name?", "Your name is {}", NAMES),
+    ("My cat is called {}", "What is my cat called?", "Your cat is called {}", MORE_NAMES),
+    ("My dog is called {}", "What is my dog called?", "Your dog is called {}", MORE_NAMES),
+    ("My favourite food is {}", "What is my favourite food?", "It is {}", KINDS[4].values),
+    ("I play the {}", "What do I play?", "You play the {}", KINDS[5].values),
+    ("I am afraid of {}", "What am I afraid of?", "You are afraid of {}", MORE_KINDS[4].values),
+    ("I drive to work in a {} car", "What colour is my car?", "It is {}", KINDS[2].values),
+    ("I am flying to {} in spring", "Where am I flying?", "You are flying to {}", KINDS[0].values),
+)
+CHANGED = 0.4  # share of the facts that change
+QUESTIONS = 9  # about a conversation, a third of each sort
+BARE = 0.5  # how often a question stands without instruction, against each other way
+NOW = ("", "Now ", "These days ", "Since last week, ", "As of today, ", "Lately, ")
+TALK = (
+    "I forgot my umbrella again.",
+    "The coffee here tastes of nothing.",
+    "There is a new bakery at the corner.",
+    "I could not find my keys this morning.",
+    "They are repairing the road, and it is loud.",
+    "My knee hurts a little.",
+    "I read half a book on the train.",
+    "The soup was too salty.",
+    "We had to wait an hour for the plumber.",
+    "Spring comes late this year.",
+    "The phone rang all afternoon.",
+    "I still have to write two letters.",
+    "Our printer is out of paper.",
+    "The pigeons woke me up.",
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One thing that was said.
+
+    Attributes:
+        about: whom or what it is about; two about the same contradict each other.
+        sentence: how it is told, without its end.
+        question: the question for it.
+        answer: the answer as a sentence, without its end.
+        value: the answer in a word; "": it was never told.
+    """
+
+    about: str
+    sentence: str
+    question: str
+    answer: str
+    value: str
+
+
+def acquaintances(documents: int, seed: int = 0) -> Iterator[Record]:
+    """Conversations about people, with questions at the end.
+
+    Args:
+        documents: the number of conversations.
+        seed: draws everything.
+    """
+    rng = random.Random(seed)
+    kinds = [*KINDS, *MORE_KINDS, *MANY_KINDS]
+    for number in range(documents):
+        # few kinds, so that several people have the same
+        some = rng.sample(kinds, rng.randint(3, 6))
+        people = _people(rng)
+        each = {who: rng.sample(some, rng.randint(*FACTS_EACH)) for who in people}
+        own = rng.sample(OWN_KINDS, rng.randint(*OWN))
+        told = [_of(who, kind, rng) for who, mine in each.items() for kind in mine]
+        told += [_own(kind, rng) for kind in own]
+        rng.shuffle(told)
+        news = [_news(one, rng) for one in told if rng.random() < CHANGED]
+        never = [
+            replace(_of(who, kind, rng), value="")
+            for who, mine in each.items()
+            for kind in some
+            if kind not in mine
+        ]
+        never += [replace(_own(kind, rng), value="") for kind in OWN_KINDS if kind not in own]
+        lines = [f"{one.sentence}." for one in told]
+        lines += [f"{_now(one.sentence, rng)}." for one in news]
+        turns = [" ".join(_mixed(line, rng)) for line in lines]
+        ends = list(itertools.accumulate(map(len, turns), initial=0))
+        # where the newest of each stands, in characters of all turns
+        spans = {
+            one.about: list(span)
+            for one, span in zip([*told, *news], itertools.pairwise(ends), strict=True)
+        }
+        name = f"acquaintances/{number}"
+        yield parse(
+            {
+                "id": name,
+                "document": [{"role": "user", "content": turn} for turn in turns],
+                "questions": _questions(told, news, never, spans, rng),
+            },
+            name,
+        )
+
+
+# a person as they are told and as they are asked about: "my sister Clara", "my sister"
+Person = tuple[str, str]
+
+
+def _people(rng: random.Random) -> list[Person]:
+    """People of a conversation; no two have a relation to the user in common."""
+    names = rng.sample([*NAMES, *MORE_NAMES], rng.randint(*PEOPLE))
+    relations = rng.sample(RELATIONS, len(names))
+    return [
+        (f"my {relation} {name}", f"my {relation}") if rng.random() < RELATED else (name, name)
+        for name, relation in zip(names, relations, strict=True)
+    ]
+
+
+def _of(who: Person, kind: Kind, rng: random.Random) -> Said:
+    """Something about a person."""
+    told, asked = who
+    value = rng.choice(kind.values)
+    sentence = f"{kind.statement.format(name=told)} {value}"
+    answer = sentence.replace("my ", "your ", 1) if told != asked else sentence
+    return Said(
+        f"{asked}/{kind.statement}",
+        sentence[0].upper() + sentence[1:],
+        kind.question.format(name=asked),
+        answer[0].upper() + answer[1:],
+        value,
+    )
+
+
+def _own(kind: tuple[str, str, str, Sequence[str]], rng: random.Random) -> Said:
+    """Something about the user."""
+    told, asked, answer, values = kind
+    value = rng.choice(values)
+    return Said(told, told.format(value), asked, answer.format(value), value)
+
+
+def _news(one: Said, rng: random.Random) -> Said:
+    """The same with another value."""
+    kinds = {kind.statement: kind.values for kind in (*KINDS, *MORE_KINDS, *MANY_KINDS)}
+    own = {kind[0]: kind[3] for kind in OWN_KINDS}
+    values = own.get(one.about) or kinds[one.about.partition("/")[2]]
+    value = rng.choice([other for other in values if other != one.value])
+    before, _, after = one.sentence.rpartition(one.value)
+    return replace(
+        one,
+        sentence=before + value + after,
+        answer=one.answer[: one.answer.rindex(one.value)] + value,
+        value=value,
+    )
+
+
+def _now(sentence: str, rng: random.Random) -> str:
+    """A sentence that says that it is new."""
+    lead = rng.choice(NOW)
+    starts_small = lead and sentence.split()[0] in ("My", "The", "In", "For")
+    return lead + (sentence[0].lower() + sentence[1:] if starts_small else sentence)
+
+
+def _mixed(line: str, rng: random.Random) -> list[str]:
+    """A sentence among some that say nothing."""
+    lines = rng.sample(TALK, rng.randint(0, 4))
+    lines.insert(rng.randint(0, len(lines)), line)
+    return lines
+
+
+def _questions(
+    told: list[Said],
+    news: list[Said],
+    never: list[Said],
+    spans: dict[str, list[int]],
+    rng: random.Random,
+) -> list[dict[str, Any]]:
+    """Questions of each sort in random order."""
+    changed = {one.about for one in news}
+    stayed = [one for one in told if one.about not in changed]
+    asked = [
+        one
+        for sort in (stayed, news, never)
+        for one in rng.sample(sort, min(QUESTIONS // 3, len(sort)))
+    ]
+    rng.shuffle(asked)
+    # drawn apart from whether there is an answer, and so no hint of it
+    named = [how for how in SAID if how]
+    instructions = rng.choices(["", *named], [BARE, *[1 - BARE] * len(named)], k=len(asked))
+    return [
+        {
+            "question": one.question,
+            "answer": _answer(one, how),
+            "instruction": how,
+            "passage": spans[one.about] if one.value else None,
+        }
+        for one, how in zip(asked, instructions, strict=True)
+    ]
+
+
+def _answer(one: Said, instruction: str) -> str:
+    if not one.value:
+        return UNKNOWN
+    return one.value if instruction else f"{one.answer}."
