@@ -43,7 +43,8 @@ class Reread:
         ids: the token ids of the prompt.
         begin: the place of the first token that is read again.
         end: the place after the last.
-        recalled: the passages found; `reread` is set where the words are among `ids`.
+        recalled: the passages found that say more than the question; `reread` is set where the
+            words are among `ids`.
     """
 
     ids: list[int]
@@ -97,8 +98,8 @@ def reread(
 
     They take `MemoryConfig.reread_tokens` at most, and no more than fits into one segment with the
     prompt. Where the best passage is longer, or nothing told is about the question, none is read
-    again; nor is a passage that only repeats the question, which was asked before. A turn that
-    begins with a short line, such as a date or a title, gives it to its passages, so that it is
+    again. A passage that only repeats the question, which was asked before, is left out. A turn
+    that begins with a short line, such as a date or a title, gives it to its passages, so that it is
     known when they were said; these lines come on top, where there is room.
 
     Args:
@@ -113,8 +114,10 @@ def reread(
     """
     config = model.memory_config
     room = min(config.reread_tokens, config.segment_tokens - len(ids))
-    told = with_text(recalled, tokenizer, marks) if recalled.is_about else []
-    best = within([one for one in told if _says_more(one.text, question)], room, NEAR)
+    told: list[Passage] = list(recalled)
+    if recalled.is_about:
+        told = [one for one in with_text(recalled, tokenizer, marks) if _says_more(one, question)]
+    best = within(told, room, NEAR) if recalled.is_about else []
     shown = sorted(best, key=lambda one: one.start)
     place = len(marks.begin)
     record = memory.told[row], memory.told_turn[row]
@@ -128,13 +131,13 @@ def reread(
         [*ids[:place], *words, *ids[place:]],
         place,
         place + len(words),
-        [dataclasses.replace(one, reread=one.start in starts) for one in recalled],
+        [dataclasses.replace(one, reread=one.start in starts) for one in told],
     )
 
 
-def _says_more(text: str, question: str) -> bool:
-    """Whether a text has a word that a question has not."""
-    said, asked = (set(_WORD.findall(one.lower())) for one in (text, question))
+def _says_more(passage: Passage, question: str) -> bool:
+    """Whether a passage has a word that a question has not."""
+    said, asked = (set(_WORD.findall(one.lower())) for one in (passage.text, question))
     return not said <= asked
 
 

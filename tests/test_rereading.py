@@ -220,11 +220,13 @@ def test_a_question_that_was_asked_before_is_not_read_again(place):
     assert ASKED in texts[0]  # nothing fits the question as well
     text = session.tokenizer.decode(prompt(session, found)[1].ids)
     assert f"{FACTS[1]}\n\n{ASKED}" in text and text.count(ASKED) == 1
+    # its slots are not read either
+    assert found[0].start not in {one.start for one in prompt(session, found)[1].recalled}
     # a passage without words is not read again, and does not stand for the memory
     marks = frame(session.tokenizer)
     mute = Recollection([Passage(tuple(marks.begin), 9.0, 0, 0, 0)])
     ids, again = prompt(session, mute)
-    assert again.ids == ids and not any(one.reread for one in again.recalled)
+    assert again.ids == ids and again.recalled == []
 
 
 def test_mistakes_are_answered_in_one_sentence(place):
