@@ -99,8 +99,8 @@ def reread(
     They take `MemoryConfig.reread_tokens` at most, and no more than fits into one segment with the
     prompt. Where the best passage is longer, or nothing told is about the question, none is read
     again. A passage that only repeats the question, which was asked before, is left out. A turn
-    that begins with a short line, such as a date or a title, gives it to its passages, so that it is
-    known when they were said; these lines come on top, where there is room.
+    that begins with a short line, such as a date or a title, gives it to its passages, so that it
+    is known when they were said; these lines come on top, where there is room.
 
     Args:
         model: the model that answers.
