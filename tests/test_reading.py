@@ -241,7 +241,7 @@ def test_the_user_may_talk_while_a_document_is_read(model, tokenizer, store, boo
     memory = store.load("alice", model)
     assert int(memory.num_turns[0]) == 4
     # every token of the document was seen once, and the turns beside it
-    turns = [other._asked(f"at {done}").shape[1] for done in said]
+    turns = [len(other._asked(f"at {done}")) for done in said]
     assert reading.total + sum(turns) < int(memory.num_seen[0]) <= reading.total + sum(turns) + 4
     assert memory.documents[0].whole and memory.documents[0].turn == 1
     text = session.turns()[0]["text"]
