@@ -151,7 +151,7 @@ def main(
     if model is not None:
         settings.model = Model(model)
     try:
-        tokenizer = tokenizer_of(settings.model.name, check_model(settings))
+        tokenizer = tokenizer_of(settings.model.name, check_model(settings)[0])
         text = Haystack(tokenizer).tokens(max(counts) * segment_tokens)
         built = build(settings)
     except (OSError, ValueError) as error:

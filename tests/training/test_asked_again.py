@@ -87,6 +87,14 @@ def test_what_can_not_be_answered_from_few_tokens_is_left_out(tokenizer):
     assert asked_again(record(known), tokenizer, "plain", 20) == []
 
 
+def test_an_answer_in_other_words_comes_after_the_passage_with_most_of_them(tokenizer):
+    told = "There are nine of them, kept below the ground in a bottle, and they are bees."
+    one = asked("Which animals does she have?", told)
+    for name in "abcdef":
+        (text,) = shown(tokenizer, asked_again(record(one, name=name), tokenizer, "plain", 400))
+        assert PARAGRAPHS[1] in text
+
+
 def test_a_long_paragraph_is_cut_and_a_conversation_by_its_turns(tokenizer):
     long = " ".join(f"Number {n} of the list is a stone." for n in range(120))
     told = f"{long} Gerda has the key. {long}"

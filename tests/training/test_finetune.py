@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from memformer import MemformerForCausalLM
 from training import finetune
-from training.data.records import Question, Record, write
+from training.data.records import Question, Record, read, write
 from training.finetuning import loop, preparation, resume
 from training.finetuning import step as training_step
 from training.finetuning.launch import LaunchFailed, launch
@@ -472,6 +472,21 @@ def test_a_folder_that_is_not_there_is_not_looked_for_at_the_hub(place, monkeypa
     result = run(place, "mistake", "model.name=./runs/nothing")
     assert result.exit_code == 2
     assert "There is no model folder ./runs/nothing." in flat(result.output)
+
+
+def test_questions_that_no_segment_has_room_for_are_left_out_before_the_run(place):
+    written = list(read(place / "train.jsonl"))
+    first = written[0]
+    asked = Question("Where is Ada?", "In the attic. " * 60, len(first.text))
+    long = Record("long", first.text, (asked,))
+    write(place / "some.jsonl", [*written, long])
+    write(place / "long.jsonl", [long])
+    result = run(place, "some", f"data=[{{path: {place / 'some.jsonl'}}}]", SHORT.format(2))
+    assert result.exit_code == 0
+    assert "some.jsonl: 1 with a question of over" in flat(result.output)
+    result = run(place, "all", f"data=[{{path: {place / 'long.jsonl'}}}]", SHORT.format(2))
+    assert result.exit_code == 2 and "have a question that takes more than" in flat(result.output)
+    assert not (place / "all").exists()
 
 
 def test_processes_share_the_documents_of_a_step_alike(place):

@@ -43,7 +43,7 @@ OWN_KINDS = (
 )
 CHANGED = 0.4  # share of the facts that change
 QUESTIONS = 9  # about a conversation, a third of each sort
-BARE = 0.5  # how often a question stands without instruction, against each other way
+BARE = 0.5  # share of the questions without an instruction
 NOW = ("", "Now ", "These days ", "Since last week, ", "As of today, ", "Lately, ")
 TALK = (
     "I forgot my umbrella again.",
@@ -211,7 +211,8 @@ def _questions(
     rng.shuffle(asked)
     # drawn apart from whether there is an answer, and so no hint of it
     named = [how for how in SAID if how]
-    instructions = rng.choices(["", *named], [BARE, *[1 - BARE] * len(named)], k=len(asked))
+    weights = [BARE, *[(1 - BARE) / len(named)] * len(named)]
+    instructions = rng.choices(["", *named], weights, k=len(asked))
     return [
         {
             "question": one.question,

@@ -13,6 +13,9 @@ from eval.corpora import long_documents
 from eval.corpora.long_documents import Asked, LongDocument
 from training.data.records import Record, parse
 
+# the words before a question that takes a paragraph, in eval.longqa
+PARAGRAPH = "Answer from what I told you before, in one paragraph."
+
 
 def squality(path: Path) -> Iterator[Record]:
     """SQuALITY: stories, each with questions that take a paragraph to answer.
@@ -24,7 +27,7 @@ def squality(path: Path) -> Iterator[Record]:
         BadRecord: a row is of another form.
     """
     for one in long_documents.squality(path):
-        yield _record("squality", one, lambda asked: min(asked.answers, key=len))
+        yield _record("squality", one, PARAGRAPH, lambda asked: min(asked.answers, key=len))
 
 
 def quality(path: Path) -> Iterator[Record]:
@@ -47,7 +50,7 @@ def qmsum(path: Path) -> Iterator[Record]:
         BadRecord: a row is of another form.
     """
     for one in long_documents.qmsum(path):
-        yield _record("qmsum", one)
+        yield _record("qmsum", one, PARAGRAPH)
 
 
 def nq(
@@ -65,12 +68,16 @@ def nq(
 
 
 def _record(
-    name: str, one: LongDocument, answer: Callable[[Asked], str] = lambda asked: asked.answers[0]
+    name: str,
+    one: LongDocument,
+    instruction: str = "",
+    answer: Callable[[Asked], str] = lambda asked: asked.answers[0],
 ) -> Record:
     questions = [
         {
             "question": long_documents.choice(asked.question, asked.options),
             "answer": answer(asked),
+            "instruction": instruction,
         }
         for asked in one.asked
     ]

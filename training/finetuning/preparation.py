@@ -130,12 +130,15 @@ def prepare(
     for source, records in zip(settings.validation.sources, held_out, strict=True):
         if settings.validation.by == "exact" and not _asks(records):
             raise BadConfig(f"{source.name} has no questions; set validation.by: loss.")
-    config = check_model(settings)
+    config, most = check_model(settings)
     tokenizer = tokenizer_of(settings.model.name, config)
     pools, measured = (
         [sources.pool(*one, tokenizer, tell) for one in zip(of, read, strict=True)]
         for of, read in ((settings.data, learned), (settings.validation.sources, held_out))
     )
+    for pool in (*pools, *measured):
+        if long := pool.leave_out(most):
+            tell(f"{pool.source.name}: {long} with a question of over {most} tokens are left out")
     for number, stage in enumerate(settings.stages, 1):
         for pool, weight in zip(pools, weights(settings, stage), strict=True):
             if weight and (long := pool.check(stage.segments, stage.segment_tokens)):

@@ -2,8 +2,10 @@
 
 A memory of a large document finds a few passages for a question and puts their words before it
 (`memformer.rereading`). Here they are chosen as finding by words would choose them, and the one
-that holds the answer is always among them. A question without an answer has those that look most
-like it. So a row costs a few hundred tokens, however long the document is.
+that holds the answer is always among them: the one that is named; else one in whose words the
+answer stands; else, for an answer of a sentence or more, the one with most words in common with
+question and answer. A question without an answer has those that look most like it. So a row costs a
+few hundred tokens, however long the document is.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from training.finetuning.documents import PARAGRAPH_END, Document, Places, aside
 
 # words of a passage at most; longer paragraphs are cut at the ends of lines and sentences
 PASSAGE_WORDS = 160
+# words of an answer that has to be put together, and stands nowhere as it is
+TOLD_ANEW = 8
 # how many passages are found for a question, each number as often as it stands here
 FOUND = (1, 1, 1, 2, 2, 3)
 _LINE_END = re.compile(r"\n\s*")
@@ -38,7 +42,8 @@ def asked_again(
 ) -> list[Document]:
     """The questions of a record, each as a document that holds nothing but its aside.
 
-    A question is left out if its answer stands nowhere, or if its passage is longer than `tokens`.
+    A question is left out if its answer, of a few words, stands nowhere, or if its passage is
+    longer than `tokens`.
 
     Args:
         record: a document with questions.
@@ -131,13 +136,19 @@ def _found(
 def _holding(
     cut: Sequence[Span], texts: Sequence[str], question: Question, order: Sequence[int]
 ) -> list[int]:
-    """The passages that hold an answer: those named, else the best with the words of the answer."""
+    """The passages that hold an answer: those named, else the best with its words or most of them.
+
+    Of a reply that needs no passage, this is one which has nothing to do with it.
+    """
     span = question.sentence or question.passage
     if span is not None:
         named = [n for n, (begin, end) in enumerate(cut) if begin < span[1] and span[0] < end]
         if len(named) <= max(FOUND):
             return named
-    return [number for number in order if question.answer.strip(" .") in texts[number]][:1]
+    holding = [number for number in order if question.answer.strip(" .") in texts[number]][:1]
+    if not holding and len(question.answer.split()) >= TOLD_ANEW:
+        return _by_words(f"{question.question} {question.answer}", tuple(texts))[:1]
+    return holding
 
 
 def _by_words(question: str, texts: tuple[str, ...]) -> list[int]:

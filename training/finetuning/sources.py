@@ -151,6 +151,22 @@ class Pool:
     stream: Stream | None = None
     _sizes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
+    def leave_out(self, most: int) -> int:
+        """Leaves out documents with a question longer than a segment may be; returns how many.
+
+        Raises:
+            BadConfig: all documents have one.
+        """
+        short = [one for one in self.documents if all(len(a.ids) <= most for a in one.asides)]
+        long = len(self.documents) - len(short)
+        if long and not short:
+            raise BadConfig(
+                f"All documents of {self.source.name} have a question that takes more than {most} "
+                "tokens with its answer; set model.memory.segment_tokens, or lower reread."
+            )
+        self.documents = short
+        return long
+
     def sizes(self, segment_tokens: int) -> list[tuple[int, int]]:
         """(segments, number) of every document that teaches something, shortest first."""
         if segment_tokens not in self._sizes:

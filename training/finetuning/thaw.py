@@ -39,8 +39,11 @@ def check_options(settings: Settings) -> None:
     _memory(MemoryConfig(), settings)
 
 
-def check_model(settings: Settings) -> PreTrainedConfig:
+def check_model(settings: Settings) -> tuple[PreTrainedConfig, int]:
     """Checks the config of the model; reads no weights.
+
+    Returns:
+        The config, and the most tokens of a segment.
 
     Raises:
         BadConfig: the model can't be trained with these settings.
@@ -72,7 +75,7 @@ def check_model(settings: Settings) -> PreTrainedConfig:
         )
     if settings.window is not None and not 2 <= settings.window <= most:
         raise BadConfig(f"window must be from 2 to {most} tokens; got {settings.window}.")
-    return config
+    return config, most
 
 
 def _memory(memory: MemoryConfig, settings: Settings) -> MemoryConfig:
