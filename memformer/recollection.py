@@ -35,7 +35,7 @@ MOST_PASSAGES = 64
 NEAR = 0.7
 # with less evidence, nothing that was told is about the question; between that of questions about
 # what was told and that of ordinary requests, in development chats
-EVIDENCE = 0.06
+EVIDENCE = 0.03
 # a stretch of which a smaller share has slots is encoded again
 KEPT_SHARE = 0.5
 

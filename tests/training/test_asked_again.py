@@ -8,6 +8,7 @@ from tiny import byte_tokenizer
 from memformer.asides import IGNORED_LABEL
 from training.data.drills import UNKNOWN
 from training.data.records import Question, Record
+from training.finetuning import rereading
 from training.finetuning.documents import STYLES
 from training.finetuning.rereading import PASSAGE_WORDS, asked_again
 from training.finetuning.rows import collate, with_asides
@@ -61,8 +62,13 @@ def test_the_passage_with_the_answer_stands_before_its_question(tokenizer, style
     assert collate([row, row], 0)["gold"].tolist() == [[[-1, -1]]] * 2
 
 
-def test_a_question_without_an_answer_has_the_passages_that_look_most_like_it(tokenizer):
+def test_a_question_without_an_answer_has_what_looks_most_like_it_or_anything(
+    tokenizer, monkeypatch
+):
     questions = [asked("How many bees are in the barn bottle?", UNKNOWN) for _ in range(8)]
+    texts = shown(tokenizer, asked_again(record(*questions), tokenizer, "plain", 400))
+    assert len(texts) == 8 and not all(PARAGRAPHS[1] in text for text in texts)
+    monkeypatch.setattr(rereading, "UNLIKE", 0.0)
     texts = shown(tokenizer, asked_again(record(*questions), tokenizer, "plain", 400))
     assert len(texts) == 8 and all(PARAGRAPHS[1] in text for text in texts)
     # how many others stand beside it is drawn

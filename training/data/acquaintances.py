@@ -1,9 +1,10 @@
 """Drill: what users say about people and themselves, told, changed since, or never told.
 
-A third of the questions ask for what a person was never said to have, though other things were said
-about the person, and the same of other people: the name and the kind of fact are there, and the
-answer is `drills.UNKNOWN`. A third ask for what changed, where the newest counts. Between the facts
-the user talks about nothing in particular. An instruction asks for a few words; without one, the
+Half of the questions ask for what a person was never said to have, though other things were said
+about the person; for half of these the same was said of other people, so that the name and the kind
+of fact are there, and for the others of nobody. Their answer is `drills.UNKNOWN`. A quarter of the
+questions ask for what changed, where the newest counts. Between the facts the user talks about
+nothing in particular. An instruction asks for a few words; without one, the
 answer is a sentence. No name, kind or sentence is one of the tests'.
 """
 
@@ -42,7 +43,7 @@ OWN_KINDS = (
     ("I am flying to {} in spring", "Where am I flying?", "You are flying to {}", KINDS[0].values),
 )
 CHANGED = 0.4  # share of the facts that change
-QUESTIONS = 9  # about a conversation, a third of each sort
+QUESTIONS = 12  # about a conversation, a quarter of each sort
 BARE = 0.5  # share of the questions without an instruction
 NOW = ("", "Now ", "These days ", "Since last week, ", "As of today, ", "Lately, ")
 TALK = (
@@ -108,6 +109,8 @@ def acquaintances(documents: int, seed: int = 0) -> Iterator[Record]:
             if kind not in mine
         ]
         never += [replace(_own(kind, rng), value="") for kind in OWN_KINDS if kind not in own]
+        others = [kind for kind in kinds if kind not in some]
+        nobody = [replace(_of(who, rng.choice(others), rng), value="") for who in people]
         lines = [f"{one.sentence}." for one in told]
         lines += [f"{_now(one.sentence, rng)}." for one in news]
         turns = [" ".join(_mixed(line, rng)) for line in lines]
@@ -122,7 +125,7 @@ def acquaintances(documents: int, seed: int = 0) -> Iterator[Record]:
             {
                 "id": name,
                 "document": [{"role": "user", "content": turn} for turn in turns],
-                "questions": _questions(told, news, never, spans, rng),
+                "questions": _questions(told, news, never, nobody, spans, rng),
             },
             name,
         )
@@ -197,6 +200,7 @@ def _questions(
     told: list[Said],
     news: list[Said],
     never: list[Said],
+    nobody: list[Said],
     spans: dict[str, list[int]],
     rng: random.Random,
 ) -> list[dict[str, Any]]:
@@ -205,8 +209,8 @@ def _questions(
     stayed = [one for one in told if one.about not in changed]
     asked = [
         one
-        for sort in (stayed, news, never)
-        for one in rng.sample(sort, min(QUESTIONS // 3, len(sort)))
+        for sort in (stayed, news, never, nobody)
+        for one in rng.sample(sort, min(QUESTIONS // 4, len(sort)))
     ]
     rng.shuffle(asked)
     # drawn apart from whether there is an answer, and so no hint of it

@@ -4,8 +4,8 @@ A memory of a large document finds a few passages for a question and puts their 
 (`memformer.rereading`). Here they are chosen as finding by words would choose them, and the one
 that holds the answer is always among them: the one that is named; else one in whose words the
 answer stands; else, for an answer of a sentence or more, the one with most words in common with
-question and answer. A question without an answer has those that look most like it. So a row costs a
-few hundred tokens, however long the document is.
+question and answer. A question without an answer has those that look most like it, or any. So a row
+costs a few hundred tokens, however long the document is.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from training.finetuning.documents import PARAGRAPH_END, Document, Places, aside
 
 # words of a passage at most; longer paragraphs are cut at the ends of lines and sentences
 PASSAGE_WORDS = 160
+# how often a question without an answer has any passages, and not those that look most like it:
+# finding may find nothing near
+UNLIKE = 0.4
 # words of an answer that has to be put together, and stands nowhere as it is
 TOLD_ANEW = 8
 # how many passages are found for a question, each number as often as it stands here
@@ -122,6 +125,8 @@ def _found(
         right = _holding(cut, texts, question, order)
         if not right:
             return None
+    elif rng.random() < UNLIKE:
+        rng.shuffle(order)
     count = max(rng.choice(FOUND), len(right))
     taken: list[int] = []
     for number in [*right, *(one for one in order if one not in right)][:count]:
