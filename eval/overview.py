@@ -260,7 +260,9 @@ def draw(path: Path, found: Sequence[Line]) -> None:
         for name, look in drawn.items()
     ]
     hollow = Line2D([], [], color="black", marker="o", markerfacecolor="white", label=OPEN)
-    figure.legend(handles=[*against, hollow], loc="outside lower center", fontsize=8, ncols=3)
+    figure.legend(
+        handles=[*against, hollow], loc="outside lower center", fontsize=8, ncols=1 + len(columns)
+    )
     figure.savefig(path, dpi=130)
 
 
