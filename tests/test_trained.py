@@ -126,6 +126,6 @@ def test_transformers_own_tools_open_it_by_its_path() -> None:
     assert tokenizer(text).input_ids == theirs(text).input_ids
     assert tokenizer.chat_template == theirs.chat_template
     speak = pipeline("text-generation", model=str(TRAINED), device="cpu")
-    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = [{"role": "user", "content": "Who wrote Hamlet?"}]
     said = speak(asked, max_new_tokens=12, do_sample=False)[0]["generated_text"][-1]
-    assert "Paris" in said["content"]
+    assert "Shakespeare" in said["content"]
