@@ -39,7 +39,7 @@ from eval.reporting.report import head, write_json
 NEVER = "never"
 # steps from the lowest threshold to the highest
 POINTS = 20
-# outcome: its label, and the kinds of question that it is counted of
+# the outcomes of a question, with their labels
 OUTCOMES = {
     "right": "told, answered right",
     "wrong": "told, answered wrong",
@@ -52,7 +52,7 @@ Case = Mapping[str, Any]
 
 
 def outcome(case: Case, least: float) -> str:
-    """What a case counts as where replies with less evidence are refusals: a key of `OUTCOMES`."""
+    """The outcome of a question, a key of `OUTCOMES`; a reply with less evidence is a refusal."""
     refused = case["refused"] or case["evidence"] < least
     if case["kind"] == NEVER:
         return "never_refused" if refused else "never_answered"
@@ -64,15 +64,15 @@ def outcome(case: Case, least: float) -> str:
 def curve(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """The share of each outcome by the least evidence, among questions of its kind.
 
-    Thresholds are values of the evidence that refuse equal numbers of questions more, and the
-    lowest refuses none.
+    The thresholds are values of the evidence. Each refuses about as many questions more as the one
+    before it, and the lowest refuses none.
     """
     known = sorted(case["evidence"] for case in cases)
     steps = {round(step * (len(known) - 1) / POINTS) for step in range(POINTS + 1)}
+    never = sum(case["kind"] == NEVER for case in cases)
     points = []
     for least in (known[step] for step in sorted(steps)):
         found = [outcome(case, least) for case in cases]
-        never = sum(case["kind"] == NEVER for case in cases)
         row: dict[str, Any] = {"least": least}
         for name in OUTCOMES:
             of = never if name.startswith(NEVER) else len(cases) - never

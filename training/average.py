@@ -23,6 +23,8 @@ from training.setup.places import BadPlace, check_folder
 
 MEMORY = "model.safetensors"
 ADAPTER = "adapter/adapter_model.safetensors"
+# files that tell of one run, which the mean is not
+OF_ONE_RUN = ("checkpoints", "finetune.json", "log.jsonl", "README.md")
 
 
 def mean(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -60,14 +62,9 @@ def main(
         }
     except (BadPlace, OSError, SafetensorError, ValueError) as error:
         raise typer.BadParameter(f"no mean can be made: {error}") from None
-    (out / ADAPTER).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(one, out, ignore=shutil.ignore_patterns(*OF_ONE_RUN), dirs_exist_ok=True)
     for name, weights in found.items():
         save_file(weights, out / name, metadata={"format": "pt"})
-    for file in sorted([*one.glob("*"), *(one / "adapter").glob("*")]):
-        place = out / file.relative_to(one)
-        if file.suffix in (".json", ".jinja") and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
 
 
 app = make_app(main, __doc__)

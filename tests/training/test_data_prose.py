@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.harness.unknown import INSTRUCTION, says_unknown
-from eval.sets import LETTER, SHORT
+from eval.sets import LETTER, PARAGRAPH, SHORT
 from training.data import passages as forms
 from training.data.build import app
 from training.data.drills import UNKNOWN
@@ -69,6 +69,7 @@ def sets(tmp_path):
 
 def test_questions_are_asked_in_the_words_of_the_benchmarks():
     assert (forms.SHORT, forms.LETTER, forms.PERHAPS) == (SHORT, LETTER, INSTRUCTION)
+    assert forms.PARAGRAPH == PARAGRAPH
     assert says_unknown(UNKNOWN)
 
 

@@ -4,8 +4,8 @@ Half of the questions ask for what a person was never said to have, though other
 about the person; for half of these the same was said of other people, so that the name and the kind
 of fact are there, and for the others of nobody. Their answer is `drills.UNKNOWN`. A quarter of the
 questions ask for what changed, where the newest counts. Between the facts the user talks about
-nothing in particular. An instruction asks for a few words; without one, the
-answer is a sentence. No name, kind or sentence is one of the tests'.
+nothing in particular. An instruction asks for a few words; without one, the answer is a sentence.
+No name, kind or sentence is one of the tests'.
 """
 
 from __future__ import annotations

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from eval.corpora import long_documents
 from eval.corpora.long_documents import Asked, LongDocument
+from training.data.passages import PARAGRAPH
 from training.data.records import Record, parse
-
-# the words before a question that takes a paragraph, in eval.longqa
-PARAGRAPH = "Answer from what I told you before, in one paragraph."
 
 
 def squality(path: Path) -> Iterator[Record]:

@@ -22,9 +22,11 @@ from training.data.records import Record, Span, parse
 
 # the words before a question in eval.longqa, and in benchmarks where an answer may be missing
 SHORT = "Answer from what I told you before, in as few words as you can."
+PARAGRAPH = "Answer from what I told you before, in one paragraph."
 LETTER = "Answer from what I told you before. Which option is right? Write its letter."
 PERHAPS = "Answer in a few words. If I have not told you, say that you don't know."
-# how often each of them is said; drawn apart from whether there is an answer, and so no hint of it
+# how often each way to ask for a short answer is said; drawn apart from whether there is an answer,
+# and so no hint of it
 SAID = {SHORT: 0.5, PERHAPS: 0.35, "": 0.15}
 ABSENT = 0.2  # share of the questions whose answer is not in the document
 CHOICES = 0.15  # share of the others that list options, if there are enough other answers

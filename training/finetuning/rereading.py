@@ -139,7 +139,7 @@ def _found(
 
 
 def _holding(
-    cut: Sequence[Span], texts: Sequence[str], question: Question, order: Sequence[int]
+    cut: Sequence[Span], texts: tuple[str, ...], question: Question, order: Sequence[int]
 ) -> list[int]:
     """The passages that hold an answer: those named, else the best with its words or most of them.
 
@@ -152,7 +152,7 @@ def _holding(
             return named
     holding = [number for number in order if question.answer.strip(" .") in texts[number]][:1]
     if not holding and len(question.answer.split()) >= TOLD_ANEW:
-        return _by_words(f"{question.question} {question.answer}", tuple(texts))[:1]
+        return _by_words(f"{question.question} {question.answer}", texts)[:1]
     return holding
 
 
