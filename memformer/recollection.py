@@ -127,12 +127,12 @@ def recollect(
     found = []
     for row in range(len(ids)):
         question = content(ids[row][real[row]], path.words)
-        cut = _cut(engine, memory, row)
+        cut = cut_of(engine, memory, row)
         found.append(_of_row(path, question, nothing, memory, row, cut, top_k, by))
     return found
 
 
-def _cut(engine: Engine, memory: MemoryState, row: int) -> Stretches:
+def cut_of(engine: Engine, memory: MemoryState, row: int) -> Stretches:
     """The passages and paragraphs of the record of one row."""
     told = memory.told[row]
     kinds = engine.path.borders[told.clamp_min(0).long()].long().where(told >= 0, 0)
@@ -160,23 +160,39 @@ def _of_row(
     if calm is None or not calm.holds_for(nothing, cut.passage):
         calm = memory.calm[row] = calm_votes(nothing, *parts)
     asked = votes(path.ask(question), *parts, calm.unheard)
-    score = scores(asked, calm.votes, cut.sizes)
-    paragraph = torch.tensor(cut.paragraph, device=told.device)
-    # a paragraph is as good as its passages together; those that speak against it do not count
-    total = score.new_zeros(len(spans)).scatter_add(0, paragraph, score.clamp_min(0.0))
-    best = score.new_full((len(spans),), -torch.inf).scatter_reduce(0, paragraph, score, "amax")
-    total = standardised(total + best)
+    total = paragraph_scores(scores(asked, calm.votes, cut.sizes), cut)
     if by == "words" or (by == "both" and can_compare_words()):
-        texts = [told[begin:end].cpu() for begin, end in spans]
-        words = word_scores(question.cpu(), texts, path.words.cpu()).to(total.device)
-        words = standardised(words)
+        words = paragraph_words(path, question, told, cut)
         total = words if by == "words" else total + WORDS_WEIGHT * words
     order = total.argsort(descending=True, stable=True)[: max(top_k, 2)].tolist()
     share = (asked / len(question) - calm.votes / len(nothing.queries)).mean(0)
+    paragraph = torch.tensor(cut.paragraph, device=told.device)
     share = share.new_zeros(len(spans)).scatter_add(0, paragraph, share)
     passages = [_with_neighbours(memory, row, spans, total, number) for number in order[:top_k]]
     margin = float(total[order[0]] - total[order[1]]) if len(order) > 1 else 0.0
     return Recollection(passages, float(share[order[0]]), margin)
+
+
+def paragraph_scores(
+    score: Float[Tensor, " passages"], cut: Stretches
+) -> Float[Tensor, " paragraphs"]:
+    """The score of each paragraph by its passages, in units of the spread over the paragraphs.
+
+    A paragraph is as good as its passages together; those that speak against it do not count.
+    """
+    spans, paragraph = len(cut.spans), torch.tensor(cut.paragraph, device=score.device)
+    total = score.new_zeros(spans).scatter_add(0, paragraph, score.clamp_min(0.0))
+    best = score.new_full((spans,), -torch.inf).scatter_reduce(0, paragraph, score, "amax")
+    return standardised(total + best)
+
+
+def paragraph_words(
+    path: MemoryPath, question: Int[Tensor, " tokens"], told: Int[Tensor, " told"], cut: Stretches
+) -> Float[Tensor, " paragraphs"]:
+    """How much the words of each paragraph are those of a question, in units of the spread."""
+    texts = [told[begin:end].cpu() for begin, end in cut.spans]
+    words = word_scores(question.cpu(), texts, path.words.cpu())
+    return standardised(words.to(told.device))
 
 
 def _with_neighbours(

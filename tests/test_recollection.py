@@ -325,6 +325,31 @@ def test_finders_are_saved_and_a_memory_without_keys_gets_those_of_its_slots(tmp
 # ---- the working set -------------------------------------------------------------------------
 
 
+def test_what_finders_learned_changes_what_is_found_and_nothing_that_is_read(tmp_path):
+    model, whole = finds(), finds(working_set=1000)
+    ids, memory = told_to(model)
+    few = ids[:, 40:46]
+    plain = model.memory.ask_as_attached(few[0]).queries
+    assert torch.equal(model.memory.ask(few[0]).queries, plain)
+    with torch.inference_mode():
+        found, read = asked(model, memory, few)[0], whole(ids, memory=memory).logits
+    # each head matches what it did not
+    for one in (model, whole):
+        match = one.memory.finders.match
+        match.copy_(-3 * torch.eye(match.shape[-1]).expand_as(match))
+    assert torch.allclose(model.memory.ask(few[0]).queries, -2 * plain)
+    with torch.inference_mode():
+        other = asked(model, memory, few)[0]
+        assert [one.start for one in other] != [one.start for one in found]
+        assert torch.equal(whole(ids, memory=memory).logits, read)
+    model.memory.finders.match.fill_(0.25)
+    model.save_pretrained(tmp_path)
+    opened = type(model).from_pretrained(tmp_path)
+    assert bool((opened.memory.finders.match == 0.25).all())
+    opened.choose_finders(None)
+    assert not bool(opened.memory.finders.match.any())
+
+
 def passage(start, end, score):
     return Passage(tuple(range(start, end)), score, 0, 0, start)
 

@@ -1,14 +1,17 @@
 """`Finders`: the heads that find passages, and the question without content.
 
 In every decoder that was looked at, a few heads of the middle layers match a question with the
-passage that answers it. `choosing.py` chooses them once, when a memory is attached.
+passage that answers it. `choosing.py` chooses them once, when a memory is attached. What they match
+can be learned (`training.finder`): reading goes on with the queries as they are.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from memformer.memory.finding import Asking
 
 # most tokens of a question without content
 LONGEST = 16
@@ -21,23 +24,34 @@ class Finders(nn.Module):
     |---|---|---|
     | heads | finders, 2 | decoder layer and query head of each finder head, best first; -1: none |
     | nothing | 16 | the token ids of the question without content, -1 behind them |
+    | match | finders, width, width | M: each head matches q (I + M) . k; 0 until it is learned |
 
     Args:
         finders: how many heads; 0: nothing can be found.
         groups: query heads for each key head.
+        width: of a head.
     """
 
     heads: Int[Tensor, "finders 2"]
     nothing: Int[Tensor, " tokens"]
+    match: Float[Tensor, "finders width width"]
 
-    def __init__(self, finders: int, groups: int) -> None:
+    def __init__(self, finders: int, groups: int, width: int) -> None:
         super().__init__()
         self.groups = groups
         self.register_buffer("heads", torch.full((finders, 2), -1))
         self.register_buffer("nothing", torch.full((LONGEST,), -1))
+        self.register_buffer("match", torch.zeros(finders, width, width))
+
+    def learned(self, asking: Asking) -> Asking:
+        """A question with the queries that were learned, in place of the decoder's own."""
+        match = self.match[: asking.queries.shape[1]].float()
+        change = torch.einsum("tfi,fij->tfj", asking.queries, match)
+        return asking._replace(queries=asking.queries + change)
 
     def set(self, heads: Int[Tensor, "finders 2"], nothing: list[int]) -> None:
-        """Takes chosen heads and the question without content."""
+        """Takes chosen heads, which have learned nothing, and the question without content."""
+        self.match.zero_()
         self.heads[: len(heads)] = heads.to(self.heads.device)
         ids = nothing[:LONGEST]
         self.nothing[: len(ids)] = torch.tensor(ids, device=self.nothing.device)

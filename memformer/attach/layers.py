@@ -233,7 +233,7 @@ class MemoryPath(nn.Module):
         nothing = torch.zeros(backbone.vocabulary, dtype=torch.uint8)
         self.register_buffer("borders", nothing)
         self.register_buffer("words", word_table(backbone.vocabulary, None))
-        self.finders = Finders(config.finders, backbone.heads // backbone.kv_heads)
+        self.finders = Finders(config.finders, backbone.heads // backbone.kv_heads, backbone.width)
         self._backbone = [backbone]  # in a list, so that the backbone is no submodule
 
     def __len__(self) -> int:
@@ -298,6 +298,10 @@ class MemoryPath(nn.Module):
         Args:
             ids: the token ids of the question.
         """
+        return self.finders.learned(self.ask_as_attached(ids))
+
+    def ask_as_attached(self, ids: Int[Tensor, " tokens"]) -> Asking:
+        """The same before the finder heads learned anything."""
         backbone, chosen = self._backbone[0], self.finders.chosen
         inputs = backbone.attention_inputs(ids[None], max(layer for layer, _ in chosen))
         queries, nulls = [], []

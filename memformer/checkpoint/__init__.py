@@ -7,7 +7,13 @@ load it by, or if its weights have changed since loading.
 """
 
 # what is chosen when a memory is attached, among the weights; earlier versions have none of it
-CHOSEN = ("memory.borders", "memory.words", "memory.finders.heads", "memory.finders.nothing")
+CHOSEN = (
+    "memory.borders",
+    "memory.words",
+    "memory.finders.heads",
+    "memory.finders.nothing",
+    "memory.finders.match",
+)
 WEIGHTS = "model.safetensors"
 OWN_BACKBONE = "backbone"
 ADAPTER = "adapter"

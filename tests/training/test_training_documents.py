@@ -10,7 +10,6 @@ from memformer.asides import IGNORED_LABEL
 from memformer.template import chat_ids
 from training.data.records import Question, Record, parse, read, write
 from training.finetuning.documents import STYLES, tokenised
-from training.finetuning.finding import LABELS, arguments
 from training.finetuning.rows import collate, windowed, with_asides
 
 TEXT = "Ada left for Porto. Ben stayed in the mill! Where Cleo is, nobody knows."
@@ -163,7 +162,7 @@ def test_a_conversation_is_asked_about_between_its_exchanges(tokenizer, style):
 def test_batches_are_padded_on_the_right(tokenizer):
     rows = [with_asides(tokenised(one, tokenizer, "plain"), 64) for one in (RECORD, TALK)]
     batch = collate(rows, padding=7)
-    assert {value.shape for value in arguments(batch).values()} == {batch["input_ids"].shape}
+    assert {value.shape for value in batch.values()} == {batch["input_ids"].shape}
     for number, row in enumerate(rows):
         length = len(row.ids)
         assert batch["input_ids"][number, :length].tolist() == row.ids
@@ -249,30 +248,16 @@ GOLD = Record(
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_batch_says_where_the_answers_stand_and_what_is_asked(tokenizer, style):
+def test_a_document_says_where_its_answers_stand(tokenizer, style):
     document = tokenised(GOLD, tokenizer, style)
     found = [
-        one and text(tokenizer, document.ids[slice(*one)])
+        aside.gold and text(tokenizer, document.ids[slice(*aside.gold)])
         for aside in document.asides
-        for one in (aside.gold, aside.gold_sentence)
     ]
     passages = STREWN.split("\n\n")
-    assert found == [passages[0], "Ada left for Porto.", None, None, passages[1], "He bakes."]
-    asked = [text(tokenizer, aside.ids[slice(*aside.asked)]) for aside in document.asides]
-    assert asked == ["Where is Ada?", "Who drums?", "Who bakes?"]
+    assert found == [passages[0], None, passages[1]]
     said = text(tokenizer, document.asides[0].ids)
     assert ("In a word. Where is Ada?" in said) == (style == "chat")
-    other = tokenised(RECORD, tokenizer, style)
-    batch = collate([with_asides(one, 40) for one in (document, other)], padding=7)
-    assert batch["gold"].shape == batch["gold_sentence"].shape == (2, 3, 2)
-    assert batch["gold"][0].tolist() == [list(aside.gold or (-1, -1)) for aside in document.asides]
-    assert (batch["gold"][1] == -1).all()
-    told = batch["input_ids"][0][batch["remembered"][0]]
-    assert text(tokenizer, told[slice(*batch["gold"][0, 2])].tolist()) == passages[1]
-    for row, record in enumerate((GOLD, RECORD)):
-        words = "".join(one.question for one in record.questions)
-        assert text(tokenizer, batch["input_ids"][row][batch["asked"][row]].tolist()) == words
-    assert batch.keys() - arguments(batch).keys() == set(LABELS)
 
 
 def test_places_in_a_conversation_are_counted_over_its_messages(tokenizer):

@@ -34,24 +34,18 @@ class Aside:
         after: number of tokens of the document before the question.
         ids: tokens of question and answer.
         answer: number of tokens of the answer, which come last; its end-of-text token counts.
-        asked: begin and end of the question in `ids`, without instruction and template.
         gold: begin and end, in tokens of the document, of the passage that holds the answer; None:
             none is known.
-        gold_sentence: the same of the sentence.
     """
 
     after: int
     ids: tuple[int, ...]
     answer: int
-    asked: tuple[int, int] = (0, 0)
     gold: tuple[int, int] | None = None
-    gold_sentence: tuple[int, int] | None = None
 
     def after_words(self, words: Sequence[int], place: int) -> Aside:
         """The aside with some words before its question, at a place of its tokens."""
-        ids = (*self.ids[:place], *words, *self.ids[place:])
-        begin, end = self.asked
-        return replace(self, ids=ids, asked=(begin + len(words), end + len(words)))
+        return replace(self, ids=(*self.ids[:place], *words, *self.ids[place:]))
 
 
 @dataclass(frozen=True)
@@ -285,21 +279,5 @@ def aside_of(
         after,
         (*asked, *told),
         len(told),
-        asked=_words_in(asked, question.question.strip(), tokenizer),
         gold=places.tokens(question.passage),
-        gold_sentence=places.tokens(question.sentence),
     )
-
-
-def _words_in(ids: list[int], question: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """The begin and the end of a question among the tokens that ask it."""
-    begin = str(tokenizer.decode(ids)).rfind(question)
-    if begin < 0:  # a tokenizer that writes the question in other characters
-        return 0, len(ids)
-    numbers = range(len(ids) + 1)
-
-    def written(number: int) -> int:
-        return len(tokenizer.decode(ids[:number]))
-
-    first = bisect_right(numbers, begin, key=written) - 1
-    return first, bisect_left(numbers, begin + len(question), key=written)

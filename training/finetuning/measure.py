@@ -8,7 +8,6 @@ import torch
 
 from training.finetuning.accelerated import Accelerated
 from training.finetuning.batches import Batches
-from training.finetuning.finding import arguments
 from training.finetuning.objective import Scored, exact, predicted, summed, sums
 from training.finetuning.settings import Validation
 from training.finetuning.sources import Pool
@@ -53,7 +52,7 @@ def _scored(accelerated: Accelerated, batches: Batches, pool: Pool, settings: Va
         part = parts[min(number, len(parts) - 1)]
         batch = batches.batch(part, settings.segment_tokens, pool.source)
         with accelerator.autocast():
-            output = accelerated.model(**arguments(batch))
+            output = accelerated.model(**batch)
         if number < len(parts):
             right, losses = exact(output, batch), sums(output, batch)
             targets, of_answers = predicted(batch)

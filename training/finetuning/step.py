@@ -15,7 +15,6 @@ from memformer import MemformerForCausalLM
 from memformer.pretrained import local_path
 from training.finetuning.accelerated import Accelerated
 from training.finetuning.batches import Batches
-from training.finetuning.finding import arguments
 from training.finetuning.objective import (
     Batch,
     Counts,
@@ -126,7 +125,7 @@ class Learner:
         answers, text = max(1.0, float(counted.answers)), max(1.0, float(counted.text))
         taught = self._taught(batch) if source.teacher else None
         with accelerator.autocast():
-            output = self.model(**arguments(batch), chunks=optim.chunks)
+            output = self.model(**batch, chunks=optim.chunks)
         found = sums(output, batch, taught)
         loss = found.answers / answers
         if source.text:

@@ -26,7 +26,6 @@ from transformers import (
 
 from memformer.model import MemformerOutput
 from training.finetuning.documents import Document
-from training.finetuning.finding import arguments
 from training.finetuning.health import Health
 from training.finetuning.rows import collate, with_asides
 
@@ -52,7 +51,7 @@ class Collator:
         rows = [
             with_asides(document, self.segment_tokens, text=self.text) for document in documents
         ]
-        return arguments(collate(rows, self.padding))
+        return collate(rows, self.padding)
 
 
 class HealthCallback(TrainerCallback):
