@@ -5,8 +5,9 @@
 A model that only ever answered questions about a text forgets how to chat. So it is also trained
 on its own replies: the model as released is asked for something ordinary, and what it says is the
 answer to be learned, with facts about people in memory that have nothing to do with it. Replies
-that do not end by themselves are left out. Other questions are about the facts, and are answered in
-a sentence.
+that do not end by themselves are left out. A third of the requests are for what everybody knows,
+such as the capital of a country: not to have been told is no reason to refuse that. Their answers
+are ours. Other questions are about the facts, and are answered in a sentence.
 
 The people and kinds of facts are those that training may use, none of `eval.corpora.people`. The
 requests are our own words.
@@ -77,9 +78,86 @@ ALONE = (
     "I have a meeting tomorrow and I am nervous.",
     "What should I do this weekend?",
     "Goodbye, until tomorrow.",
+    "I slept badly.",
+    "I feel a little lonely today.",
+    "I cannot decide what to wear.",
+    "My train was late this morning.",
+    "I finally finished my book.",
+    "I have to clean the kitchen.",
+    "It is so hot outside.",
+    "I lost a game of chess.",
+    "The neighbours were loud last night.",
+    "I want to learn something new.",
+    "I am bored.",
+    "I am looking forward to the weekend.",
+    "I made too much soup.",
+    "I do not like Mondays.",
+    "I went for a long walk.",
+    "I have a headache.",
+    "That was a good idea.",
+    "I think you are right.",
+    "Never mind.",
+    "Let me think about it.",
+    "Sorry, I was away for a moment.",
+    "How was your day?",
+    "What would you do in my place?",
+    "Do you like music?",
+    "Do you dream?",
+    "Please wish me luck.",
 )
+# what everybody knows: a question, its answer, and pairs to put into both
+KNOWN = (
+    (
+        "What is the capital of {}?",
+        "The capital of {} is {}.",
+        "Spain: Madrid, Germany: Berlin, Japan: Tokyo, Norway: Oslo, Egypt: Cairo, Canada: Ottawa, "
+        "Greece: Athens, Kenya: Nairobi, Poland: Warsaw, Portugal: Lisbon, Ireland: Dublin, "
+        "Peru: Lima, Austria: Vienna, India: New Delhi, Sweden: Stockholm, Hungary: Budapest",
+    ),
+    (
+        "In which country is {}?",
+        "{} is in {}.",
+        "Rome: Italy, Munich: Germany, Barcelona: Spain, Osaka: Japan, Lyon: France, "
+        "Boston: the United States, Manchester: England, Toronto: Canada, Mumbai: India, "
+        "Sydney: Australia, Krakow: Poland, Shanghai: China",
+    ),
+    (
+        "Who wrote {}?",
+        "{} was written by {}.",
+        "Macbeth: William Shakespeare, Pride and Prejudice: Jane Austen, Moby Dick: Herman "
+        "Melville, War and Peace: Leo Tolstoy, Don Quixote: Miguel de Cervantes, "
+        "Oliver Twist: Charles Dickens, Frankenstein: Mary Shelley, Dracula: Bram Stoker, "
+        "Robinson Crusoe: Daniel Defoe, Alice in Wonderland: Lewis Carroll",
+    ),
+    (
+        "What do {} eat?",
+        "Most of the time they eat {1}.",
+        "cows: grass, lions: meat, owls: mice, pandas: bamboo, squirrels: nuts, penguins: fish, "
+        "horses: grass and hay, rabbits: leaves and roots",
+    ),
+    (
+        "What colour is {}?",
+        "It is {1}.",
+        "grass: green, blood: red, a lemon: yellow, snow: white, coal: black, a carrot: orange",
+    ),
+    (
+        "How many {}?",
+        "There are {1}.",
+        "days are in a week: seven, months are in a year: twelve, minutes are in an hour: sixty, "
+        "continents are there: seven, letters are in the alphabet: twenty-six",
+    ),
+    (
+        "What is {}?",
+        "It is {1}.",
+        "two plus three: five, ten minus four: six, half of twenty: ten, "
+        "the colour of the sky: blue, the opposite of cold: hot, the opposite of early: late, "
+        "the largest ocean: the Pacific, the tallest mountain: Mount Everest, "
+        "the plural of mouse: mice",
+    ),
+)
+KNOWN_SHARE = 1 / 3  # of the ordinary requests
 PEOPLE, FACTS_EACH, FACTS_ASKED = 2, 3, 4  # numbers in a conversation
-TURNS = 5  # ordinary requests of a conversation, in it or after it
+TURNS = 6  # ordinary requests of a conversation, in it or after it
 LONGEST = 60  # tokens of a reply
 AT_ONCE = 40
 # without it, greedy decoding of a small model repeats itself
@@ -87,8 +165,17 @@ REPETITION_PENALTY = 1.1
 
 
 def requests() -> list[str]:
-    """All requests."""
+    """All requests that a model replies to."""
     return [*ALONE, *(form.format(thing) for form, thing in itertools.product(ASKED, ABOUT))]
+
+
+def known() -> dict[str, str]:
+    """Questions for what everybody knows, and their answers."""
+    return {
+        question.format(asked): answer.format(asked, found)
+        for question, answer, pairs in KNOWN
+        for asked, found in (pair.split(": ") for pair in pairs.split(", "))
+    }
 
 
 def replies(model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[str]) -> list[str | None]:
@@ -124,11 +211,13 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
     """Chats with facts and ordinary requests, and questions about both.
 
     Args:
-        said: the reply to each request.
+        said: the reply to each of `requests`.
         documents: the number of chats.
         seed: draws everything.
     """
     rng = random.Random(seed)
+    common, said = known(), said | known()
+    rest = sorted(said.keys() - common.keys())
     kinds, names = [*KINDS, *MORE_KINDS, *MANY_KINDS], [*NAMES, *MORE_NAMES]
     for number in range(documents):
         # several facts about one person: the person alone must not be enough to find a fact
@@ -139,7 +228,9 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
         ]
         if rng.random() < 0.5:
             rng.shuffle(facts)
-        turns = rng.sample(sorted(said), TURNS)
+        turns = rng.sample(sorted(common), round(TURNS * KNOWN_SHARE))
+        turns += rng.sample(rest, TURNS - len(turns))
+        rng.shuffle(turns)
         exchanges = []
         told = [fact.sentence for fact in facts]
         while told:
@@ -153,7 +244,7 @@ def conversations(said: dict[str, str], documents: int, seed: int) -> Iterator[R
                 {"role": "user", "content": user},
                 {"role": "assistant", "content": assistant},
             ]
-        questions = [{"question": turn, "answer": said[turn]} for turn in turns[2:]]
+        questions = [{"question": turn, "answer": said[turn], "alone": True} for turn in turns[2:]]
         questions += [
             {"question": fact.question, "answer": fact.sentence}
             for fact in rng.sample(facts, FACTS_ASKED)

@@ -53,9 +53,11 @@ def test_chats_hold_facts_replies_and_questions_about_both():
     assert made == list(replies.conversations(said, 20, seed=3))
     assert made != list(replies.conversations(said, 20, seed=4))
     for record in made:
-        ordinary, facts = record.questions[:3], record.questions[3:]
-        assert all(said[one.question] == one.answer for one in ordinary)
-        assert len({one.question for one in ordinary}) == len(ordinary) == 3
+        ordinary, facts = record.questions[:4], record.questions[4:]
+        right = said | replies.known()
+        assert all(right[one.question] == one.answer and one.alone for one in ordinary)
+        assert len({one.question for one in ordinary}) == len(ordinary) == 4
+        assert not any(one.alone for one in facts)
         assert len({one.question for one in facts}) == len(facts) == 4
         assert all(one.answer in record.text and one.question not in said for one in facts)
         told = [content for role, content in record.document if role == "user"]
@@ -63,10 +65,16 @@ def test_chats_hold_facts_replies_and_questions_about_both():
     text = " ".join(record.text for record in made)
     assert not any(f"{name} " in text for name in NAMES)
     assert not any(kind.statement.replace("{name}", "").strip() in text for kind in KINDS)
+    known = [one for record in made for one in record.questions if one.question in replies.known()]
+    assert 15 < len(known) < 40  # a third of 80
 
 
 def test_every_request_is_another_one():
-    assert len(set(replies.requests())) == len(replies.requests()) > 500
+    asked = [*replies.requests(), *replies.known()]
+    assert len(set(asked)) == len(asked) > 600
+    assert replies.known()["What is the capital of Spain?"] == "The capital of Spain is Madrid."
+    assert replies.known()["What do pandas eat?"] == "Most of the time they eat bamboo."
+    assert not {"What is the capital of France?", "Who wrote Hamlet?"} & set(asked)  # tests ask
     tokenizer = byte_tokenizer()
     assert chat_ids(tokenizer, [{"role": "user", "content": replies.requests()[0]}]).shape[0] == 1
 

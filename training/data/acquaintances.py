@@ -3,9 +3,10 @@
 Half of the questions ask for what a person was never said to have, though other things were said
 about the person; for half of these the same was said of other people, so that the name and the kind
 of fact are there, and for the others of nobody. Their answer is `drills.UNKNOWN`. A quarter of the
-questions ask for what changed, where the newest counts. Between the facts the user talks about
-nothing in particular. An instruction asks for a few words; without one, the answer is a sentence.
-No name, kind or sentence is one of the tests'.
+questions ask for what changed, where the newest counts. The user also tells new things, which are
+no questions: the reply says that they are remembered, and neither answers nor refuses. Between the
+facts the user talks about nothing in particular. An instruction asks for a few words; without one,
+the answer is a sentence. No name, kind or sentence is one of the tests'.
 """
 
 from __future__ import annotations
@@ -36,16 +37,36 @@ OWN_KINDS = (
     ("My name is {}", "What is my name?", "Your name is {}", NAMES),
     ("My cat is called {}", "What is my cat called?", "Your cat is called {}", MORE_NAMES),
     ("My dog is called {}", "What is my dog called?", "Your dog is called {}", MORE_NAMES),
-    ("My favourite food is {}", "What is my favourite food?", "It is {}", KINDS[4].values),
+    (
+        "My favourite food is {}",
+        "What is my favourite food?",
+        "Your favourite food is {}",
+        KINDS[4].values,
+    ),
     ("I play the {}", "What do I play?", "You play the {}", KINDS[5].values),
     ("I am afraid of {}", "What am I afraid of?", "You are afraid of {}", MORE_KINDS[4].values),
-    ("I drive to work in a {} car", "What colour is my car?", "It is {}", KINDS[2].values),
+    ("I drive to work in a {} car", "What colour is my car?", "Your car is {}", KINDS[2].values),
     ("I am flying to {} in spring", "Where am I flying?", "You are flying to {}", KINDS[0].values),
 )
 CHANGED = 0.4  # share of the facts that change
 QUESTIONS = 12  # about a conversation, a quarter of each sort
+REMARKS = 2  # at the end of a conversation: so many of what changes, and so many of what is new
 BARE = 0.5  # share of the questions without an instruction
 NOW = ("", "Now ", "These days ", "Since last week, ", "As of today, ", "Lately, ")
+# other words for a change, by those of the fact
+CHANGES = {
+    "lives in": "has moved to",
+    "I live in": "I have moved to",
+    "works as a": "has become a",
+    "I work as a": "I have become a",
+    "plays the": "has changed to the",
+    "I play the": "I have changed to the",
+}
+# what stands behind a fact and is not asked for: after a job, and after anything
+WORKPLACES = (" in the old town", " for the city", " at the station", " in a small firm", " abroad")
+TAILS = (", as you may know", ", and I like that", " as far as I know", ", by the way", ", I think")
+TAILED = 0.25  # share of the facts with such words
+REMEMBERED = "I will remember that {}."
 TALK = (
     "I forgot my umbrella again.",
     "The coffee here tastes of nothing.",
@@ -101,7 +122,8 @@ def acquaintances(documents: int, seed: int = 0) -> Iterator[Record]:
         told = [_of(who, kind, rng) for who, mine in each.items() for kind in mine]
         told += [_own(kind, rng) for kind in own]
         rng.shuffle(told)
-        news = [_news(one, rng) for one in told if rng.random() < CHANGED]
+        changing = [one for one in told if rng.random() < CHANGED]
+        news = [_news(one, rng) for one in changing]
         never = [
             replace(_of(who, kind, rng), value="")
             for who, mine in each.items()
@@ -111,8 +133,12 @@ def acquaintances(documents: int, seed: int = 0) -> Iterator[Record]:
         never += [replace(_own(kind, rng), value="") for kind in OWN_KINDS if kind not in own]
         others = [kind for kind in kinds if kind not in some]
         nobody = [replace(_of(who, rng.choice(others), rng), value="") for who in people]
-        lines = [f"{one.sentence}." for one in told]
-        lines += [f"{_now(one.sentence, rng)}." for one in news]
+        lines = [f"{one.sentence}{_tail(one.sentence, rng)}." for one in told]
+        lines += [f"{_changed(one.sentence, rng)}." for one in news]
+        stayed = [one for one in told if one not in changing]
+        newer = [_news(one, rng) for one in stayed[:REMARKS]]
+        remarks = [_remark(one, _changed(one.sentence, rng)) for one in newer]
+        remarks += [_remark(one, one.sentence) for one in rng.sample(never, REMARKS)]
         turns = [" ".join(_mixed(line, rng)) for line in lines]
         ends = list(itertools.accumulate(map(len, turns), initial=0))
         # where the newest of each stands, in characters of all turns
@@ -125,7 +151,7 @@ def acquaintances(documents: int, seed: int = 0) -> Iterator[Record]:
             {
                 "id": name,
                 "document": [{"role": "user", "content": turn} for turn in turns],
-                "questions": _questions(told, news, never, nobody, spans, rng),
+                "questions": [*_questions(told, news, never, nobody, spans, rng), *remarks],
             },
             name,
         )
@@ -185,8 +211,34 @@ def _news(one: Said, rng: random.Random) -> Said:
 def _now(sentence: str, rng: random.Random) -> str:
     """A sentence that says that it is new."""
     lead = rng.choice(NOW)
-    starts_small = lead and sentence.split()[0] in ("My", "The", "In", "For")
-    return lead + (sentence[0].lower() + sentence[1:] if starts_small else sentence)
+    return lead + (_small(sentence) if lead and not sentence.startswith("I ") else sentence)
+
+
+def _changed(sentence: str, rng: random.Random) -> str:
+    """A sentence that says what changed, in its own words or in those for a change."""
+    for fact, change in CHANGES.items():
+        if fact in sentence and rng.random() < 0.5:
+            return sentence.replace(fact, change)
+    return _now(sentence, rng)
+
+
+def _tail(sentence: str, rng: random.Random) -> str:
+    """Words behind a sentence that say nothing which is asked for, or none."""
+    if rng.random() >= TAILED:
+        return ""
+    return rng.choice(WORKPLACES if "work as a" in sentence else TAILS)
+
+
+def _remark(one: Said, sentence: str) -> dict[str, Any]:
+    """Something that is told and asks for nothing."""
+    answer = _small(one.answer)
+    return {"question": f"{sentence}.", "answer": REMEMBERED.format(answer), "alone": True}
+
+
+def _small(sentence: str) -> str:
+    """A sentence inside another: a name keeps its capital."""
+    first = sentence.split()[0]
+    return sentence if first in (*NAMES, *MORE_NAMES) else sentence[0].lower() + sentence[1:]
 
 
 def _mixed(line: str, rng: random.Random) -> list[str]:

@@ -5,7 +5,7 @@ question where its answer stands and which words go before it:
 
     {"question": "Where is Ada?", "answer": "Porto", "after": 60,
      "instruction": "Answer in a few words.", "passage": [0, 42], "sentence": [0, 19],
-     "silver": true}
+     "silver": true, "alone": false}
 
 `training/data/README.md` explains the fields. Builders in this folder write such files and
 `training.finetune` reads them; neither knows the other. `eval.longqa` reads them too, and leaves
@@ -42,12 +42,14 @@ class Question(records.Question):
         passage: the paragraph that holds the answer; None: no paragraph does, or none is named.
         sentence: the sentence of the paragraph that holds the answer.
         silver: whether the passage was guessed from words in common, and not named by people.
+        alone: whether the answer needs nothing that was told, as the reply to "Hello!" does not.
     """
 
     instruction: str = ""
     passage: Span | None = None
     sentence: Span | None = None
     silver: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,10 @@ def _beside(
 
 
 def _question(one: records.Question, more: Mapping[str, Any], place: str) -> Question:
-    instruction, silver = more.get("instruction"), more.get("silver")
+    instruction = more.get("instruction")
     if instruction is not None and not isinstance(instruction, str):
         raise BadRecord(f"{place}: instruction must be a text; got {instruction!r}.")
-    if silver is not None and not isinstance(silver, bool):
-        raise BadRecord(f"{place}: silver must be true or false; got {silver!r}.")
+    silver, alone = (_flag(more, name, place) for name in ("silver", "alone"))
     passage, sentence = (_span(more, name, one.after, place) for name in ("passage", "sentence"))
     if sentence is not None and (
         passage is None or not passage[0] <= sentence[0] < sentence[1] <= passage[1]
@@ -111,8 +112,16 @@ def _question(one: records.Question, more: Mapping[str, Any], place: str) -> Que
         instruction=instruction or "",
         passage=passage,
         sentence=sentence,
-        silver=bool(silver),
+        silver=silver,
+        alone=alone,
     )
+
+
+def _flag(more: Mapping[str, Any], name: str, place: str) -> bool:
+    value = more.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadRecord(f"{place}: {name} must be true or false; got {value!r}.")
+    return bool(value)
 
 
 def _span(more: Mapping[str, Any], name: str, after: int, place: str) -> Span | None:
@@ -175,7 +184,7 @@ def _plain(record: Record) -> dict[str, Any]:
 
 def _asked(one: Question) -> dict[str, Any]:
     found: dict[str, Any] = {"question": one.question, "answer": one.answer, "after": one.after}
-    for name in ("instruction", "passage", "sentence", "silver"):
+    for name in ("instruction", "passage", "sentence", "silver", "alone"):
         if value := getattr(one, name):
             found[name] = value
     return found

@@ -4,8 +4,9 @@ A memory of a large document finds a few passages for a question and puts their 
 (`memformer.rereading`). Here they are chosen as finding by words would choose them, and the one
 that holds the answer is always among them: the one that is named; else one in whose words the
 answer stands; else, for an answer of a sentence or more, the one with most words in common with
-question and answer. A question without an answer has those that look most like it, or any. So a row
-costs a few hundred tokens, however long the document is.
+question and answer. A question without an answer has those that look most like it, any, or none. A
+request that needs nothing of the document has any, or none, as in a chat that has just begun. So a
+row costs a few hundred tokens, however long the document is.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from training.finetuning.documents import PARAGRAPH_END, Document, Places, aside
 # words of a passage at most; longer paragraphs are cut at the ends of lines and sentences
 PASSAGE_WORDS = 160
 # how often a question without an answer has any passages, and not those that look most like it:
-# finding may find nothing near
-UNLIKE = 0.4
+# finding may find nothing near; and how often it has none, as where nothing was told
+UNLIKE, NOTHING = 0.3, 0.15
+# how often a request that needs nothing that was told has no passages
+ALONE = 0.6
 # words of an answer that has to be put together, and stands nowhere as it is
 TOLD_ANEW = 8
 # how many passages are found for a question, each number as often as it stands here
@@ -67,7 +70,8 @@ def asked_again(
             continue
         alone = replace(question, passage=None, sentence=None)
         aside = aside_of(alone, 0, Places(), tokenizer, style)
-        aside = aside.after_words(word_ids(tokenizer, words), place)
+        if words:
+            aside = aside.after_words(word_ids(tokenizer, words), place)
         name = f"{record.id}/{number}"
         found.append(Document(name, (), frozenset(), (), (aside,)))
     return found
@@ -117,11 +121,14 @@ def _found(
     rng: random.Random,
 ) -> list[str] | None:
     """The words of the passages found for a question, in order; None if it can't be answered."""
+    needless = question.alone or question.answer == UNKNOWN
+    if needless and rng.random() < (ALONE if question.alone else NOTHING):
+        return []
     told = max(1, sum(span[1] <= question.after for span in cut))
     cut, texts = cut[:told], texts[:told]
     order = _by_words(question.question, texts)
     right: list[int] = []
-    if question.answer != UNKNOWN:
+    if not needless:
         right = _holding(cut, texts, question, order)
         if not right:
             return None
@@ -141,10 +148,7 @@ def _found(
 def _holding(
     cut: Sequence[Span], texts: tuple[str, ...], question: Question, order: Sequence[int]
 ) -> list[int]:
-    """The passages that hold an answer: those named, else the best with its words or most of them.
-
-    Of a reply that needs no passage, this is one which has nothing to do with it.
-    """
+    """The passages that hold an answer: those named, else one with its words or most of them."""
     span = question.sentence or question.passage
     if span is not None:
         named = [n for n, (begin, end) in enumerate(cut) if begin < span[1] and span[0] < end]
