@@ -1,7 +1,7 @@
 """Teaches the finder heads of a checkpoint what to match; nothing else of it changes.
 
     python -m training.finder runs/trained runs/found --data data/prose.jsonl.gz \
-        --dev data/prose_dev.jsonl.gz
+        --data data/acquaintances.jsonl.gz --dev data/prose_dev.jsonl.gz
 
 Documents with questions are taken into memories, some thousand tokens each, as they are when a
 model is used. The record of a memory holds the keys of all its tokens, so no text goes through the
@@ -88,7 +88,7 @@ def memories(
     tokens: int,
     console: Console,
 ) -> Iterator[Told]:
-    """Takes documents into memories of about so many tokens each.
+    """Takes documents into memories of about so many tokens each, and conversations one by one.
 
     Args:
         model: an opened checkpoint.
@@ -99,7 +99,8 @@ def memories(
     """
     memory, places = None, []
     for record in track(records, "reading", console=console, transient=True):
-        document = tokenised(record, tokenizer, "plain")
+        is_talk = not isinstance(record.document, str)
+        document = tokenised(record, tokenizer, "chat" if is_talk else "plain")
         if memory is None:
             memory = begun(model, frame(tokenizer), model.init_memory(num_slots=SLOTS))
         before = int(memory.is_told.sum())
@@ -109,7 +110,8 @@ def memories(
             if aside.gold is not None
         ]
         memory = model.memorize(torch.tensor([document.ids]), memory=memory, gated=False)
-        if int(memory.is_told.sum()) >= tokens:
+        # what "my sister" means, only one conversation says
+        if is_talk or int(memory.is_told.sum()) >= tokens:
             yield _told(model, tokenizer, memory, places)
             memory, places = None, []
     if memory is not None:
@@ -191,7 +193,7 @@ def learn(
     finders.match = match
     optimizer = torch.optim.AdamW([match], lr=settings["rate"], weight_decay=0.0)
     for step in track(range(1, settings["steps"] + 1), "learning", console=console):
-        told = rng.choice(data)
+        (told,) = rng.choices(data, [len(one.asked) for one in data])
         asked = rng.sample(told.asked, min(QUESTIONS, len(told.asked)))
         loss = loss_of(totals(model, told, asked, nothing), asked)
         optimizer.zero_grad()
@@ -219,10 +221,13 @@ def save(model: MemformerForCausalLM, folder: Path, out: Path, report: dict[str,
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.", exists=True)],
     out: Annotated[Path, typer.Argument(help="Folder for the new one; new or empty.")],
-    data: Annotated[Path, typer.Option(help="Documents with questions, and where answers stand.")],
-    dev: Annotated[Path, typer.Option(help="Held-out documents.")],
-    documents: Annotated[int, typer.Option(min=1, help="At most.")] = 60,
-    dev_documents: Annotated[int, typer.Option(min=1, help="At most.")] = 16,
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Documents with questions, and where answers stand; repeat it."),
+    ],
+    dev: Annotated[list[Path], typer.Option(help="Held-out documents; repeat it.")],
+    documents: Annotated[int, typer.Option(min=1, help="Of each file, at most.")] = 60,
+    dev_documents: Annotated[int, typer.Option(min=1, help="Of each file, at most.")] = 16,
     tokens: Annotated[int, typer.Option(min=64, help="Of a memory.")] = 8000,
     steps: Annotated[int, typer.Option(min=1, help=f"Of {QUESTIONS} questions.")] = 300,
     rate: Annotated[float, typer.Option(min=0.0, help="Of learning.")] = 1e-3,
@@ -232,11 +237,19 @@ def main(
     require("finding by words", "bm25s")
     use_threads(threads)
     console = Console()
-    settings = {"data": data.name, "dev": dev.name, "documents": documents, "tokens": tokens}
-    settings |= {"steps": steps, "rate": rate, "seed": seed}
+    settings: dict[str, Any] = {
+        "data": [path.name for path in data],
+        "dev": [path.name for path in dev],
+        "documents": documents,
+        "dev_documents": dev_documents,
+        "tokens": tokens,
+        "steps": steps,
+        "rate": rate,
+        "seed": seed,
+    }
     try:
         check_folder(out, "name another OUT")
-        sources = [list(read(path)) for path in (data, dev)]
+        sources = [[list(read(path)) for path in paths] for paths in (data, dev)]
     except (BadPlace, BadRecord) as error:
         raise typer.BadParameter(str(error)) from None
     model, tokenizer = open_model(str(checkpoint))
@@ -245,10 +258,9 @@ def main(
             f"{checkpoint} has no heads that find; choose them with "
             "model.choose_finders(tokenizer), and save it anew."
         )
-    rng = random.Random(seed)
     drawn = [
-        rng.sample(records, min(most, len(records)))
-        for records, most in zip(sources, (documents, dev_documents), strict=True)
+        [one for records in files for one in _some(records, most, seed)]
+        for files, most in zip(sources, (documents, dev_documents), strict=True)
     ]
     with torch.no_grad():
         told, held_out = (
@@ -259,6 +271,11 @@ def main(
         raise typer.BadParameter("no question of one of the files says where its answer stands.")
     curve = learn(model, (told, held_out), settings, console)
     save(model, checkpoint, out, {"settings": settings, "curve": curve})
+
+
+def _some(records: Sequence[Record], most: int, seed: int) -> list[Record]:
+    """Some records of a file, the same whatever other files there are."""
+    return random.Random(seed).sample(records, min(most, len(records)))
 
 
 app = make_app(main, __doc__)

@@ -13,7 +13,7 @@ from tiny import byte_tokenizer, open_lively, save_tiny
 from typer.testing import CliRunner
 
 from training import finder
-from training.data.records import Question, Record, write
+from training.data.records import Question, Record, parse, read, write
 
 pytest.importorskip("bm25s")
 
@@ -44,6 +44,10 @@ def place(tmp_path_factory):
     open_lively(folder).save_pretrained(place / "lively")
     byte_tokenizer().save_pretrained(place / "lively")
     write(place / "data.jsonl.gz", [record(number) for number in range(6)])
+    talk = [{"role": "user", "content": "I play the harp."}] * 2
+    asked = {"question": "What do I play?", "answer": "the harp", "passage": [16, 32]}
+    talks = [parse({"id": str(n), "document": talk, "questions": [asked]}, "") for n in range(3)]
+    write(place / "talk.jsonl.gz", talks)
     write(place / "dev.jsonl.gz", [record(number) for number in range(50, 52)])
     write(place / "none.jsonl.gz", [Record("a", "Nothing is asked here.", ())])
     return place
@@ -78,8 +82,19 @@ def test_scores_are_those_by_which_passages_are_recalled(place):
         assert asked.right.any() and one.question.split()[-1].strip("?") in text
 
 
+def test_each_conversation_has_a_memory_of_its_own(place):
+    model, tokenizer = open_lively(place / "memory"), byte_tokenizer()
+    talks = list(read(place / "talk.jsonl.gz"))
+    with torch.no_grad():
+        told = list(finder.memories(model, tokenizer, talks, 9000, finder.Console()))
+    assert [len(one.asked) for one in told] == [1, 1, 1]
+    # the newest turn is the right one
+    assert all(one.asked[0].right.tolist()[-1] for one in told)
+
+
 def test_the_loss_falls_and_only_the_match_changes(place):
-    result = run(place, "out", "--steps", "60", "--rate", "0.01")
+    more = ["--data", str(place / "talk.jsonl.gz")]
+    result = run(place, "out", "--steps", "60", "--rate", "0.01", *more)
     assert result.exit_code == 0, result.output
     curve = json.loads((place / "out/finder.json").read_text())["curve"]
     assert curve[0]["step"] == 0 and curve[-1]["step"] == 60
